@@ -1,0 +1,224 @@
+"""Transformer blocks shared by the video encoder, the text encoder and the sorter.
+
+Shapes: B batch, N tokens, Q query tokens, D width, H heads, C width of one head, F width of the MLP.
+Blocks keep their parameters stacked on a leading layer axis, whether they run as a scan or unrolled, so that
+neither option changes a parameter path, a checkpoint or a number.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+# What the backward pass may keep of a block instead of computing it again.
+REMAT_POLICIES = {
+  'none': None,
+  'full': jax.checkpoint_policies.nothing_saveable,
+  'matmuls': jax.checkpoint_policies.save_only_these_names('qkv', 'attention', 'mlp'),
+}
+
+# An `Initial` maps a layer's fan-in to the initialisers of its kernel and bias.
+Initial = Callable[[int], tuple[nn.initializers.Initializer, nn.initializers.Initializer]]
+
+
+def normal_init(fan_in: int):
+  """Kernels from N(0, 0.02), biases zero: ViT and BERT."""
+  del fan_in
+  return nn.initializers.normal(0.02), nn.initializers.zeros
+
+
+def uniform_init(fan_in: int):
+  """Kernels and biases from U(±1/√fan_in): what PyTorch gives a layer that nobody initialises."""
+  bound = fan_in**-0.5
+  draw = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+  return draw, draw
+
+
+def wide(dtype) -> jnp.dtype:
+  """The type for softmax, norms and losses: float32, or wider if the computation already is."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+class Linear(nn.Module):
+  features: int
+  initial: Initial
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x):
+    kernel_init, bias_init = self.initial(x.shape[-1])
+    kernel = self.param('kernel', kernel_init, (x.shape[-1], self.features), self.param_dtype)
+    bias = self.param('bias', bias_init, (self.features,), self.param_dtype)
+    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    return y + jnp.expand_dims(bias.astype(self.dtype), tuple(range(y.ndim - 1)))
+
+
+class Heads(nn.Module):
+  """Projects tokens straight to heads, [B,N,D] → [B,H,N,C]."""
+
+  heads: int
+  initial: Initial
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BxNxD):
+    D = x_BxNxD.shape[-1]
+    kernel_init, bias_init = self.initial(D)
+    kernel_DxHxC = self.param('kernel', kernel_init, (D, self.heads, D // self.heads), self.param_dtype)
+    bias_HxC = self.param('bias', bias_init, (self.heads, D // self.heads), self.param_dtype)
+    x_BxHxNxC = jnp.einsum('bnd,dhc->bhnc', x_BxNxD.astype(self.dtype), kernel_DxHxC.astype(self.dtype))
+    return x_BxHxNxC + bias_HxC[None, :, None].astype(self.dtype)
+
+
+class Merge(nn.Module):
+  """Projects heads back to tokens, [B,H,N,C] → [B,N,D]."""
+
+  initial: Initial
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BxHxNxC):
+    _, H, _, C = x_BxHxNxC.shape
+    kernel_init, bias_init = self.initial(H * C)
+    kernel_HxCxD = self.param('kernel', kernel_init, (H, C, H * C), self.param_dtype)
+    bias_D = self.param('bias', bias_init, (H * C,), self.param_dtype)
+    x_BxNxD = jnp.einsum('bhnc,hcd->bnd', x_BxHxNxC, kernel_HxCxD.astype(self.dtype))
+    return x_BxNxD + bias_D[None, None].astype(self.dtype)
+
+
+class Attention(nn.Module):
+  """Multi-head attention of the first `read` tokens (all by default) to every token."""
+
+  heads: int
+  initial: Initial
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False):
+    heads = lambda name: Heads(self.heads, self.initial, self.dtype, self.param_dtype, name=name)
+    q_BxHxQxC = checkpoint_name(heads('q')(x_BxNxD[:, :read]), 'qkv')
+    k_BxHxNxC = checkpoint_name(heads('k')(x_BxNxD), 'qkv')
+    v_BxHxNxC = checkpoint_name(heads('v')(x_BxNxD), 'qkv')
+    scale = q_BxHxQxC.shape[-1] ** -0.5
+    logits_BxHxQxN = scale * jnp.einsum(
+      'bhqc,bhnc->bhqn', q_BxHxQxC, k_BxHxNxC, preferred_element_type=wide(self.dtype)
+    )
+    if mask_BxN is not None:
+      lowest = jnp.finfo(logits_BxHxQxN.dtype).min
+      logits_BxHxQxN = jnp.where(mask_BxN[:, None, None], logits_BxHxQxN, lowest)
+    weights_BxHxQxN = jax.nn.softmax(logits_BxHxQxN).astype(self.dtype)
+    weights_BxHxQxN = nn.Dropout(self.dropout)(weights_BxHxQxN, deterministic=not train)
+    out_BxHxQxC = jnp.einsum('bhqn,bhnc->bhqc', weights_BxHxQxN, v_BxHxNxC)
+    return checkpoint_name(Merge(self.initial, self.dtype, self.param_dtype, name='out')(out_BxHxQxC), 'attention')
+
+
+class Mlp(nn.Module):
+  hidden: int
+  initial: Initial
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BxNxD):
+    x_BxNxF = Linear(self.hidden, self.initial, self.dtype, self.param_dtype, name='up')(x_BxNxD)
+    x_BxNxF = jax.nn.gelu(checkpoint_name(x_BxNxF, 'mlp'), approximate=False)
+    return Linear(x_BxNxD.shape[-1], self.initial, self.dtype, self.param_dtype, name='down')(x_BxNxF)
+
+
+def layer_norm(eps, dtype, param_dtype, name):
+  return nn.LayerNorm(eps, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False, name=name)
+
+
+class PreNormBlock(nn.Module):
+  """The block of ViT: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+  heads: int
+  hidden: int
+  initial: Initial
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+  eps: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False):
+    types = (self.dtype, self.param_dtype)
+    attention = Attention(self.heads, self.initial, *types, name='attn')
+    y_BxNxD = layer_norm(self.eps, *types, name='norm1')(x_BxNxD)
+    x_BxQxD = x_BxNxD[:, :read] + attention(y_BxNxD, mask_BxN, read=read, train=train)
+    y_BxQxD = layer_norm(self.eps, *types, name='norm2')(x_BxQxD)
+    return x_BxQxD + Mlp(self.hidden, self.initial, *types, name='mlp')(y_BxQxD)
+
+
+class PostNormBlock(nn.Module):
+  """The block of DistilBERT: norm(x + attention(x)), then norm(x + dropout(mlp(x)))."""
+
+  heads: int
+  hidden: int
+  initial: Initial
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+  eps: float = 1e-12
+  dropout: float = 0.0
+  attention_dropout: float = 0.0
+
+  @nn.compact
+  def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False):
+    types = (self.dtype, self.param_dtype)
+    attention = Attention(self.heads, self.initial, *types, dropout=self.attention_dropout, name='attn')
+    y_BxQxD = attention(x_BxNxD, mask_BxN, read=read, train=train)
+    x_BxQxD = layer_norm(self.eps, *types, name='norm1')(x_BxNxD[:, :read] + y_BxQxD)
+    y_BxQxD = Mlp(self.hidden, self.initial, *types, name='mlp')(x_BxQxD)
+    y_BxQxD = nn.Dropout(self.dropout)(y_BxQxD, deterministic=not train)
+    return layer_norm(self.eps, *types, name='norm2')(x_BxQxD + y_BxQxD)
+
+
+def init_blocks(rng, block: nn.Module, depth: int, width: int):
+  """Parameters of `depth` blocks, each leaf stacked on a leading layer axis."""
+  init = lambda key: block.init(key, jnp.zeros((1, 1, width), block.dtype))['params']
+  return jax.vmap(init)(jax.random.split(rng, depth))
+
+
+def apply_blocks(
+  block: nn.Module,
+  params,
+  x_BxNxD,
+  mask_BxN=None,
+  *,
+  read: int | None = None,
+  train: bool = False,
+  rng=None,
+  scan: bool = True,
+  remat: str = 'none',
+):
+  """Runs stacked blocks. Of the last one only the first `read` tokens are computed, when a caller reads no more.
+
+  `rng` feeds dropout and may be None where there is none.
+  """
+
+  def layer(read, x_BxNxD, params_and_key):
+    params, key = params_and_key
+    rngs = None if key is None else {'dropout': key}
+    return block.apply({'params': params}, x_BxNxD, mask_BxN, read=read, train=train, rngs=rngs)
+
+  if remat != 'none':
+    # Inside a scan the loop itself keeps XLA from merging the recomputation with the forward pass.
+    layer = jax.checkpoint(layer, static_argnums=0, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+
+  depth = jax.tree.leaves(params)[0].shape[0]
+  keys = None if rng is None else jax.random.split(rng, depth)
+  full_depth = depth if read is None else depth - 1  # Blocks whose every token is needed.
+  take = lambda i: jax.tree.map(lambda leaf: leaf[i], (params, keys))
+  if scan and full_depth > 1:
+    step = lambda x_BxNxD, layer_inputs: (layer(None, x_BxNxD, layer_inputs), None)
+    x_BxNxD, _ = jax.lax.scan(step, x_BxNxD, take(slice(full_depth)))
+  else:
+    for i in range(full_depth):
+      x_BxNxD = layer(None, x_BxNxD, take(i))
+  return x_BxNxD if read is None else layer(read, x_BxNxD, take(depth - 1))

@@ -1,0 +1,161 @@
+"""The whole model on one page: a video encoder, a text encoder, a common space and the sorter.
+
+Shapes: B clips, N visible tubelets, P pixel values of a tubelet, K transcripts, L word pieces, D width of the
+video tokens, E width of the text, C width of the common space.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from tvts_jax.models import layers
+from tvts_jax.models.sorter import Sorter
+from tvts_jax.models.text import TextConfig, TextEncoder
+from tvts_jax.models.video import VideoConfig, VideoEncoder
+
+# Video encoders by name. One maps (patches [B,N,P], positions [B,N]) to tokens [B,1+N,D], of which the first stands
+# for the whole clip, and is built as encoder(config, dtype, param_dtype, scan, remat): nothing else is asked of it.
+ENCODERS = {'vit': VideoEncoder}
+
+PROJECTIONS = {
+  'relu_linear': 'transcripts pass ReLU and a linear layer before they are averaged, as in the published weights',
+  'linear': 'the plain mean of the transcripts passes a linear layer, as the paper writes it',
+  'none': 'the encoders share one space already, as CLIP encoders do',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TVTSConfig:
+  video: VideoConfig = VideoConfig.named('B/16')
+  text: TextConfig = TextConfig()
+  encoder: str = 'vit'
+  transcripts: int = 4  # K
+  sort_depth: int = 2
+  sort_heads: int | None = None  # As many as the video encoder has.
+  stop_gradient: bool = True  # From the sort loss toward the text encoder.
+  common: int = 256  # C
+  projection: str = 'relu_linear'
+  dtype: str = 'bfloat16'  # Of the computation; parameters, norms, softmax and losses are float32.
+  param_dtype: str = 'float32'
+  scan: bool = True  # One compiled block, run in a loop; changes no number.
+  remat: str = 'none'  # What the backward pass recomputes; changes no number.
+
+  @classmethod
+  def from_dict(cls, values) -> 'TVTSConfig':
+    """From nested plain values; `video` may name a `size` and change what it likes of it."""
+    values = dict(values)
+    video, text = dict(values.pop('video', {'size': 'B/16'})), dict(values.pop('text', {}))
+    video_maker = VideoConfig.named if 'size' in video else VideoConfig
+    for part, maker, given in (('video', VideoConfig, video), ('text', TextConfig, text), ('model', cls, values)):
+      known = {field.name for field in dataclasses.fields(maker)} | ({'size'} if part == 'video' else set())
+      if unknown := sorted(set(given) - known):
+        raise ValueError(f'{part} has no setting {unknown[0]!r}; it has {", ".join(sorted(known))}')
+    return cls(video=video_maker(**video), text=TextConfig(**text), **values)
+
+  def to_dict(self) -> dict:
+    return dataclasses.asdict(self)
+
+  def __post_init__(self):
+    for name, known in (('encoder', ENCODERS), ('projection', PROJECTIONS), ('remat', layers.REMAT_POLICIES)):
+      if getattr(self, name) not in known:
+        raise ValueError(f'model.{name}={getattr(self, name)!r} is unknown; known: {", ".join(known)}')
+    if self.projection == 'none' and self.video.width != self.text.dim:
+      raise ValueError(
+        f'model.projection="none" needs encoders of one width, but video.width={self.video.width} and '
+        f'text.dim={self.text.dim}; choose another projection'
+      )
+    if self.video.width % (self.sort_heads or self.video.heads):
+      raise ValueError(f'video.width={self.video.width} is not a multiple of model.sort_heads={self.sort_heads}')
+
+
+class TVTS(nn.Module):
+  config: TVTSConfig
+
+  def setup(self):
+    config = self.config
+    types = dict(dtype=jnp.dtype(config.dtype), param_dtype=jnp.dtype(config.param_dtype))
+    how = dict(**types, scan=config.scan, remat=config.remat)
+    self.video = ENCODERS[config.encoder](config.video, **how)
+    self.text = TextEncoder(config.text, **how)
+    self.sorter = Sorter(
+      config.transcripts,
+      config.video.width,
+      config.sort_heads or config.video.heads,
+      config.sort_depth,
+      stop_gradient=config.stop_gradient,
+      **how,
+    )
+    if config.projection != 'none':
+      self.video_projection = layers.Linear(config.common, layers.uniform_init, **types)
+      self.text_projection = layers.Linear(config.common, layers.uniform_init, **types)
+
+  def __call__(self, batch, train: bool = False) -> dict[str, jax.Array]:
+    video_BxVxD = self.video(batch['patches'], batch['positions'], train)  # V = 1 + N, [CLS] first.
+    text_BxKxE = self.encode_text(batch['tokens'], batch['token_mask'], train)
+    return {
+      'video_tokens': video_BxVxD,
+      'video_embed': self.embed_video(video_BxVxD[:, 0]),
+      'text_cls': text_BxKxE,
+      'text_embed': self.embed_text(text_BxKxE),
+      'sort_logits': self.sorter(video_BxVxD, text_BxKxE, train),
+    }
+
+  def encode_text(self, tokens_BxKxL, mask_BxKxL, train: bool = False):
+    """[CLS] of each transcript by itself, [B, K, E]."""
+    flat = lambda x_BxKxL: rearrange(x_BxKxL, 'b k l -> (b k) l')
+    text_RxE = self.text(flat(tokens_BxKxL), flat(mask_BxKxL), read=1, train=train)[:, 0]
+    return rearrange(text_RxE, '(b k) e -> b k e', b=tokens_BxKxL.shape[0])
+
+  def embed_video(self, cls_BxD):
+    """A clip in the common space, [B, C], not normalised."""
+    projected = cls_BxD if self.config.projection == 'none' else self.video_projection(cls_BxD)
+    return projected.astype(layers.wide(projected.dtype))
+
+  def embed_text(self, cls_BxKxE):
+    """All K transcripts of a clip as one point of the common space, [B, C], not normalised."""
+    cls_BxKxE = cls_BxKxE.astype(layers.wide(cls_BxKxE.dtype))
+    if self.config.projection == 'relu_linear':
+      # Averaging first is the same, since only a linear layer stands behind the average.
+      cls_BxKxE = jax.nn.relu(cls_BxKxE)
+    mean_BxE = cls_BxKxE.mean(axis=1)
+    projected = mean_BxE if self.config.projection == 'none' else self.text_projection(mean_BxE)
+    return projected.astype(mean_BxE.dtype)
+
+
+class Model(NamedTuple):
+  """What a trainer needs to know of a model; that it is written in Flax it need not."""
+
+  config: TVTSConfig
+  init: Callable  # (rng, spec) → params, a plain nested dict; spec: the shapes and types of a batch
+  apply: Callable  # (params, batch, rng, train) → outputs, as TVTS.__call__ documents them
+
+
+def batch_spec(config: TVTSConfig, batch: int, visible: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and types of the part of a batch that the model reads; `length` in word pieces."""
+  shape = jax.ShapeDtypeStruct
+  texts = (batch, config.transcripts, length)
+  return {
+    'patches': shape((batch, visible, config.video.pixels), jnp.uint8),
+    'positions': shape((batch, visible), jnp.int32),
+    'tokens': shape(texts, jnp.int32),
+    'token_mask': shape(texts, jnp.bool_),
+  }
+
+
+def build(config: TVTSConfig) -> Model:
+  module = TVTS(config)
+
+  def init(rng, spec):
+    batch = {name: jnp.zeros((1, *spec[name].shape[1:]), spec[name].dtype) for name in batch_fields}
+    return module.init(rng, batch)['params']
+
+  def apply(params, batch, rng=None, train=False):
+    return module.apply({'params': params}, batch, train, rngs={'dropout': rng} if train else None)
+
+  batch_fields = ('patches', 'positions', 'tokens', 'token_mask')
+  return Model(config, init, apply)

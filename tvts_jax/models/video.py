@@ -1,0 +1,154 @@
+"""The video encoder: a ViT over the visible tubelets of a clip, with joint space-time attention.
+
+Shapes: B clips, T time slots (frames / tubelet), S places of the spatial grid, N visible tubelets, P pixel
+values of a tubelet, D width. A tubelet's position is t·S + s, and its pixels lie in the order (frame, y, x, channel).
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from tvts_jax.models import layers
+
+# Width, depth, heads and patch of each size by name.
+SIZES = {
+  'tiny': dict(width=64, depth=4, heads=4, patch=16),
+  'S/16': dict(width=384, depth=12, heads=6, patch=16),
+  'B/16': dict(width=768, depth=12, heads=12, patch=16),
+  'L/16': dict(width=1024, depth=24, heads=16, patch=16),
+  'H/14': dict(width=1280, depth=32, heads=16, patch=14),
+}
+
+# The statistics of ImageNet, channels red, green, blue, of pixels in [0, 1].
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoConfig:
+  width: int
+  depth: int
+  heads: int
+  patch: int
+  image_size: int = 224
+  frames: int = 16
+  tubelet: int = 2
+  mlp_ratio: int = 4
+  position_std: float = 0.02  # Of the initial space embedding.
+
+  @classmethod
+  def named(cls, size: str, **changes) -> 'VideoConfig':
+    if size not in SIZES:
+      raise ValueError(f'video.size={size!r} is unknown; known sizes: {", ".join(SIZES)}')
+    return cls(**{**SIZES[size], **changes})
+
+  def __post_init__(self):
+    for big, small in (('image_size', 'patch'), ('frames', 'tubelet'), ('width', 'heads')):
+      if getattr(self, big) % getattr(self, small) or getattr(self, big) < 1:
+        raise ValueError(
+          f'video.{big}={getattr(self, big)} is not a multiple of video.{small}={getattr(self, small)}; '
+          f'change one of the two'
+        )
+
+  @property
+  def slots(self) -> int:
+    """T, the number of time slots."""
+    return self.frames // self.tubelet
+
+  @property
+  def places(self) -> int:
+    """S, the number of places of the spatial grid."""
+    return (self.image_size // self.patch) ** 2
+
+  @property
+  def pixels(self) -> int:
+    """P, the number of pixel values of one tubelet."""
+    return self.tubelet * self.patch**2 * 3
+
+
+def patchify(video_BxFxYxXx3, config: VideoConfig):
+  """All tubelets of a clip, [B, T·S, P]; F frames of Y×X pixels."""
+  sizes = dict(u=config.tubelet, p=config.patch, q=config.patch)
+  return rearrange(video_BxFxYxXx3, 'b (t u) (h p) (w q) c -> b (t h w) (u p q c)', **sizes)
+
+
+def normalise(patches_BxNxP):
+  """Raw uint8 pixels → zero mean and unit variance, float32. Floats are taken as normalised already."""
+  if patches_BxNxP.dtype != jnp.uint8:
+    return patches_BxNxP
+  colours = jnp.arange(patches_BxNxP.shape[-1]) % 3
+  mean_P = jnp.take(jnp.array(PIXEL_MEAN, jnp.float32), colours)
+  std_P = jnp.take(jnp.array(PIXEL_STD, jnp.float32), colours)
+  return (patches_BxNxP.astype(jnp.float32) / 255 - mean_P[None, None]) / std_P[None, None]
+
+
+class VideoEncoder(nn.Module):
+  """[CLS] and the visible tubelets → their tokens, [B, 1+N, D], after the final norm."""
+
+  config: VideoConfig
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+  scan: bool = True
+  remat: str = 'none'
+
+  def setup(self):
+    config, D = self.config, self.config.width
+    types = (self.dtype, self.param_dtype)
+    normal = lambda std: nn.initializers.normal(std, self.param_dtype)
+    # The cube projection is the one layer that starts as PyTorch starts a convolution.
+    self.embedding = layers.Linear(D, layers.uniform_init, *types, name='embed')
+    self.cls = self.param('cls', normal(0.02), (D,))
+    self.cls_position = self.param('cls_position', normal(0.02), (D,))
+    self.space_position = self.param('space_position', normal(config.position_std), (config.places, D))
+    self.time_position = self.param('time_position', nn.initializers.zeros, (config.slots, D), self.param_dtype)
+    self.block = layers.PreNormBlock(
+      config.heads, config.mlp_ratio * D, layers.normal_init, *types, parent=None
+    )
+    self.blocks = self.param('blocks', layers.init_blocks, self.block, config.depth, D)
+    self.norm = layers.layer_norm(1e-6, *types, name='norm')
+
+  def embed(self, patches_BxNxP, positions_BxN):
+    """Tokens with their positions, [B, 1+N, D]. Masked tubelets never come here, so they cost nothing."""
+    B, N, P = patches_BxNxP.shape
+    if self.config.pixels != P:
+      raise ValueError(
+        f'patches have {P} values each, but the model embeds tubelets of {self.config.tubelet} frames of '
+        f'{self.config.patch}×{self.config.patch} pixels, which have {self.config.pixels}; '
+        f'make the input with the same patch and tubelet'
+      )
+    if self.config.slots * self.config.places < N:
+      raise ValueError(
+        f'{N} tubelets a clip do not fit {self.config.frames} frames of {self.config.image_size} pixels, which '
+        f'have {self.config.slots * self.config.places}; resize the embeddings (models.video.resize_positions)'
+      )
+    tokens_BxNxD = self.embedding(normalise(patches_BxNxP).astype(self.dtype))
+    # A position outside the grid reads NaN, which the loss shows at once, and not its neighbour's embedding.
+    look_up = lambda table, index: jnp.take(table, index, axis=0, mode='fill').astype(self.dtype)
+    tokens_BxNxD += look_up(self.space_position, positions_BxN % self.config.places)
+    tokens_BxNxD += look_up(self.time_position, positions_BxN // self.config.places)
+    cls_D = (self.cls + self.cls_position).astype(self.dtype)
+    return jnp.concatenate([jnp.broadcast_to(cls_D, (B, 1, cls_D.shape[0])), tokens_BxNxD], axis=1)
+
+  def __call__(self, patches_BxNxP, positions_BxN, train: bool = False):
+    x_BxNxD = self.embed(patches_BxNxP, positions_BxN)
+    x_BxNxD = layers.apply_blocks(
+      self.block, self.blocks, x_BxNxD, train=train, scan=self.scan, remat=self.remat
+    )
+    return self.norm(x_BxNxD)
+
+
+def resize_positions(video_params, old: VideoConfig, new: VideoConfig):
+  """Position embeddings for another clip length or resolution, by linear (time) and cubic (space) interpolation."""
+  D = old.width
+  old_grid, new_grid = old.image_size // old.patch, new.image_size // new.patch
+  space_SxD = video_params['space_position']
+  if new_grid != old_grid:
+    space_YxXxD = space_SxD.reshape(old_grid, old_grid, D)
+    space_SxD = jax.image.resize(space_YxXxD, (new_grid, new_grid, D), 'cubic').reshape(-1, D)
+  time_TxD = video_params['time_position']
+  if new.slots != old.slots:
+    time_TxD = jax.image.resize(time_TxD, (new.slots, D), 'linear')
+  return {**video_params, 'space_position': space_SxD, 'time_position': time_TxD}
