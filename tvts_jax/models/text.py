@@ -48,9 +48,7 @@ class TextEncoder(nn.Module):
   def setup(self):
     config = self.config
     types = (self.dtype, self.param_dtype)
-    table = lambda name, rows: self.param(
-      name, nn.initializers.normal(0.02), (rows, config.dim), self.param_dtype
-    )
+    table = lambda name, rows: self.param(name, nn.initializers.normal(0.02), (rows, config.dim), self.param_dtype)
     self.word = table('word', config.vocab_size)
     self.position = table('position', config.max_position_embeddings)
     self.norm = layers.layer_norm(1e-12, *types, name='norm')

@@ -104,9 +104,7 @@ class VideoEncoder(nn.Module):
     self.cls_position = self.param('cls_position', normal(0.02), (D,))
     self.space_position = self.param('space_position', normal(config.position_std), (config.places, D))
     self.time_position = self.param('time_position', nn.initializers.zeros, (config.slots, D), self.param_dtype)
-    self.block = layers.PreNormBlock(
-      config.heads, config.mlp_ratio * D, layers.normal_init, *types, parent=None
-    )
+    self.block = layers.PreNormBlock(config.heads, config.mlp_ratio * D, layers.normal_init, *types, parent=None)
     self.blocks = self.param('blocks', layers.init_blocks, self.block, config.depth, D)
     self.norm = layers.layer_norm(1e-6, *types, name='norm')
 
@@ -134,9 +132,7 @@ class VideoEncoder(nn.Module):
 
   def __call__(self, patches_BxNxP, positions_BxN, train: bool = False):
     x_BxNxD = self.embed(patches_BxNxP, positions_BxN)
-    x_BxNxD = layers.apply_blocks(
-      self.block, self.blocks, x_BxNxD, train=train, scan=self.scan, remat=self.remat
-    )
+    x_BxNxD = layers.apply_blocks(self.block, self.blocks, x_BxNxD, train=train, scan=self.scan, remat=self.remat)
     return self.norm(x_BxNxD)
 
 
