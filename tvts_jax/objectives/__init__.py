@@ -1,14 +1,13 @@
-"""Objectives by name. Each is a pure function (outputs, batch, **settings) → (loss, metrics): one file, one line here."""
+"""Objectives by name: pure functions (outputs, batch, **settings) → (loss, metrics). One file, and one line here."""
 
 import inspect
 from collections.abc import Callable, Mapping
 
-from tvts_jax.objectives.contrastive import contrastive
-from tvts_jax.objectives.sorting import sort
+from tvts_jax.objectives import contrastive, sorting
 
 OBJECTIVES = {
-  'contrastive': contrastive,
-  'sort': sort,
+  'contrastive': contrastive.contrastive,
+  'sort': sorting.sort,
 }
 
 
