@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Sets up this machine once, in .venv, then runs the demo or the tests:
+#
+#   bash launch/local.sh          the demo
+#   bash launch/local.sh test     the tests
+#
+# PYTHON=/path/to/python3.12 chooses the Python, which must be 3.11, 3.12 or 3.13.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+task=${1:-demo}
+case $task in
+  demo) extras= ;;
+  test) extras='[test]' ;;
+  *) echo "launch/local.sh: '$task' is neither demo nor test" >&2; exit 2 ;;
+esac
+
+fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; }
+if [ ! -x .venv/bin/python ]; then
+  for python in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    fits "$python" && break
+    python=
+  done
+  [ -n "${python:-}" ] || { echo 'launch/local.sh: needs Python 3.11, 3.12 or 3.13; install one or set PYTHON' >&2; exit 1; }
+  "$python" -m venv .venv
+fi
+
+# What is installed is told by a stamp, so that a second call starts at once.
+want=$(cat requirements.txt pyproject.toml; echo "$extras")
+if [ "$(cat .venv/installed 2>/dev/null)" != "$want" ]; then
+  echo 'setting up .venv (once; a few minutes) ...' >&2
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e ".$extras"
+  echo "$want" > .venv/installed
+fi
+
+if [ "$task" = test ]; then
+  .venv/bin/ruff check .
+  .venv/bin/ruff format --check .
+  exec .venv/bin/python -m pytest
+fi
+exec .venv/bin/python -m tvts_jax.main --config=configs/demo.py --workdir="${WORKDIR:-runs/demo}"
