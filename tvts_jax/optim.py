@@ -1,14 +1,19 @@
-"""Optimizers: what turns gradients into updates."""
+"""Optimizers: what turns gradients into updates, as one chain built from a config."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from tvts_jax import sharding
+from tvts_jax.errors import UserError
+
 
 def scale_by_reference_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
   """Adam as the reference code runs it: eps is added to √v *before* the bias correction.
 
-  So the eps that counts at step t is eps / √(1 - b2^t), some thirty times larger at the first step than in optax.adam.
+  So the eps that counts at step t is eps / √(1 - b2^t), some thirty times larger at the first step than optax.adam's.
   """
 
   def update(gradients, state, params=None):
@@ -22,3 +27,99 @@ def scale_by_reference_adam(b1: float, b2: float, eps: float) -> optax.GradientT
     return updates, optax.ScaleByAdamState(count, mu, nu)
 
   return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
+
+
+OPTIMIZERS = {'adamw': optax.scale_by_adam, 'reference_adamw': scale_by_reference_adam}
+
+
+def constant(config, steps):
+  del config, steps
+  return lambda step: 1.0
+
+
+def step_decay(config, steps):
+  """Times `decay_factor` after each fraction of the run in `decay_at`."""
+  return optax.piecewise_constant_schedule(1.0, {round(at * steps): config.decay_factor for at in config.decay_at})
+
+
+def cosine(config, steps):
+  return optax.cosine_decay_schedule(1.0, max(1, steps - config.warmup_steps))
+
+
+def linear(config, steps):
+  """Flat, then down to zero from the first fraction in `decay_at` on."""
+  begin = round(config.decay_at[0] * steps)
+  return optax.linear_schedule(1.0, 0.0, max(1, steps - begin), begin)
+
+
+# From (config, steps) to a function of the step that starts at one; each but cosine counts from the run's first step.
+SCHEDULES = {'constant': constant, 'step': step_decay, 'cosine': cosine, 'linear': linear}
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  name: str = 'adamw'
+  lr: float = 1e-4
+  schedule: str = 'constant'
+  warmup_steps: int = 0
+  decay_at: tuple[float, ...] = (0.6, 0.8)  # Fractions of the run: the reference's epochs 12 and 16 of 20.
+  decay_factor: float = 0.1
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.0
+  no_decay: str = r'(bias|scale|cls|position|type|word)$'  # Paths that weight decay leaves alone.
+  clip: float | None = None  # The largest norm of the whole gradient.
+  # Ordered (regex, {'lr': factor} or {'frozen': True}); a parameter that none matches keeps the learning rate as it is.
+  groups: tuple[tuple[str, dict], ...] = ()
+
+  def __post_init__(self):
+    for name, known in (('name', OPTIMIZERS), ('schedule', SCHEDULES)):
+      if getattr(self, name) not in known:
+        raise UserError(f'optim.{name}={getattr(self, name)!r} is unknown; known: {", ".join(known)}')
+    for regex, settings in self.groups:
+      if not settings or set(settings) - {'lr', 'frozen'}:
+        raise UserError(f'optim.groups for {regex!r} has {sorted(settings)}; it takes one of lr, frozen')
+
+
+def schedule(config: OptimConfig, steps: int):
+  """The learning rate as a function of the step."""
+  shape = SCHEDULES[config.schedule](config, steps)
+  if not config.warmup_steps:
+    return lambda step: config.lr * shape(step)
+  # Cosine starts behind the warm-up; the others mean steps of the run.
+  late = config.warmup_steps if config.schedule == 'cosine' else 0
+  rise = lambda step: jnp.minimum(1.0, (step + 1) / config.warmup_steps)
+  return lambda step: config.lr * rise(step) * shape(jnp.maximum(0, step - late))
+
+
+def groups_of(config: OptimConfig, params) -> dict[str, dict]:
+  """The settings of each parameter by path: {'lr': factor, 'frozen': bool, 'decay': bool}."""
+  names = [sharding.path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+  chosen = sharding.first_match(config.groups, names, 'optim.groups')
+  spared = sharding.first_match(((config.no_decay, True),), names, 'optim.no_decay')
+  return {
+    name: {'lr': 1.0, 'frozen': False, **(own or {}), 'decay': spare is None}
+    for name, own, spare in zip(names, chosen, spared)
+  }
+
+
+def build(config: OptimConfig, params, steps: int) -> optax.GradientTransformation:
+  """The whole chain; `params` may be shapes alone. Frozen parameters have no moments and no part in the norm."""
+  groups = groups_of(config, params)
+  pick = lambda key: lambda tree: jax.tree.map_with_path(lambda path, _: groups[sharding.path_name(path)][key], tree)
+  factors = {own['lr'] for own in groups.values() if not own['frozen']}
+  if not factors:
+    raise UserError('optim.groups freezes every parameter, so there is nothing to train; freeze fewer')
+  scale = lambda updates, params: jax.tree.map(lambda update, factor: update * factor, updates, pick('lr')(updates))
+  tx = optax.chain(
+    optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip),
+    OPTIMIZERS[config.name](config.b1, config.b2, config.eps),
+    optax.add_decayed_weights(config.weight_decay, pick('decay')),
+    optax.identity() if factors == {1.0} else optax.stateless(scale),
+    optax.scale_by_learning_rate(schedule(config, steps)),
+  )
+  if not any(own['frozen'] for own in groups.values()):
+    return tx
+  labels = jax.tree.map(lambda frozen: 'frozen' if frozen else 'trained', pick('frozen')(params))
+  return optax.partition({'trained': tx, 'frozen': optax.set_to_zero()}, labels)

@@ -8,6 +8,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
+from tvts_jax.errors import UserError
 from tvts_jax.models import layers
 
 
@@ -30,12 +31,12 @@ class TextConfig:
     values = config if isinstance(config, dict) else config.to_dict()
     for key, ours in (('model_type', 'distilbert'), ('activation', 'gelu'), ('sinusoidal_pos_embds', False)):
       if values.get(key, ours) != ours:
-        raise ValueError(f'the text config has {key}={values[key]!r}; this encoder is DistilBERT with {key}={ours!r}')
+        raise UserError(f'the text config has {key}={values[key]!r}; this encoder is DistilBERT with {key}={ours!r}')
     return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
 
   def __post_init__(self):
     if self.dim % self.n_heads:
-      raise ValueError(f'text.dim={self.dim} is not a multiple of text.n_heads={self.n_heads}; change one of the two')
+      raise UserError(f'text.dim={self.dim} is not a multiple of text.n_heads={self.n_heads}; change one of the two')
 
 
 class TextEncoder(nn.Module):
@@ -67,7 +68,7 @@ class TextEncoder(nn.Module):
   def embed(self, tokens_RxL, train: bool = False):
     L = tokens_RxL.shape[1]
     if self.config.max_position_embeddings < L:
-      raise ValueError(f'texts of {L} word pieces exceed the {self.config.max_position_embeddings} the encoder knows')
+      raise UserError(f'texts of {L} word pieces exceed the {self.config.max_position_embeddings} the encoder knows')
     # An id outside the vocabulary reads NaN, which the loss shows at once.
     x_RxLxD = jnp.take(self.word, tokens_RxL, axis=0, mode='fill') + self.position[None, :L]
     return self.dropout(self.norm(x_RxLxD), deterministic=not train)

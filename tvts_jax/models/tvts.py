@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from tvts_jax.errors import UserError
 from tvts_jax.models import layers
 from tvts_jax.models.sorter import Sorter
 from tvts_jax.models.text import TextConfig, TextEncoder
@@ -54,7 +55,7 @@ class TVTSConfig:
     for part, maker, given in (('video', VideoConfig, video), ('text', TextConfig, text), ('model', cls, values)):
       known = {field.name for field in dataclasses.fields(maker)} | ({'size'} if part == 'video' else set())
       if unknown := sorted(set(given) - known):
-        raise ValueError(f'{part} has no setting {unknown[0]!r}; it has {", ".join(sorted(known))}')
+        raise UserError(f'{part} has no setting {unknown[0]!r}; it has {", ".join(sorted(known))}')
     return cls(video=video_maker(**video), text=TextConfig(**text), **values)
 
   def to_dict(self) -> dict:
@@ -63,14 +64,14 @@ class TVTSConfig:
   def __post_init__(self):
     for name, known in (('encoder', ENCODERS), ('projection', PROJECTIONS), ('remat', layers.REMAT_POLICIES)):
       if getattr(self, name) not in known:
-        raise ValueError(f'model.{name}={getattr(self, name)!r} is unknown; known: {", ".join(known)}')
+        raise UserError(f'model.{name}={getattr(self, name)!r} is unknown; known: {", ".join(known)}')
     if self.projection == 'none' and self.video.width != self.text.dim:
-      raise ValueError(
+      raise UserError(
         f'model.projection="none" needs encoders of one width, but video.width={self.video.width} and '
         f'text.dim={self.text.dim}; choose another projection'
       )
     if self.video.width % (self.sort_heads or self.video.heads):
-      raise ValueError(f'video.width={self.video.width} is not a multiple of model.sort_heads={self.sort_heads}')
+      raise UserError(f'video.width={self.video.width} is not a multiple of model.sort_heads={self.sort_heads}')
 
 
 class TVTS(nn.Module):

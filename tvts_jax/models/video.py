@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from tvts_jax.errors import UserError
 from tvts_jax.models import layers
 
 # Width, depth, heads and patch of each size by name.
@@ -42,13 +43,13 @@ class VideoConfig:
   @classmethod
   def named(cls, size: str, **changes) -> 'VideoConfig':
     if size not in SIZES:
-      raise ValueError(f'video.size={size!r} is unknown; known sizes: {", ".join(SIZES)}')
+      raise UserError(f'video.size={size!r} is unknown; known sizes: {", ".join(SIZES)}')
     return cls(**{**SIZES[size], **changes})
 
   def __post_init__(self):
     for big, small in (('image_size', 'patch'), ('frames', 'tubelet'), ('width', 'heads')):
       if getattr(self, big) % getattr(self, small) or getattr(self, big) < 1:
-        raise ValueError(
+        raise UserError(
           f'video.{big}={getattr(self, big)} is not a multiple of video.{small}={getattr(self, small)}; '
           f'change one of the two'
         )
@@ -112,13 +113,13 @@ class VideoEncoder(nn.Module):
     """Tokens with their positions, [B, 1+N, D]. Masked tubelets never come here, so they cost nothing."""
     B, N, P = patches_BxNxP.shape
     if self.config.pixels != P:
-      raise ValueError(
+      raise UserError(
         f'patches have {P} values each, but the model embeds tubelets of {self.config.tubelet} frames of '
         f'{self.config.patch}×{self.config.patch} pixels, which have {self.config.pixels}; '
         f'make the input with the same patch and tubelet'
       )
     if self.config.slots * self.config.places < N:
-      raise ValueError(
+      raise UserError(
         f'{N} tubelets a clip do not fit {self.config.frames} frames of {self.config.image_size} pixels, which '
         f'have {self.config.slots * self.config.places}; resize the embeddings (models.video.resize_positions)'
       )

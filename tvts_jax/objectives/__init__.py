@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 
+from tvts_jax.errors import UserError
 from tvts_jax.objectives import contrastive, sorting
 
 OBJECTIVES = {
@@ -17,13 +18,13 @@ def build(config: Mapping[str, Mapping]) -> Callable:
   Metrics are named 'objective/metric', each objective's own unweighted loss 'objective/loss'.
   """
   if not config:
-    raise ValueError(f'no objective is given; known: {", ".join(OBJECTIVES)}')
+    raise UserError(f'no objective is given; known: {", ".join(OBJECTIVES)}')
   for name, settings in config.items():
     if name not in OBJECTIVES:
-      raise ValueError(f'objective {name!r} is unknown; known: {", ".join(OBJECTIVES)}')
+      raise UserError(f'objective {name!r} is unknown; known: {", ".join(OBJECTIVES)}')
     known = ['weight', *list(inspect.signature(OBJECTIVES[name]).parameters)[2:]]
     if unknown := sorted(set(settings) - set(known)):
-      raise ValueError(f'objective {name!r} has no setting {unknown[0]!r}; it has {", ".join(known)}')
+      raise UserError(f'objective {name!r} has no setting {unknown[0]!r}; it has {", ".join(known)}')
 
   def loss_fn(outputs, batch):
     total, metrics = 0.0, {}

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tvts_jax.errors import UserError
+
 # What each score is when the logits know nothing, as a function of K. `exact` and `assigned` both ask for the whole
 # order, but only the second decodes to a permutation: their chance levels differ, so never compare the two.
 CHANCE = {
@@ -52,7 +54,7 @@ def sort(outputs, batch):
   """Cross-entropy of each transcript's true place among K."""
   logits_BxKxK, order_BxK = outputs['sort_logits'], batch['order']
   if logits_BxKxK.shape[1:] != (order_BxK.shape[1],) * 2:
-    raise ValueError(
+    raise UserError(
       f'the batch has {order_BxK.shape[1]} transcripts a clip, but the sorter was built for '
       f'{logits_BxKxK.shape[2]}; set model.transcripts and input.transcripts to the same number'
     )

@@ -1,0 +1,213 @@
+"""Published datasets as they lie on people's disks: TVTS, YT-Temporal-180M, CC3M, WebVid, webdataset tars.
+
+The finders have the shape of those in `data.layouts`.
+"""
+
+import glob
+import os
+import re
+
+from data import archives, items, layouts, transcripts
+from data.items import IMAGES, VIDEOS, Item, SourceError
+from data.layouts import Found
+from data.outcomes import ItemError
+
+MAX_CAPTION_BYTES = 1 << 20
+
+_SPLIT = re.compile(r'(?:^|[^a-z])(train|training|val|validation|test)(?:[^a-z]|$)', re.IGNORECASE)
+_CAPTION_COLUMNS = ('caption', 'text', 'name', 'title')
+_PATH_COLUMNS = ('path', 'filepath', 'image', 'video', 'file')
+_UNNAMED = ('caption', 'path', ['caption', 'path'])
+_WEBVID = {'videoid', 'page_dir', 'name'}
+
+
+def is_tvts(path: str) -> bool:
+  if os.path.isdir(path):
+    return bool(_tvts_tables(path))
+  return items.is_table(path) and 'Name' in items.head(path)
+
+
+def tvts(path: str, media: str | None, lang: str | None) -> Found:
+  """The tree that TVTS trains on: a csv of Name = subset_N/data/ID.mp4, with subset_N/annotations/ID.json."""
+  for table in [path] if os.path.isfile(path) else _tvts_tables(path):
+    videos = _tvts_videos(table, media)
+    for where, row in items.rows(table):
+      name = items.text(row, 'Name', where) or ''
+      parts = name.split('/')
+      if len(parts) != 3 or '..' in parts or '' in parts:
+        raise SourceError('bad_table', f'{where}: Name should look like subset_0/data/ID.mp4, not {name[:80]!r}')
+      subset, id = parts[0], os.path.splitext(parts[2])[0]
+      transcript = f'{videos}/{subset}/annotations/{id}.json'
+      yield where, Item(id, f'{videos}/{name}', transcript, 'merlot', 'en', _split_of(table), None)
+
+
+def is_merlot(path: str) -> bool:
+  if os.path.isdir(path):
+    return bool(_merlot_files(path))
+  return items.is_table(path) and {'subtitles', 'info'} <= set(items.head(path))
+
+
+def merlot(path: str, media: str | None, lang: str | None) -> Found:
+  """yttemporal180m_*.jsonl(.gz) and a folder of videos named by id: the videos that are there are the items."""
+  folder = media or (path if os.path.isdir(path) else os.path.dirname(path))
+  videos = {}
+  for file in items.videos_under(folder):
+    id = os.path.splitext(os.path.basename(file))[0]
+    if id in videos:
+      raise SourceError('duplicate_id', f'{videos[id]} and {file} are both called {id!r}')
+    videos[id] = file
+  seen = set()
+  for source in [path] if os.path.isfile(path) else _merlot_files(path):
+    for offset, line in archives.lines(source, items.MAX_LINE_BYTES):
+      if not line.strip():
+        continue
+      where = f'{source}, byte {offset}'
+      info = items.parse_object(line, where).get('info')
+      id = items.text(info, 'id', where) if isinstance(info, dict) else None
+      if not id:
+        raise SourceError('bad_table', f'{where}: has no info.id')
+      if id in videos:
+        seen.add(id)
+        yield where, Item(id, videos[id], f'{source}::{offset}', 'merlot', 'en', '', None)
+  for id in videos.keys() - seen:
+    yield videos[id], Item(id, videos[id], None, 'merlot', 'en', '', None)
+
+
+def is_cc3m(path: str) -> bool:
+  return _captioned(path) in ('image', 'either')
+
+
+def cc3m(path: str, media: str | None, lang: str | None) -> Found:
+  """A table of caption and image path, with column names or without."""
+  return _captions(path, media, '')
+
+
+def is_webvid(path: str) -> bool:
+  return _captioned(path) in ('video', 'either')
+
+
+def webvid(path: str, media: str | None, lang: str | None) -> Found:
+  """A table of caption and video path (.mp4 if it has no ending), or WebVid's own csv."""
+  return _captions(path, media, '.mp4')
+
+
+def is_webdataset(path: str) -> bool:
+  return bool(_tars(path))
+
+
+def webdataset(path: str, media: str | None, lang: str | None) -> Found:
+  """Tar files, uncompressed: KEY.mp4 or .jpg, with a caption (KEY.txt, KEY.json) or a transcript."""
+  for tar in _tars(path):
+    samples = {}
+    for name in archives.members(tar):
+      folder, _, file = name.rpartition('/')
+      stem, _, ending = file.partition('.')
+      samples.setdefault(f'{folder}/{stem}'.lstrip('/'), {})['.' + ending.lower()] = name
+    prefix = os.path.splitext(os.path.basename(tar))[0]  # keys often start anew in every tar
+    for key, parts in samples.items():
+      name = next((parts[ending] for ending in (*VIDEOS, *IMAGES) if ending in parts), f'{key}.mp4')
+      transcript, caption, spoken = _described(tar, key, parts, lang)
+      yield f'{tar}, {key}', Item(f'{prefix}/{key}', f'{tar}::{name}', transcript, None, spoken, '', caption)
+
+
+def _tvts_tables(folder):
+  return sorted(glob.glob(f'{glob.escape(folder)}/meta_data/yttemporal_*.csv')) or sorted(
+    glob.glob(f'{glob.escape(folder)}/yttemporal_*.csv')
+  )
+
+
+def _tvts_videos(table, media):
+  folder = os.path.dirname(table)
+  places = [media] if media else [f'{os.path.dirname(folder)}/data/YTTemporal', os.path.dirname(folder), folder]
+  for place in places:
+    if os.path.isdir(f'{place}/videos'):
+      return f'{place}/videos'
+  if media:
+    return media
+  raise SourceError('no_source', f'{table} has no folder "videos" near it; say where it is with --media')
+
+
+def _split_of(path):
+  found = _SPLIT.search(os.path.basename(path))
+  return {'training': 'train', 'validation': 'val'}.get(found[1].lower(), found[1].lower()) if found else ''
+
+
+def _merlot_files(folder):
+  return sorted(
+    glob.glob(f'{glob.escape(folder)}/yttemporal*.jsonl') + glob.glob(f'{glob.escape(folder)}/yttemporal*.jsonl.gz')
+  )
+
+
+def _tars(path):
+  if os.path.isdir(path):
+    return sorted(glob.glob(f'{glob.escape(path)}/*.tar'))
+  return [path] if path.endswith('.tar') else []
+
+
+def _columns(path):
+  """(Caption column, path column, names for a table without a header)."""
+  names = items.head(path)
+  caption = next((name for name in _CAPTION_COLUMNS if name in names), None)
+  place = next((name for name in _PATH_COLUMNS if name in names), None)
+  if caption and place:
+    return caption, place, None
+  return _UNNAMED if len(names) == 2 else None
+
+
+def _captioned(path):
+  """Whether a table lists captioned images, videos, or paths that don't tell; None where it is another table."""
+  if not items.is_table(path) or layouts.is_index(path) or is_tvts(path) or is_merlot(path):
+    return None
+  if set(items.head(path)) >= _WEBVID:
+    return 'video'
+  columns = _columns(path)
+  if columns is None:
+    return None
+  _, row = next(items.rows(path, columns[2]), ('', {}))
+  file = str(row.get(columns[1], '')).lower().split('?')[0]
+  if 'webvid' in os.path.basename(path).lower() or file.endswith(VIDEOS):
+    return 'video'
+  return 'image' if 'cc3m' in os.path.basename(path).lower() or file.endswith(IMAGES) else 'either'
+
+
+def _captions(path, media, default_ending):
+  folder = media or os.path.dirname(path)
+  own = set(items.head(path)) >= _WEBVID
+  caption, *place, names = ('name', 'page_dir', 'videoid', None) if own else _columns(path) or _UNNAMED
+  for where, row in items.rows(path, names):
+    parts = [items.text(row, column, where) for column in (caption, *place)]
+    if not all(parts):
+      raise SourceError('bad_table', f'{where}: {(caption, *place)[parts.index(None)]} is missing')
+    said, file = parts[0], '/'.join(parts[1:])
+    stem, ending = os.path.splitext(file)
+    known = ending.lower() in (*VIDEOS, *IMAGES)
+    id = parts[-1] if own else stem if known else file
+    video = items.resolve(folder, file if known else file + default_ending, where)
+    yield where, Item(id, video, None, None, '', _split_of(path), said)
+
+
+def _described(tar, key, parts, lang):
+  """(Transcript, caption, language) of a sample whose files are {ending: name}."""
+  found = [(ending[1:].rpartition('.'), name) for ending, name in parts.items()]
+  timed = [(tag, f'.{kind}', name) for (tag, _, kind), name in found if f'.{kind}' in layouts.SIDECARS]
+  timed = [(tag, kind, name) for tag, kind, name in timed if tag or kind != '.json']  # KEY.json may be anything
+  name, spoken = layouts.choose(timed, lang, f'{tar}, {key}')
+  if name:
+    return f'{tar}::{name}', None, spoken
+  if '.txt' in parts:
+    return None, archives.open_bytes(f'{tar}::{parts[".txt"]}', MAX_CAPTION_BYTES).decode('utf-8', 'replace'), ''
+  if '.json' not in parts:
+    return None, None, ''
+  ref = f'{tar}::{parts[".json"]}'
+  caption = _json_caption(archives.open_bytes(ref, transcripts.MAX_BYTES, 'transcript'))
+  return (ref, None, '') if caption is None else (None, caption, '')
+
+
+def _json_caption(data):
+  """The caption in a sample's metadata; None if it is no such thing, but a transcript, or tries to be one."""
+  try:
+    content = transcripts.load(data)[0]
+  except ItemError:
+    return None  # reading it as a transcript will say what is wrong with it
+  caption = content.get('caption') if isinstance(content, dict) else None
+  return caption if isinstance(caption, str) and transcripts.matching(content) is None else None

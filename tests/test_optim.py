@@ -1,0 +1,68 @@
+"""The optimizer chain: schedules, groups, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tvts_jax import optim
+from tvts_jax.optim import OptimConfig
+
+PARAMS = {'text': {'kernel': jnp.ones((3, 2)), 'bias': jnp.ones(2)}, 'video': {'kernel': jnp.ones((2, 2))}}
+GRADIENT = jax.tree.map(lambda leaf: 0.5 * jnp.ones_like(leaf), PARAMS)
+
+
+def updates(config, steps=10):
+  tx = optim.build(config, PARAMS, steps)
+  return tx.update(GRADIENT, tx.init(PARAMS), PARAMS)[0]
+
+
+@pytest.mark.parametrize(
+  'settings, at',
+  [
+    ({'schedule': 'constant'}, {0: 1, 99: 1}),
+    ({'schedule': 'step'}, {59: 1, 60: 0.1, 79: 0.1, 80: 0.01}),
+    ({'schedule': 'cosine'}, {0: 1, 50: 0.5, 100: 0}),
+    ({'schedule': 'cosine', 'warmup_steps': 20}, {0: 0.05, 19: 1, 20: 1, 60: 0.5, 100: 0}),
+    ({'schedule': 'linear', 'decay_at': (0.75,), 'warmup_steps': 4}, {0: 0.25, 3: 1, 75: 1, 100: 0}),
+  ],
+)
+def test_schedules(settings, at):
+  rate = optim.schedule(OptimConfig(lr=1.0, **settings), 100)
+  for step, value in at.items():
+    np.testing.assert_allclose(rate(jnp.int32(step)), value, atol=1e-6, err_msg=str(step))
+
+
+def test_adamw_is_that_of_optax():
+  ours = updates(OptimConfig(lr=0.1, weight_decay=0.2, no_decay='bias$'))
+  tx = optax.adamw(0.1, weight_decay=0.2, mask={'text': {'kernel': True, 'bias': False}, 'video': {'kernel': True}})
+  theirs, _ = tx.update(GRADIENT, tx.init(PARAMS), PARAMS)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+def test_groups_scale_and_freeze():
+  plain = updates(OptimConfig())
+  grouped = updates(OptimConfig(groups=(('text/kernel', {'lr': 0.1}), ('^text', {'frozen': True}))))
+  np.testing.assert_allclose(grouped['text']['kernel'], 0.1 * plain['text']['kernel'], rtol=1e-6)
+  np.testing.assert_array_equal(grouped['text']['bias'], 0)
+  np.testing.assert_array_equal(grouped['video']['kernel'], plain['video']['kernel'])
+  frozen = optim.build(OptimConfig(groups=(('^text', {'frozen': True}),)), PARAMS, 10).init(PARAMS)
+  moments = [leaf for leaf in jax.tree.leaves(frozen) if leaf.ndim]
+  assert [leaf.shape for leaf in moments] == [(2, 2), (2, 2)]  # Of video/kernel alone.
+
+
+@pytest.mark.parametrize(
+  'settings, words',
+  [
+    ({'name': 'lion'}, 'adamw'),
+    ({'schedule': 'polynomial'}, 'cosine'),
+    ({'groups': (('txet', {'lr': 0.1}),)}, 'txet'),
+    ({'groups': (('text', {'rate': 0.1}),)}, 'rate'),
+    ({'groups': (('', {'frozen': True}),)}, 'every parameter'),
+    ({'no_decay': 'biases'}, 'biases'),
+  ],
+)
+def test_what_is_refused(settings, words):
+  with pytest.raises(ValueError, match=words):
+    optim.build(OptimConfig(**settings), PARAMS, 10)

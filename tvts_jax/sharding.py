@@ -1,0 +1,95 @@
+"""Where arrays live: a mesh of three axes, and ordered rules from parameter paths to places on it.
+
+Axes: 'data' copies the parameters and splits the batch; 'fsdp' splits both; 'tensor' splits heads and MLPs.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import jax
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tvts_jax.errors import UserError
+
+AXES = ('data', 'fsdp', 'tensor')
+BATCH = PartitionSpec(('data', 'fsdp'))
+
+# The first rule whose regex is found in a path decides. The leading axis of blocks counts layers and is never split.
+RULES = (
+  (r'attn/[qkv]/kernel$', (None, 'fsdp', 'tensor', None)),
+  (r'attn/[qkv]/bias$', (None, 'tensor', None)),
+  (r'attn/out/kernel$', (None, 'tensor', None, 'fsdp')),
+  (r'mlp/up/kernel$', (None, 'fsdp', 'tensor')),
+  (r'mlp/up/bias$', (None, 'tensor')),
+  (r'mlp/down/kernel$', (None, 'tensor', 'fsdp')),
+  (r'^text/(word|position)$|embed/kernel$', (None, 'fsdp')),
+  (r'', ()),  # Everything else is small: a copy everywhere.
+)
+
+
+def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> jax.sharding.Mesh:
+  """A mesh over all devices; the one axis of size -1 takes those that the others leave."""
+  devices = jax.devices() if devices is None else devices
+  if unknown := sorted(set(sizes) - set(AXES)):
+    raise UserError(f'mesh has no axis {unknown[0]!r}; it has {", ".join(AXES)}')
+  shape = [sizes.get(axis, 1) for axis in AXES]
+  fixed = 1
+  for size in shape:
+    fixed *= size if size != -1 else 1
+  if shape.count(-1) > 1 or len(devices) % fixed or (-1 not in shape and fixed != len(devices)):
+    asked = ', '.join(f'{axis}={size}' for axis, size in zip(AXES, shape))
+    raise UserError(
+      f'a mesh of {asked} does not fit {len(devices)} devices; let the sizes multiply to that, or leave one at -1'
+    )
+  shape = [len(devices) // fixed if size == -1 else size for size in shape]
+  return jax.make_mesh(shape, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
+
+
+def path_name(path) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def first_match(rules: Sequence[tuple], names: Sequence[str], what: str) -> list:
+  """The value of the first rule whose regex is found in each name, or None. Every rule must decide something."""
+  matches = [next((i for i, rule in enumerate(rules) if re.search(rule[0], name)), None) for name in names]
+  if unused := sorted(set(range(len(rules))) - set(matches)):
+    raise UserError(
+      f'{what} rule {rules[unused[0]][0]!r} decides nothing: no parameter matches it that an earlier rule left; '
+      f'parameters are named like {names[0]}'
+    )
+  return [None if i is None else rules[i][1] for i in matches]
+
+
+def layout(params, rules: Sequence[tuple], mesh: jax.sharding.Mesh):
+  """A NamedSharding for each parameter; `params` may be shapes alone."""
+  leaves, tree = jax.tree.flatten_with_path(params)
+  names = [path_name(path) for path, _ in leaves]
+  places = []
+  for name, (_, leaf), axes in zip(names, leaves, first_match(rules, names, 'sharding')):
+    if axes is None:
+      raise UserError(f'no sharding rule matches {name}; add one, or end with (r"", ())')
+    if len(axes) > leaf.ndim:
+      raise UserError(f'the sharding rule for {name} names {len(axes)} axes, but it has the shape {leaf.shape}')
+    for size, axis in zip(leaf.shape, axes):
+      if axis is not None and size % mesh.shape[axis]:
+        raise UserError(
+          f'{name} of shape {leaf.shape} cannot be split {mesh.shape[axis]} ways along the {size}; '
+          f'choose a mesh whose {axis!r} divides it, or another sharding rule'
+        )
+    places.append(NamedSharding(mesh, PartitionSpec(*axes)))
+  return jax.tree.unflatten(tree, places)
+
+
+def optimizer_layout(tx: optax.GradientTransformation, opt_state, params_layout, mesh: jax.sharding.Mesh):
+  """Moments lie where their parameters lie; counters are copied everywhere."""
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  return optax.tree.map_params(
+    tx, lambda _, place: place, opt_state, params_layout, transform_non_params=lambda _: everywhere
+  )
+
+
+def put(batch, mesh: jax.sharding.Mesh):
+  """This process's slice of a batch → global arrays, split along the batch."""
+  place = NamedSharding(mesh, BATCH)
+  return {name: jax.make_array_from_process_local_data(place, value) for name, value in batch.items()}
