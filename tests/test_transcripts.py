@@ -272,7 +272,7 @@ def test_vtt_lines_of_one_word():
   file += cue.format('00:04.010', '00:09.000', 'yeah', 'yeah')  # once more, not a repetition of the line
   file += cue.format('00:09.000', '00:09.010', 'yeah', ' ')
   file += cue.format('00:09.010', '00:12.000', 'yeah', 'so<00:09.500><c> there</c>')
-  words = [(word.text, word.start_ms) for word in read(file).words]
+  words = [(word.text, word.start_ms) for word in read(file, fmt='vtt_lone_words').words]
   assert words == [('oh', 1000), ('yes', 1500), ('yeah', 2010), ('yeah', 4010), ('so', 9010), ('there', 9500)]
 
 
