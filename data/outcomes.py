@@ -62,17 +62,18 @@ class ItemError(Exception):
     return ItemError, (self.code, self.detail)
 
 
-# How a build can end, and the exit code of each.
-EXITS = {
-  'done': 0,
-  'request': 2,  # the command, the source or the configuration makes no sense
-  'busy': 3,  # another builder is at work on the folder
-  'plan': 4,  # the folder was begun with another plan
-  'failures': 5,  # more items failed than --max-failed-fraction allows, or a split is left without a record
-  'output': 6,  # the folder can't be written
-  'worker': 7,  # processes that do the work can't start
-  'interrupted': 130,  # SIGINT or SIGTERM; nothing is lost
+# How a command of this package can end -> its exit code and what it means.
+ENDS = {
+  'done': (0, 'every shard is there'),
+  'request': (2, 'the command, the source or the configuration makes no sense'),
+  'busy': (3, 'another builder is at work on the folder'),
+  'plan': (4, 'the folder was begun with another plan'),
+  'failures': (5, 'more items failed than --max-failed-fraction allows, or a split is left without a record'),
+  'output': (6, 'the folder can not be written, or the disk is full'),
+  'worker': (7, 'the processes that do the work can not start'),
+  'interrupted': (130, 'SIGINT or SIGTERM; the same command goes on from there'),
 }
+EXITS = {end: code for end, (code, _) in ENDS.items()}
 
 
 class BuildError(Exception):

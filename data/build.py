@@ -1,0 +1,226 @@
+"""From anyone's videos and transcripts to shards that training reads.
+
+  python -m data.build SOURCE --out DIR
+  python -m data.build SOURCE --out gs://bucket/dir --runner DataflowRunner --project P --region R ...
+
+SOURCE is an index file (JSONL, CSV, TSV), a folder of videos with transcripts beside them, or one of the
+published layouts that `data.sources` lists. A build that was interrupted, by whatever, goes on where it was
+when the same command is given again, and ends with the same bytes. To have a shard built again, because its
+items failed for a reason that is gone, remove its NAME.shard.json and give the command once more.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import os
+import signal
+import sys
+from collections import Counter
+
+from etils import epath
+
+from data import local, manifest, plan, report, shards, sources, work
+from data.outcomes import CODES, ENDS, EXITS, SKIPS, BuildError, ItemError
+from data.runner import Limits
+from data.windows import WindowConfig
+from tvts_jax.input.errors import InputError
+
+LOCK = '.lock'
+LOCAL = 'local'  # the runner that is no Beam runner
+WINDOW_HELP = {
+  'window_s': 'length of a window, seconds',
+  'windows_per_video': 'those with the most words; 0: all, overlapping by one sample',
+  'fps': 'frames kept per second',
+  'short_side': 'pixels',
+  'quality': 'of the JPEGs',
+  'transcripts': 'training may draw so many from a window',
+  'seconds': 'each of one of these lengths',
+  'gap_s': 'seconds between two of them',
+  'min_words': 'words in each, at least',
+  'interpolate': 'accept transcripts that time lines, not words, and mark them',
+  'caption_frames': 'frames of a video with a caption instead of a transcript',
+}
+
+
+def main(argv=None) -> int:
+  args, beam_options = _parse(argv)
+  # One process a core: libraries that start threads of their own only get in each other's way.
+  os.environ.update(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    build(args, beam_options)
+  except KeyboardInterrupt:
+    return _end('interrupted: give the same command again to go on', 'interrupted')
+  except BuildError as e:
+    return _end(f'error: {e}', e.end)
+  except (ItemError, InputError) as e:
+    return _end(f'error: {e}', 'request')
+  except OSError as e:
+    return _end(f'error: {e}; the build goes on from here when this is mended', 'output')
+  return EXITS['done']
+
+
+def _end(sentence: str, end: str) -> int:
+  """On a terminal the sentence must not overwrite the line of progress."""
+  print('\n' * sys.stderr.isatty() + sentence, file=sys.stderr)
+  return EXITS[end]
+
+
+def build(args, beam_options: list[str]) -> None:
+  folder, limits = epath.Path(args.out), Limits(args.item_seconds, args.item_memory_mb)
+  config = WindowConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(WindowConfig)})
+  if args.runner != LOCAL:
+    from data import beam  # needs an extra that most people don't have
+
+    pipeline = beam.make_pipeline(args.runner, beam_options)
+  items = sources.find(args.source, args.kind, media=args.media, lang=args.lang, val_fraction=args.val_fraction)
+  planned = plan.make(items, config, args.items_per_shard or plan.items_per_shard(config))
+  with lock(folder):
+    sweep(folder)
+    plan.settle(folder, planned)
+    done = work.read_done(folder, planned.shards, planned.sha256)
+    print(f'{len(items)} items in {len(planned.shards)} shards, {len(done)} of them done before', file=sys.stderr)
+    tally = local.Tally(len(items), _outcomes(done), args.max_failed_fraction)
+    if args.runner == LOCAL:
+      todo = [s for s in planned.shards if s.name not in done]
+      done |= local.build(folder, todo, planned.sha256, config, limits, args.workers, tally)
+    else:
+      beam.build(pipeline, folder, planned.sha256, config, limits)
+      done = work.read_done(folder, planned.shards, planned.sha256)
+      tally.counts = _outcomes(done)
+    if missing := [s.name for s in planned.shards if s.name not in done]:
+      raise BuildError(
+        f'{len(missing)} shards ({missing[0]}, ...) are not in {folder} although {args.runner} ended well: '
+        'do all its workers see this folder?',
+        'output',
+      )
+    tally.judge()
+    manifest.write(folder, planned, done)
+    print(report.write(folder, planned, done))
+
+
+def _outcomes(done: dict[str, dict]) -> Counter:
+  return sum((Counter(content['outcomes']) for content in done.values()), Counter())
+
+
+@contextlib.contextmanager
+def lock(folder):
+  """One builder at a time in a local folder. On a bucket nothing can be locked, but there two builders only
+  do each other's work: whatever they write has the same bytes.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  if not shards.is_local(folder):
+    yield
+    return
+  known = {LOCK, plan.PLAN, plan.ITEMS}
+  foreign = [p.name for p in folder.iterdir() if p.name not in known and shards.TEMP not in p.name]
+  if foreign and not (folder / plan.PLAN).exists():
+    raise BuildError(f'{folder} holds other things ({sorted(foreign)[0]}): give an empty or new folder', 'request')
+  with open(folder / LOCK, 'a+') as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+      f.seek(0)
+      raise BuildError(f'process {f.read() or "unknown"} is building {folder}: wait for it or stop it', 'busy') from e
+    f.truncate(0)
+    f.write(str(os.getpid()))
+    f.flush()
+    try:
+      yield
+    finally:
+      f.truncate(0)
+
+
+def sweep(folder) -> None:
+  """Removes what a builder that was killed had not finished. Only under the lock."""
+  if shards.is_local(folder):
+    for pattern in (f'*{shards.TEMP}*', f'outcomes/*{shards.TEMP}*', f'{local.PARTS}*'):
+      for leftover in folder.glob(pattern):
+        leftover.rmtree() if leftover.is_dir() else leftover.unlink()
+
+
+def _positive(kind):
+  def parse(text):
+    value = kind(text)
+    if not 0 < value < float('inf'):
+      raise argparse.ArgumentTypeError(f'{text} is not above 0')
+    return value
+
+  parse.__name__ = kind.__name__
+  return parse
+
+
+def _fraction(text: str) -> float:
+  value = float(text)
+  if not 0 <= value <= 1:
+    raise argparse.ArgumentTypeError(f'{text} is not between 0 and 1')
+  return value
+
+
+def _number(text: str) -> int | float:
+  value = float(text)
+  return int(value) if value.is_integer() else value
+
+
+def _add_field(parser, field: dataclasses.Field) -> None:
+  """An option for one field of WindowConfig, by the type of its default."""
+  name, default, what = f'--{field.name.replace("_", "-")}', field.default, WINDOW_HELP[field.name]
+  if isinstance(default, bool):
+    parser.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=what)
+  elif isinstance(default, tuple):
+    shown = ' '.join(str(v) for v in default)
+    parser.add_argument(name, nargs='+', type=_number, default=default, metavar='N', help=f'{what} (default {shown})')
+  else:
+    what += ' (default %(default)s)'
+    parser.add_argument(name, type=type(default), default=default, metavar='N', help=what)
+
+
+def _parse(argv):
+  codes = '\n'.join(f'  {code:<24} {"(skip) " if code in SKIPS else ""}{what}' for code, what in sorted(CODES.items()))
+  exits = '\n'.join(f'  {code:<3} {end:<11} {what}' for end, (code, what) in ENDS.items())
+  parser = argparse.ArgumentParser(
+    prog='python -m data.build',
+    description=__doc__,
+    epilog=f'exit codes:\n{exits}\n\nwhat can become of an item, in DIR/outcomes/*.jsonl:\n  ok\n{codes}',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add('source', metavar='SOURCE')
+  add('--out', metavar='DIR', required=True)
+  add('--kind', choices=list(sources.KINDS), help='of SOURCE (default: found out)')
+  add('--media', metavar='DIR', help='the folder of the videos, where SOURCE lists them but lies elsewhere')
+  add('--lang', help='which captions to take where there are several languages')
+  add('--val-fraction', type=_fraction, default=0.0, help='of the items for split val, where SOURCE names no splits')
+  add(
+    '--runner',
+    default=LOCAL,
+    help='local or a Beam runner (DirectRunner, DataflowRunner ...), which gets unknown options',
+  )
+  add(
+    '--workers',
+    type=_positive(int),
+    default=os.cpu_count(),
+    help='processes here (default: as many as cores, %(default)s)',
+  )
+  add('--item-seconds', type=_positive(float), default=600.0, help='wall clock for one item (default %(default)g)')
+  add('--item-memory-mb', type=_positive(int), default=4096, help='memory for one item (default %(default)s)')
+  add(
+    '--max-failed-fraction',
+    type=_fraction,
+    default=0.5,
+    help='stop when more of the items fail, skipped ones aside (default %(default)g)',
+  )
+  add('--items-per-shard', type=_positive(int), help='default: as many as make a shard of about 200 MB')
+  windows = parser.add_argument_group('windows', 'fixed for a folder once it is begun')
+  for field in dataclasses.fields(WindowConfig):
+    _add_field(windows, field)
+  args, rest = parser.parse_known_args(argv)
+  if rest and args.runner == LOCAL:
+    parser.error(f'unknown options: {" ".join(rest)} (only a Beam --runner takes options of its own)')
+  return args, rest
+
+
+if __name__ == '__main__':
+  sys.exit(main())

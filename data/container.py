@@ -1,0 +1,200 @@
+"""Opens a video file and decodes it, as suspicious of it as FFmpeg (through PyAV) can be made.
+
+FFmpeg is handed an open file, never a name, and only containers that can not refer to other files. Damage
+that it sees is an ItemError, never a grey picture. It sees what breaks a container's structure and most of
+what breaks H.264, MPEG-2 and MPEG-4 pictures; the codes of HEVC, VP8 and VP9 leave little to be seen.
+"""
+
+import contextlib
+import functools
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import BinaryIO
+
+import av
+
+from data.outcomes import ItemError
+from data.pictures import MAX_PIXELS, STRICT, check_size
+
+CONTAINERS = 'mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg'  # as FFmpeg calls them
+
+_BEGINNINGS = (b'\x1aE\xdf\xa3', b'RIFF', b'FLV', b'OggS', b'0&\xb2u', b'\0\0\1\xba')
+_FIRST_BOXES = (b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip')
+_NOT_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+
+
+@dataclass(frozen=True)
+class Media:
+  """An open file and its video stream."""
+
+  container: av.container.InputContainer
+  stream: av.VideoStream
+  origin: Fraction  # seconds on the file's clock, where its sound or picture begins
+  log: list[tuple[int, str, str]]  # FFmpeg's errors so far: level, who, what
+
+  def ms(self, stamp: int) -> Fraction:
+    """Milliseconds from the origin, of a stamp in the stream's time base."""
+    return (stamp * self.stream.time_base - self.origin) * 1000
+
+  def seek(self, ms: float | Fraction) -> bool:
+    """To the last key frame before a time, or about there; False if the container can't."""
+    if self.container.format.name == 'mpeg':
+      return False  # not every picture has a stamp, and those between are only right from the start on
+    stamp = (Fraction(ms) / 1000 + self.origin) / self.stream.time_base
+    try:
+      self.container.seek(math.floor(stamp), stream=self.stream)
+    except MemoryError:
+      raise
+    except av.FFmpegError:
+      return False
+    return True
+
+  @property
+  def tells_order_only(self) -> bool:
+    """AVI has no times of appearance, and what FFmpeg makes up for B-frames is late or in disorder."""
+    return self.container.format.name == 'avi' and self.stream.codec_context.reorder_depth > 0
+
+
+@contextlib.contextmanager
+def opened(file: BinaryIO, strict: bool = True) -> Iterator[Media]:
+  """The first stream of moving pictures; ItemError if there is none, or none of a size that is accepted.
+
+  strict=False is for H.264 from the middle: pictures that refer to ones before the entry are no error then,
+  if they come out whole.
+  """
+  file.seek(0)
+  options = {'format_whitelist': CONTAINERS, 'protocol_whitelist': '', 'max_pixels': str(MAX_PIXELS)}
+  with _errors_logged() as log, contextlib.ExitStack() as stack:
+    with named(lambda: _unreadable(file)):
+      container = stack.enter_context(av.open(_Unnamed(file), 'r', options=options, metadata_errors='replace'))
+    stream = next((s for s in container.streams.video if not s.disposition & _NOT_VIDEO), None)
+    if stream is None:
+      kinds = ', '.join(sorted({s.type for s in container.streams})) or 'nothing'
+      raise ItemError('no_video_stream', f'the {container.format.name} file holds {kinds}')
+    codec = stream.codec_context
+    if codec is None:
+      raise ItemError('unknown_codec', 'there is no decoder for the video stream')
+    if codec.width and codec.height:
+      check_size(codec.width, codec.height)
+    codec.options, codec.thread_count = STRICT, 1  # the builder has one process a core
+    if not strict and codec.name == 'h264':
+      codec.options = STRICT | {'err_detect': 'crccheck'}
+    begins = [s.start_time * s.time_base for s in (stream, *container.streams.audio) if s.start_time is not None]
+    yield Media(container, stream, min(begins, default=Fraction(0)), log)
+
+
+def decode(media: Media) -> Iterator[tuple[av.VideoFrame, int | None]]:
+  """Pictures in order of appearance, the n-th with the stamp of the n-th packet.
+
+  Starts with the next key frame. Pictures that appear before it need others that were not read, so they and
+  their errors are passed over. Any other damage is an ItemError.
+  """
+  first, stamps = None, deque()
+
+  def early(stamp):
+    return None not in (stamp, first) and stamp < first
+
+  for packet in packets(media, media.stream):
+    if packet.size:
+      if first is None and not stamps:
+        if not packet.is_keyframe:
+          continue
+        first = packet.pts
+      stamps.append(packet.dts if media.tells_order_only else packet.pts)
+    elif packet.dts is not None:  # AVI: the last picture stays on screen
+      continue
+    damage = functools.partial(_damage, media, packet)
+    if packet.is_corrupt and not early(packet.pts):
+      raise damage()
+    frames = []
+    with contextlib.suppress(av.FFmpegError) if early(packet.pts) else named(damage):
+      frames = packet.decode()
+    for frame in frames:
+      stamp = stamps.popleft() if stamps else None
+      if not early(frame.pts):
+        if frame.is_corrupt:
+          raise damage()
+        yield frame, stamp
+
+
+def packets(media: Media, *streams: av.stream.Stream) -> Iterator[av.Packet]:
+  """From where the file stands to its end, of some streams, or of all if none is given."""
+
+  def complaint():
+    # Containers pass over what they can't make sense of, and say so nowhere but in the log.
+    return next((what.strip() for _, who, what in media.log if who == media.container.format.name), None)
+
+  with named(lambda: ItemError('corrupt_video', complaint() or 'damaged between its pictures')):
+    for packet in media.container.demux(*streams):
+      if packet.size and complaint():
+        raise ItemError('corrupt_video', complaint())
+      yield packet
+  if complaint():
+    raise ItemError('truncated_video', complaint())
+
+
+@contextlib.contextmanager
+def named(describe):
+  """Turns FFmpeg's errors into the ItemError that `describe()` makes; lack of memory is not the file's fault."""
+  try:
+    yield
+  except MemoryError:
+    raise
+  except av.FFmpegError as e:
+    error = describe()
+    raise ItemError(error.code, f'{error.detail} ({e.strerror})') from e
+
+
+@contextlib.contextmanager
+def _errors_logged():
+  level, skip = av.logging.get_level(), av.logging.get_skip_repeated()
+  av.logging.set_level(av.logging.ERROR)
+  av.logging.set_skip_repeated(False)
+  try:
+    with av.logging.Capture() as log:
+      yield log
+  finally:
+    av.logging.set_level(level)
+    av.logging.set_skip_repeated(skip)
+
+
+class _Unnamed:
+  """What FFmpeg needs of a file; its name would be one more thing to interpret."""
+
+  def __init__(self, file: BinaryIO):
+    self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _damage(media, packet):
+  stamp = packet.pts if packet.pts is not None else packet.dts
+  where = 'its end' if stamp is None else f'{float(media.ms(stamp)) / 1000:.2f} s'
+  return ItemError('corrupt_video', f'damaged near {where}')
+
+
+def _unreadable(file):
+  file.seek(0)
+  head = file.read(32)
+  if head[4:8] in _FIRST_BOXES and b'moov' not in _boxes(file):
+    return ItemError('truncated_video', 'an MP4 file without its index')
+  if head[4:8] in _FIRST_BOXES or head.startswith(_BEGINNINGS):
+    return ItemError('corrupt_video', 'the header is damaged')
+  return ItemError('not_a_video', f'no known container begins with {head!r}' if head else 'the file is empty')
+
+
+def _boxes(file):
+  """Names of the outermost boxes of an MP4 file, as far as it goes."""
+  at, names = 0, set()
+  file.seek(0)
+  while len(header := file.read(16)) >= 8:
+    size = int.from_bytes(header[:4], 'big')
+    names.add(header[4:8])
+    if size == 1:
+      size = int.from_bytes(header[8:], 'big')
+    if size < 8:  # 0: up to the end of the file
+      break
+    at += size
+    file.seek(at)
+  return names

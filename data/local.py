@@ -1,0 +1,100 @@
+"""Builds shards with processes of this machine, one per core."""
+
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from concurrent.futures import FIRST_COMPLETED, wait
+from datetime import timedelta
+from pathlib import Path
+
+from data import outcomes, shards
+from data.manifest import describe
+from data.outcomes import BuildError
+from data.plan import PlannedShard
+from data.runner import Limits, Pool
+from data.work import Job, finish_shard, make_item
+
+PARTS = '.parts-'  # begins the name of the folder for records that wait for their shard
+JUDGED_FROM = 20  # outcomes; fewer say little about a run as a whole
+
+
+class Tally:
+  """Items by outcome, over this run and the shards that earlier runs finished."""
+
+  def __init__(self, total: int, before: Counter, max_failed_fraction: float):
+    self.total, self.counts, self._before = total, before, before.total()
+    self._max_failed, self._begin, self._shown = max_failed_fraction, time.monotonic(), 0.0
+
+  def add(self, code: str) -> None:
+    self.counts[code] += 1
+    if self.counts.total() >= JUDGED_FROM:
+      self.judge()
+
+  def judge(self) -> None:
+    """BuildError if more than the allowed fraction of the items seen so far have failed."""
+    failed = {c: n for c, n in self.counts.items() if outcomes.status(c) == 'failed'}
+    if sum(failed.values()) > self._max_failed * self.counts.total():
+      raise BuildError(
+        f'{sum(failed.values())} of {self.counts.total()} items failed ({describe(failed)}), more than '
+        f'--max-failed-fraction {self._max_failed:g} allows: mend the source, or allow more and run again',
+        'failures',
+      )
+
+  def show(self, last: bool = False) -> None:
+    """One line on stderr: at most one a second on a terminal, one in ten seconds in a log."""
+    terminal, now = sys.stderr.isatty(), time.monotonic()
+    if not last and now - self._shown < (1 if terminal else 10):
+      return
+    self._shown, seen = now, self.counts.total()
+    rate = (seen - self._before) / max(now - self._begin, 1e-3)
+    eta = timedelta(seconds=round((self.total - seen) / rate)) if rate else 'unknown'
+    line = f'{seen}/{self.total} items  {rate:.2f}/s  ETA {eta}  {describe(self.counts) or "none left out"}'
+    print(f'\r{line:<100.160}' if terminal else line, end='\n' if last or not terminal else '', file=sys.stderr)
+
+
+@contextlib.contextmanager
+def held_back(*signals: int):
+  """Notes signals instead of raising KeyboardInterrupt anywhere; yields a function that raises it if one came."""
+  came = []
+  before = [signal.signal(s, lambda number, _: came.append(number)) for s in signals]
+
+  def check():
+    if came:
+      raise KeyboardInterrupt
+
+  try:
+    yield check
+  finally:
+    for s, handler in zip(signals, before):
+      signal.signal(s, handler)
+  check()
+
+
+def build(folder, todo: list[PlannedShard], plan_sha256, config, limits: Limits, workers: int, tally: Tally) -> dict:
+  """Builds the shards in todo; returns shard name -> content of its shard.json."""
+  finished, waiting, opened, running = {}, deque(todo), {}, set()
+  temp = tempfile.TemporaryDirectory(prefix=PARTS, dir=folder if shards.is_local(folder) else None)
+  with (
+    held_back(signal.SIGINT, signal.SIGTERM) as check_signals,
+    temp as parts,
+    Pool(workers, make_item, limits) as pool,
+  ):
+    while waiting or running:
+      check_signals()
+      while waiting and len(running) < 2 * workers:  # so that nobody idles while a shard ends
+        planned = waiting.popleft()
+        jobs = [Job(item, config, str(Path(parts) / f'{planned.name}.{i}')) for i, item in enumerate(planned.items)]
+        opened[planned] = {pool.submit(job): job for job in jobs}
+        running.update(opened[planned])
+      tally.show()
+      ended, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+      for future in ended:
+        tally.add(future.result().code)
+      for planned in [p for p, jobs in opened.items() if running.isdisjoint(jobs)]:
+        done = [(job, future.result()) for future, job in opened.pop(planned).items()]
+        finished[planned.name] = finish_shard(folder, planned, plan_sha256, done)
+  tally.show(last=True)
+  return finished

@@ -1,0 +1,86 @@
+"""The last step of a build: one manifest.json over all shards, and the metadata by which TFDS opens the folder."""
+
+import json
+from collections import Counter
+
+from data import shards
+from data.outcomes import BuildError
+from data.plan import Plan
+from tvts_jax.input import index, records
+
+SAMPLING = ('transcripts', 'seconds', 'gap_s', 'min_words')  # of the config: what windows were chosen to serve
+SHARD_TEMPLATE = '{SPLIT}-{SHARD_X_OF_Y}.tfrecord'
+
+
+def write(folder, plan: Plan, done: dict[str, dict]) -> dict:
+  """done: name of each planned shard -> content of its shard.json. Returns the content of manifest.json."""
+  splits = {}
+  for planned in plan.shards:
+    listed, counts = splits.setdefault(planned.split, ([], Counter()))
+    listed.append(index.Shard(**done[planned.name]['shard']))
+    counts.update(done[planned.name]['outcomes'])
+  for split, (listed, counts) in splits.items():
+    if not any(s.count for s in listed):
+      raise BuildError(
+        f'split {split!r} has no record, its items were left out ({describe(counts)}): see {folder / "outcomes"}',
+        'failures',
+      )
+  config = plan.content['config']
+  content = index.manifest_json(
+    config,
+    {k: config[k] for k in SAMPLING},
+    {split: (listed, dict(sorted(counts.items()))) for split, (listed, counts) in splits.items()},
+  )
+  _write_tfds(folder, {split: listed for split, (listed, _) in splits.items()})
+  with shards.publish(folder / index.MANIFEST) as f:
+    f.write(json.dumps(content, indent=2, sort_keys=True).encode())
+  return content
+
+
+def describe(counts: dict[str, int]) -> str:
+  """'timeout 3, too_few_words 1': everything but ok, the most frequent first."""
+  left_out = [(n, code) for code, n in counts.items() if code != 'ok']
+  return ', '.join(f'{code} {n}' for n, code in sorted(left_out, key=lambda x: (-x[0], x[1])))
+
+
+def _write_tfds(folder, splits: dict[str, list[index.Shard]]) -> None:
+  """dataset_info.json and features.json, for tfds.builder_from_directory. Does not import TensorFlow."""
+  import tensorflow_datasets as tfds
+
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=folder, template=SHARD_TEMPLATE, dataset_name='tvts', filetype_suffix='tfrecord'
+  )
+  tfds.folder_dataset.write_metadata(
+    data_dir=folder,
+    features=_tfds_features(tfds.features),
+    split_infos=[
+      tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=[s.count for s in listed],
+        num_bytes=sum(s.bytes for s in listed),
+        filename_template=template.replace(split=split),
+      )
+      for split, listed in splits.items()
+    ],
+    filename_template=template,
+    description='Windows of narrated videos: JPEG frames, words, and the times of both in milliseconds.',
+    check_data=False,  # reads with TensorFlow; python -m data.validate reads everything, without
+  )
+
+
+def _tfds_features(features):
+  """records.FEATURES as nested dicts: TFDS joins their keys with '/', which is how the names are spelt."""
+  import numpy as np
+
+  tree = {}
+  for name, (_, kind, many) in records.FEATURES.items():
+    if kind is bytes:
+      leaf = features.Image(shape=(None, None, 3), encoding_format='jpeg')
+    else:
+      leaf = features.Scalar(np.int64) if kind is int else features.Text()
+    *parents, last = name.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = features.Sequence(leaf) if many else leaf
+  return features.FeaturesDict(tree)

@@ -1,0 +1,105 @@
+"""Parts of a self-contained HTML page: no scripts, no links, nothing fetched; light or dark as the reader is.
+
+Whatever comes from data goes through `text` or `picture`. The page's own policy forbids the browser to run or
+fetch anything, so that even a mistake here stays harmless.
+"""
+
+import base64
+import html
+import unicodedata
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+MAX_PIXELS = 50_000_000  # of a picture that is decoded; larger ones are named, not shown
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2330; --soft: #667085; --line: #d8dee8; --card: #fff; --ground: #f4f6fa;
+  --accent: #3866d6; --bar: #7c9cec; --warn: #b54708; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9f0; --soft: #97a1b5; --line: #333b4d; --card: #1b212d;
+  --ground: #11151d; --accent: #8fb0ff; --bar: #5878c8; --warn: #f5b26b; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 60px; }
+h1 { font-size: 24px; margin: 0 0 2px; overflow-wrap: anywhere; }
+h2 { font-size: 18px; margin: 34px 0 10px; }
+h3 { font-size: 16px; margin: 0; overflow-wrap: anywhere; }
+h4 { font-size: 12px; margin: 18px 0 6px; color: var(--soft); text-transform: uppercase; letter-spacing: .06em; }
+.soft { color: var(--soft); font-size: 13px; margin: 2px 0; overflow-wrap: anywhere; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 16px 18px;
+  margin: 0 0 18px; }
+.grid { display: grid; gap: 14px; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); }
+.grid .card { margin: 0; }
+.big { font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; }
+.scroll { overflow-x: auto; }
+svg { display: block; max-width: 100%; } .plot { max-width: 300px; }
+svg text { fill: var(--ink); font: 12px system-ui, 'DejaVu Sans', sans-serif; }
+svg text.soft { fill: var(--soft); font-size: 11px; }
+svg .bar { fill: var(--bar); } svg .axis { stroke: var(--line); }
+bdi { unicode-bidi: isolate; }
+"""
+
+
+def text(value, limit: int = 200) -> str:
+  """Any value as harmless HTML: escaped, cut at `limit`, control and direction marks made visible."""
+  value = str(value)
+  value = value if len(value) <= limit else value[: limit - 1] + '\u2026'
+  return html.escape(''.join('\ufffd' if _hidden(c) else c for c in value), quote=True)
+
+
+def _hidden(c: str) -> bool:
+  """Control characters, halves of characters, and marks that would turn the text around them."""
+  turns = unicodedata.bidirectional(c) in ('LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI')
+  return turns or unicodedata.category(c) in ('Cc', 'Cs', 'Co')
+
+
+def document(title: str, style: str, body: str) -> str:
+  """A whole page; `style` and `body` are trusted HTML made with the helpers here."""
+  policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+  return (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    f'<title>{text(title)}</title><style>{_STYLE}{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n'
+  )
+
+
+def picture(jpeg: bytes, pixels: int, height: int) -> str | None:
+  """A JPEG, `pixels` large as its record says, as a data URI at most `height` high; None if it can't be shown.
+
+  It is decoded and encoded again: what the page holds is a small picture whatever the bytes were.
+  """
+  image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if jpeg and pixels <= MAX_PIXELS else None
+  if image is None:
+    return None
+  h, w = image.shape[:2]
+  if h > height:
+    image = cv2.resize(image, (max(1, round(w * height / h)), height), interpolation=cv2.INTER_AREA)
+  ok, small = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 80])
+  return 'data:image/jpeg;base64,' + base64.b64encode(small).decode() if ok else None
+
+
+def histogram(values: Sequence[float], unit: str, ends: tuple[float, float] | None = None, bins: int = 24) -> str:
+  """An SVG of how often values occur, with the ends of its axis and a mark at the median."""
+  values = np.asarray(values, float)
+  low, high = ends or (float(values.min()), float(values.max()))
+  low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+  counts, _ = np.histogram(values, bins, (low, high))
+  width, tall, step = 240, 64, 240 / bins
+  bars = ''.join(
+    f'<rect class="bar" x="{i * step:.1f}" y="{tall - n / counts.max() * (tall - 4):.1f}" width="{step - 1:.1f}" '
+    f'height="{n / counts.max() * (tall - 4):.1f}" rx="1"><title>{low + i * (high - low) / bins:.4g} to '
+    f'{low + (i + 1) * (high - low) / bins:.4g} {text(unit)}: {n}</title></rect>'
+    for i, n in enumerate(counts)
+    if n
+  )
+  at = (float(np.median(values)) - low) / (high - low) * width
+  return (
+    f'<svg class="plot" viewBox="0 0 {width} {tall + 18}" width="100%" role="img">{bars}'
+    f'<line class="axis" x1="0" x2="{width}" y1="{tall}" y2="{tall}"/>'
+    f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{tall}" style="stroke: var(--accent); stroke-dasharray: 3 3"/>'
+    f'<text class="soft" x="0" y="{tall + 14}">{low:.4g}</text>'
+    f'<text class="soft" x="{width}" y="{tall + 14}" text-anchor="end">{high:.4g} {text(unit)}</text></svg>'
+  )

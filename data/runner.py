@@ -1,0 +1,204 @@
+"""Processes that may die: one task at a time in a child, under a limit of memory and of time.
+
+A decoder fed with other people's files crashes, hangs and swallows memory. It does so in a child here; the
+parent sees a code, starts another child and goes on.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+
+from data.outcomes import BuildError, ItemError
+
+RETRIED = ('crashed', 'timeout', 'out_of_memory')  # once, in a fresh process: the cause may have been elsewhere
+START_S = 120.0  # imports alone; a child that takes longer never comes
+LAST_WORDS_S = 5.0
+RENEWED_AFTER = 500  # items: what a decoder leaks must not fill the memory of items to come
+TICK_S = 0.2  # how soon a waiting parent notices that it is to stop
+
+
+class Stopped(Exception):
+  """The runner was told to stop while it worked."""
+
+
+@dataclass(frozen=True)
+class Limits:
+  seconds: float  # wall clock of one item
+  memory_mb: int  # address space of one item, on top of what the process has after its imports
+
+
+@dataclass(frozen=True)
+class Answer:
+  """What became of one item: `value` if code is 'ok'."""
+
+  code: str
+  value: object
+  detail: str
+  seconds: float
+  attempts: int
+
+
+class Runner:
+  """One child that runs `task(job)`; to be used by one thread. task and jobs must pickle."""
+
+  def __init__(self, task: Callable, limits: Limits, stop: threading.Event):
+    self._task, self._limits, self._stop = task, limits, stop
+    self._process = self._conn = None
+    self._answered = 0
+
+  def run(self, job) -> Answer:
+    """BuildError if the child can't start or the task says that nothing can go on; Stopped when told to."""
+    if not self._process:
+      self._start()
+    begin = time.monotonic()
+    code, value, attempts = *self._once(job), 1
+    if code in RETRIED:
+      self.close()
+      code, value, attempts = *self._once(job), 2
+    self._answered += 1
+    if self._answered % RENEWED_AFTER == 0:
+      self.close()
+    ok = code == 'ok'
+    return Answer(code, value if ok else None, '' if ok else value, time.monotonic() - begin, attempts)
+
+  def close(self) -> None:
+    if self._process:
+      self._process.kill()
+      self._process.join()
+      self._conn.close()
+      self._process = None
+
+  def _once(self, job) -> tuple[str, object]:
+    if not self._process:
+      self._start()
+    try:
+      self._conn.send(job)
+      code, value = self._receive(self._limits.seconds)
+    except TimeoutError:
+      self.close()
+      return 'timeout', f'took more than {self._limits.seconds:g} s'
+    except (EOFError, ConnectionError):
+      return 'crashed', f'the process died of {self._cause_of_death()}'
+    if code == 'fatal':
+      raise BuildError(value, 'output')
+    return code, value
+
+  def _start(self) -> None:
+    context = multiprocessing.get_context('spawn')
+    self._conn, theirs = context.Pipe()
+    self._process = context.Process(target=_serve, args=(theirs, self._task, self._limits.memory_mb << 20), daemon=True)
+    # Ctrl-C reaches the whole group of processes; what it means is the parent's to decide. The tracker that
+    # multiprocessing starts with the first process would lift the mask.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+      self._process.start()  # the child inherits the mask
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    theirs.close()  # so that the child's death is the end of the file
+    try:
+      self._receive(START_S)
+    except (TimeoutError, EOFError, ConnectionError) as e:
+      raise BuildError(
+        f'a worker process can not start ({self._cause_of_death()}); what it printed above says why', 'worker'
+      ) from e
+
+  def _cause_of_death(self) -> str:
+    self._process.join(LAST_WORDS_S)  # it may still be printing what killed it
+    process = self._process
+    self.close()
+    status = process.exitcode
+    return _signal_name(-status) if status < 0 else f'exit code {status}'
+
+  def _receive(self, seconds: float):
+    end = time.monotonic() + seconds
+    while not self._conn.poll(TICK_S):
+      if self._stop.is_set():
+        self.close()
+        raise Stopped
+      if time.monotonic() > end:
+        raise TimeoutError
+    return self._conn.recv()
+
+
+class Pool:
+  """`workers` runners, each with a thread that waits for it. Leaving the block kills what still runs."""
+
+  def __init__(self, workers: int, task: Callable, limits: Limits):
+    self._make = lambda: Runner(task, limits, self._stop)
+    self._stop, self._local, self._runners = threading.Event(), threading.local(), []
+    self._threads = ThreadPoolExecutor(workers)
+
+  def __enter__(self):
+    return self
+
+  def submit(self, job) -> Future:
+    """A future of the job's Answer."""
+    return self._threads.submit(self._run, job)
+
+  def _run(self, job) -> Answer:
+    if not hasattr(self._local, 'runner'):
+      self._local.runner = self._make()
+      self._runners.append(self._local.runner)
+    return self._local.runner.run(job)
+
+  def __exit__(self, *_):
+    self._stop.set()
+    self._threads.shutdown(cancel_futures=True)
+    for runner in self._runners:
+      runner.close()
+
+
+def _serve(conn, task: Callable, memory: int) -> None:
+  """The child: answers jobs until its parent closes the pipe or dies."""
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  threading.Thread(target=_die_with_parent, daemon=True).start()
+  _limit_memory(memory)
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  conn.send('ready')
+  while True:
+    try:
+      job = conn.recv()
+    except EOFError:
+      return
+    try:
+      answer = 'ok', task(job)
+    except ItemError as e:
+      answer = e.code, e.detail
+    except BuildError as e:
+      answer = 'fatal', str(e)
+    except MemoryError as e:
+      answer = 'out_of_memory', f'needed more than {memory >> 20} MB: {e}'
+    except Exception:  # noqa: BLE001 - whatever it is, it belongs to this item and is logged with it
+      answer = 'unexpected_error', traceback.format_exc()
+    conn.send(answer)
+
+
+def _die_with_parent() -> None:
+  multiprocessing.parent_process().join()
+  os._exit(1)
+
+
+def _limit_memory(memory: int) -> None:
+  """`memory` bytes of address space on top of what is mapped now; no limit where /proc does not say what is."""
+  try:
+    with open('/proc/self/statm') as f:
+      limit = int(f.read().split()[0]) * resource.getpagesize() + memory
+  except FileNotFoundError:
+    return
+  resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _signal_name(number: int) -> str:
+  try:
+    return signal.Signals(number).name
+  except ValueError:
+    return f'signal {number}'

@@ -1,0 +1,222 @@
+"""One clip of the narrated world, as a pure function of (seed, split, index): what is said and what is shown.
+
+Made so that a transcript can be put in its place by what is seen, and by nothing else:
+
+* Events and utterances are exchangeable: no word, pause or word count depends on the place of an event,
+  and an utterance ends before the next event may be heard. Fillers such as "first" and "finally" fall
+  anywhere. So text alone carries no order.
+* The world is a torus and each place, angle and size is drawn uniformly: in one frame, left looks like
+  right and growing like shrinking. So motion must be seen in several frames.
+
+Clips are of three types. In `same_actor` one actor does four motions and is mostly called "it": only motion
+sorts them. In `same_motion` four colours do one motion, which gives a contrastive loss a clean signal of
+motion. In `mixed` both vary. Two kinds of probe clips go with them: `motion` (one motion in all 12 s) and
+`order` (A for 6 s, then B: each pair of motions in both orders, so a bag of motions is at chance).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data.transcripts import Word
+from tvts_jax.input.rng import generator
+
+SIZE, FPS, SLOTS, SLOT_S = 64, 4, 4, 3.0
+DURATION_MS = int(SLOTS * SLOT_S * 1000)
+
+COLOURS = {
+  'red': (235, 45, 40),
+  'green': (50, 200, 60),
+  'blue': (60, 90, 250),
+  'yellow': (240, 220, 50),
+  'pink': (245, 80, 215),
+  'white': (240, 240, 240),
+}
+# Signed distances (negative inside, radius 1) of arrays x, y. None is round: each shows that it spins.
+SHAPES = {
+  'square': lambda x, y: np.maximum(abs(x), abs(y)) - 0.8,
+  'triangle': lambda x, y: np.maximum(-y, 0.866 * abs(x) + 0.5 * y) - 0.55,
+  'cross': lambda x, y: np.maximum(np.maximum(abs(x), abs(y)) - 1, np.minimum(abs(x), abs(y)) - 0.33),
+  'moon': lambda x, y: np.maximum(np.hypot(x, y) - 1, 0.75 - np.hypot(x - 0.6, y)),
+}
+MOTIONS = {  # what the narrator calls them
+  'left': ('moving left', 'drifting leftward', 'heading west'),
+  'right': ('moving right', 'drifting rightward', 'heading east'),
+  'up': ('moving up', 'drifting upward', 'heading north'),
+  'down': ('moving down', 'drifting downward', 'heading south'),
+  'grow': ('getting bigger', 'growing larger', 'gaining size'),
+  'shrink': ('getting smaller', 'turning tiny', 'losing size'),
+  'spin': ('spinning round', 'turning around', 'rotating steadily'),
+  'blink': ('blinking brightly', 'flashing quickly', 'flickering fast'),
+}
+VELOCITY = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)}
+PAIRS = (('left', 'up'), ('right', 'grow'), ('down', 'spin'), ('shrink', 'blink'))  # of `order` clips
+FILLERS = ('first', 'then', 'okay', 'now', 'so', 'and', 'well', 'um', 'next', 'finally')
+VOCABULARY = sorted(
+  {'the', 'it', 'is', 'one', *COLOURS, *SHAPES, *FILLERS}
+  | {word for phrases in MOTIONS.values() for phrase in phrases for word in phrase.split()}
+)
+TYPES = {'same_actor': 0.40, 'same_motion': 0.36, 'mixed': 0.24}  # shares of narrated clips
+SPLITS = {  # name -> (kind of clip, default count); the place in this table keys the randomness
+  'train': ('narrated', 3072),
+  'val': ('narrated', 512),
+  'motion_train': ('motion', 1024),
+  'motion_test': ('motion', 512),
+  'order_train': ('order', 1024),
+  'order_test': ('order', 512),
+}
+
+FILLER_RATE, DROP_RATE, REPLACE_RATE = 0.15, 0.025, 0.025  # a word
+MIN_WORDS, MAX_WORDS = 3, 9  # an utterance, after the above
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+  colour: str
+  shape: str
+  motion: str
+  start_ms: int
+  end_ms: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Script:
+  """All that is said and shown in a clip but its pixels. `label` is a probe's class, else ''."""
+
+  type: str
+  label: str
+  events: tuple[Event, ...]
+  narration: tuple[str, ...]  # what is heard in each of the SLOTS
+  words: tuple[Word, ...]
+
+
+def render(seed: int, index: int, split: str = 'train', *, size: int = SIZE, fps: int = FPS):
+  """One clip -> (frames uint8 [T, size, size, 3], words tuple[Word], labels dict). T = 12 s x fps."""
+  script = write_script(seed, index, split)
+  frames = paint(script, _rng(seed, index, split, stream=1), size=size, fps=fps)
+  return frames, script.words, labels_of(script)
+
+
+def labels_of(script: Script) -> dict:
+  labels = dataclasses.asdict(script)
+  del labels['words']
+  return labels
+
+
+def write_script(seed: int, index: int, split: str = 'train') -> Script:
+  if split not in SPLITS:
+    raise ValueError(f'no split {split!r} in the world; known: {", ".join(SPLITS)}')
+  rng = _rng(seed, index, split, stream=0)
+  kind, _ = SPLITS[split]
+  if kind == 'narrated':
+    type_ = _pick(rng, list(TYPES), p=list(TYPES.values()))
+    motions = _distinct(rng, MOTIONS, SLOTS) if type_ != 'same_motion' else [_pick(rng, MOTIONS)] * SLOTS
+    label = ''
+  elif kind == 'motion':
+    type_, label = 'motion', list(MOTIONS)[index % len(MOTIONS)]
+    motions = [label]
+  else:
+    motions = list(PAIRS[index // 2 % len(PAIRS)])[:: 1 if index % 2 else -1]
+    type_, label = 'order', ' then '.join(motions)
+  if type_ in ('same_motion', 'mixed'):
+    actors = [(colour, _pick(rng, SHAPES)) for colour in _distinct(rng, COLOURS, SLOTS)]
+  else:
+    actors = [(_pick(rng, COLOURS), _pick(rng, SHAPES))] * len(motions)
+
+  inner = np.arange(1, len(motions)) * DURATION_MS / len(motions) + rng.uniform(-250, 250, len(motions) - 1)
+  bounds = [0, *(int(ms) for ms in inner.round()), DURATION_MS]
+  events = [Event(*actor, motion, *bounds[i : i + 2]) for i, (actor, motion) in enumerate(zip(actors, motions))]
+
+  by_name = 0.3 if type_ not in ('same_motion', 'mixed') else 1.0
+  narration = [_utterance(rng, events[k * len(events) // SLOTS], by_name) for k in range(SLOTS)]
+  words = [word for k, texts in enumerate(narration) for word in _timed(rng, texts, k * SLOT_S * 1000)]
+  return Script(type_, label, tuple(events), tuple(' '.join(texts) for texts in narration), tuple(words))
+
+
+def _rng(seed: int, index: int, split: str, *, stream: int) -> np.random.Generator:
+  return generator(seed, example=index, stream=1000 + 2 * list(SPLITS).index(split) + stream)
+
+
+def _pick(rng, names, p=None) -> str:
+  return list(names)[rng.choice(len(names), p=p)]
+
+
+def _distinct(rng, names, count: int) -> list[str]:
+  return [list(names)[i] for i in rng.permutation(len(names))[:count]]
+
+
+def _utterance(rng, event: Event, by_name: float) -> list[str]:
+  """The words for an event, as a speech recogniser hears them: with fillers, losses and wrong words."""
+  subject = ['it']
+  if rng.random() < by_name:
+    subject = ['the', event.colour, event.shape if rng.random() < 0.5 else 'one']
+  heard = []
+  for word in [*subject, 'is', *_pick(rng, MOTIONS[event.motion]).split()]:
+    if rng.random() < FILLER_RATE:
+      heard.append(_pick(rng, FILLERS))
+    fate = rng.random()
+    if fate >= DROP_RATE:
+      heard.append(word if fate >= DROP_RATE + REPLACE_RATE else _pick(rng, VOCABULARY))
+  if not MIN_WORDS <= len(heard) <= MAX_WORDS:
+    return _utterance(rng, event, by_name)
+  return heard
+
+
+def _timed(rng, texts: list[str], slot_ms: float) -> list[Word]:
+  """Words around the middle of a slot, so that a window of 2 s at any start hears nearly all of them.
+
+  At most 9 words of 0.18 s, their middle at 1.25 to 1.75 s: an utterance lies within 0.44 and 2.56 s of its
+  slot, and no window of another slot reaches it. Times are whole 10 ms, which all transcript formats hold.
+  """
+  steps = rng.uniform(0.14, 0.18, len(texts)).round(2)
+  first = round(SLOT_S / 2 + rng.uniform(-0.25, 0.25) - steps.sum() / 2, 2)
+  edges = [round(slot_ms + 1000 * s) for s in np.concatenate([[first], first + steps.cumsum()])]
+  return [Word(text, start, end) for text, start, end in zip(texts, edges, edges[1:])]
+
+
+def paint(script: Script, rng: np.random.Generator, *, size: int = SIZE, fps: int = FPS) -> np.ndarray:
+  """-> frames uint8 [T, size, size, 3], frame t at t / fps seconds."""
+  if size < 16 or size % 4:
+    raise ValueError(f'frames of {size} pixels cannot be painted: give a multiple of 4, at least 16')
+  times = np.arange(round(DURATION_MS / 1000 * fps)) / fps
+  texture_HxWx3 = _texture(rng, size)
+  frames = np.empty((len(times), size, size, 3), np.float32)
+  for event in script.events:
+    shown = (times * 1000 >= event.start_ms) & (times * 1000 < event.end_ms)
+    alpha = np.tile(_flock_tile(rng, event, times[shown], size // 2), (1, 2, 2))[..., None]
+    colour = np.array(COLOURS[event.colour], np.float32) * np.float32(rng.uniform(0.85, 1))
+    frames[shown] = texture_HxWx3 + alpha * (colour - texture_HxWx3)
+  frames += rng.integers(-4, 5, (len(times), size, size, 1), np.int8)  # sensor noise, in brightness only
+  return np.clip(frames, 0, 255, out=frames).astype(np.uint8)
+
+
+def _texture(rng, size: int) -> np.ndarray:
+  """[size, size, 3]: dark and of low frequency, so that it hides no actor: a 5x5 grid, interpolated."""
+  grid = rng.uniform(15, 55, (5, 5, 1)) + rng.uniform(-10, 10, (5, 5, 3))
+  at = np.linspace(0, 4, size)
+  weights = np.maximum(0, 1 - abs(at[:, None] - np.arange(5)))
+  return (weights @ grid.transpose(2, 0, 1) @ weights.T).transpose(1, 2, 0).astype(np.float32)
+
+
+def _flock_tile(rng, event: Event, times: np.ndarray, side: int) -> np.ndarray:
+  """Opacity float32 [T, side, side] of one actor on a torus with sides 1.
+
+  Place, angle and size are drawn alike for all motions and only one of them changes with time: what a single
+  frame shows does not depend on the motion (but where a blinking actor is out).
+  """
+  (x, y), phase, turn, sign = rng.random(2), rng.random(), rng.random(), rng.choice([-1, 1])
+  cycles = times / 3.5 * rng.uniform(0.85, 1.15)  # about one torus, or one growth, in an event
+  moved = np.array(VELOCITY.get(event.motion, (0, 0)))[:, None] * cycles
+  grown = {'grow': cycles, 'shrink': -cycles}.get(event.motion, 0 * cycles)
+  turned = sign * cycles * 0.6 if event.motion == 'spin' else 0 * cycles
+  radius = (0.18 + 0.24 * ((phase + grown) % 1))[:, None, None]
+  angle = (2 * np.pi * (turn + turned))[:, None, None]
+
+  grid = (np.arange(side) + 0.5) / side
+  dx = ((grid[None, None, :] - x - moved[0][:, None, None] + 0.5) % 1 - 0.5) / radius
+  dy = ((grid[None, :, None] - y - moved[1][:, None, None] + 0.5) % 1 - 0.5) / radius
+  distance = SHAPES[event.shape](dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle))
+  opacity = np.clip(0.5 - distance * radius * side, 0, 1).astype(np.float32)
+  if event.motion == 'blink':
+    opacity[(phase + times) % 1 > 0.6] = 0
+  return opacity

@@ -1,0 +1,194 @@
+"""One record as HTML: its frames on a time line, the words under them, and what a draw takes of both."""
+
+import math
+
+from data import page
+from tvts_jax.input.records import Record
+from tvts_jax.input.sampling import Draw
+
+ROW_MS, MAX_ROWS = 8000, 16  # of the time line; windows too long for that many rows get longer ones
+WIDTH, FRAME_H = 1120, 62  # of a row and of its frames, in SVG units
+LANES, LANE_H = 4, 18  # words that would overlap go to the next lane
+_FRAMES_Y = 18
+_TICKS_Y = _FRAMES_Y + FRAME_H + 8
+_WORDS_Y = _TICKS_Y + 12
+
+STYLE = """
+.row { min-width: 720px; margin-top: 16px; }
+.frame { outline: none; image-rendering: auto; } .small { image-rendering: pixelated; }
+.none { fill: none; stroke: var(--line); stroke-dasharray: 4 3; }
+.drawn { fill: none; stroke: var(--accent); stroke-width: 2.5; }
+.tick { stroke: var(--soft); } .tick.taken { stroke: var(--accent); stroke-width: 3; }
+.said { stroke: var(--soft); stroke-width: 1.5; opacity: .7; }
+.given { display: flex; gap: 10px; align-items: baseline; margin: 5px 0; }
+.given .words { overflow-wrap: anywhere; }
+.chip { flex: none; border-radius: 999px; padding: 1px 10px; font-size: 12px; font-weight: 600; color: #fff; }
+.strip { display: flex; flex-wrap: wrap; gap: 6px; }
+.strip figure { margin: 0; text-align: center; font-size: 11px; color: var(--soft); }
+.strip img { display: block; height: 56px; border-radius: 4px; min-width: 24px; background: var(--line); }
+.warn { color: var(--warn); }
+table { border-collapse: collapse; font-size: 13px; width: 100%; }
+td { padding: 2px 8px 2px 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+"""
+
+
+def card(record: Record, sample: Draw | str, note: str) -> str:
+  """HTML. `sample` is a reason where nothing could be drawn."""
+  pictures = _Pictures(record)
+  facts = [
+    f'window {record.window_index}: {_seconds(record.start_ms)} to {_seconds(record.end_ms)} of '
+    f'{_seconds(record.duration_ms)}',
+    f'{len(record.frames)} frames of {record.height}\u00d7{record.width}',
+    f'{len(record.words)} words',
+    ' '.join(page.text(v, 40) for v in (record.lang, record.transcript_source, record.transcript_timing) if v),
+    note,
+    f'source {record.source_sha256[:12]}',
+  ]
+  facts = ' \u00b7 '.join(facts)
+  parts = [f'<h3><bdi>{page.text(record.video_id, 120)}</bdi></h3><p class="soft">{facts}</p>']
+  if isinstance(sample, Draw):
+    parts.append(_given(sample))
+    parts.append(f'<h4>{len(sample.frames)} frames drawn</h4><div class="strip">{_strip(sample, pictures)}</div>')
+  else:
+    parts.append(f'<p class="warn">Nothing can be drawn: {page.text(sample, 400)}</p>')
+  rows = ''.join(f'<div class="row">{row}</div>' for row in _rows(record, sample, pictures))
+  parts.append(f'<h4>Time line</h4><div class="scroll">{rows}</div>')
+  return f'<section class="card">{"".join(parts)}</section>'
+
+
+def _given(sample: Draw) -> str:
+  lines = ''.join(
+    f'<div class="given"><span class="chip" style="background: {_hue(place, 45)}">{place + 1}</span>'
+    f'<bdi class="words">{page.text(words, 2000) or "<i>no word</i>"}</bdi></div>'
+    for words, place in zip(sample.texts, sample.order.tolist())
+  )
+  return f'<h4>{len(sample.texts)} transcripts as given, with their true places</h4>{lines}'
+
+
+def _strip(sample: Draw, pictures: '_Pictures') -> str:
+  return ''.join(
+    f'<figure><img class="{pictures.look}" src="{pictures[i] or ""}" alt="frame {i}">{_seconds(pictures.times[i])}'
+    '</figure>'
+    for i in sample.frames.tolist()
+  )
+
+
+def _rows(record: Record, sample: Draw | str, pictures: '_Pictures'):
+  """An SVG for each stretch of the window."""
+  count = max(1, min(MAX_ROWS, math.ceil((record.end_ms - record.start_ms) / ROW_MS)))
+  edges = [record.start_ms + i * (record.end_ms - record.start_ms) // count for i in range(count + 1)]
+  taken = set(sample.frames.tolist()) if isinstance(sample, Draw) else set()
+  windows = sample.windows_ms if isinstance(sample, Draw) else []
+  spoken = list(zip(record.words, record.word_starts_ms, record.word_ends_ms))
+  # The first row also shows what began before the window; the last one includes its end.
+  for begin, end, low, high in zip(edges, edges[1:], [-math.inf, *edges[1:]], [*edges[1:-1], math.inf]):
+    row = _Row(begin, end)
+    words, height = row.words([w for w in spoken if low <= w[1] < high])
+    frames = [j for j, t in enumerate(record.frame_times_ms) if low <= t < high]
+    parts = [row.bands(windows, height), row.clock(), row.frames(frames, taken, pictures), words]
+    yield f'<svg viewBox="0 0 {WIDTH} {height}" width="100%" role="img">{"".join(parts)}</svg>'
+
+
+class _Row:
+  """[begin, end] ms over WIDTH units."""
+
+  def __init__(self, begin: int, end: int):
+    self.begin, self.end = begin, end
+
+  def x(self, ms: int) -> float:
+    return min(max(ms - self.begin, 0) / (self.end - self.begin), 1) * WIDTH
+
+  def clock(self) -> str:
+    step = next(s for s in (1, 2, 5, 10, 30, 60, 300, 1800, 36000, 1e9) if s * 24000 >= self.end - self.begin)
+    first = math.ceil(self.begin / 1000 / step)
+    marks = [n * step for n in range(first, math.floor(self.end / 1000 / step) + 1)]
+    labels = ''.join(
+      f'<text class="soft" x="{self.x(s * 1000):.1f}" y="12" '
+      f'text-anchor="{"end" if self.x(s * 1000) > WIDTH - 20 else "start"}">{s:g} s</text>'
+      for s in marks
+    )
+    return labels + f'<line class="axis" x1="0" x2="{WIDTH}" y1="{_TICKS_Y}" y2="{_TICKS_Y}"/>'
+
+  def bands(self, windows: list[tuple[int, int]], height: int) -> str:
+    """The transcripts' windows, where this row has a part of them."""
+    shown = [(k, s, e) for k, (s, e) in enumerate(windows) if s < self.end and e > self.begin]
+    return ''.join(
+      f'<rect x="{self.x(s):.1f}" y="{_TICKS_Y}" width="{self.x(e) - self.x(s):.1f}" height="{height - _TICKS_Y}" '
+      f'rx="5" style="fill: {_hue(k, 50)}; opacity: .22"><title>window {k + 1}: {_seconds(s)} to {_seconds(e)}</title>'
+      f'</rect><text class="soft" x="{self.x(s) + 5:.1f}" y="{height - 5}">{k + 1}</text>'
+      for k, s, e in shown
+    )
+
+  def frames(self, shown: list[int], taken: set[int], pictures: '_Pictures') -> str:
+    """A tick for each frame, and pictures where there is room, those that the draw takes first."""
+    parts, free = [], _Free(WIDTH)
+    for i in sorted(shown, key=lambda i: (i not in taken, i)):
+      at, mark = self.x(pictures.times[i]), ' taken' if i in taken else ''
+      parts.append(f'<line class="tick{mark}" x1="{at:.1f}" x2="{at:.1f}" y1="{_TICKS_Y - 4}" y2="{_TICKS_Y + 4}"/>')
+      left = min(at, WIDTH - pictures.width)
+      if not free.take(left, left + pictures.width):
+        continue
+      box = f'x="{left:.1f}" y="{_FRAMES_Y}" width="{pictures.width:.1f}" height="{FRAME_H}"'
+      title = f'<title>frame {i} at {_seconds(pictures.times[i])}</title>'
+      if (uri := pictures[i]) is None:
+        parts.append(f'<rect class="none" {box}>{title}</rect>')
+      else:
+        parts.append(f'<image class="{pictures.look}" {box} preserveAspectRatio="none" href="{uri}">{title}</image>')
+      if i in taken:
+        parts.append(f'<rect class="drawn" {box}/>')
+    return ''.join(parts)
+
+  def words(self, said: list[tuple[str, int, int]]) -> tuple[str, int]:
+    """-> (SVG, height of the row)."""
+    lanes, parts = [-math.inf] * LANES, []
+    used = 1
+    for word, start, end in said:
+      at, width = self.x(start), 7 * min(len(word), 24) + 6
+      lane = next((i for i, free in enumerate(lanes) if free <= at), lanes.index(min(lanes)))
+      lanes[lane], used = at + width, max(used, lane + 1)
+      y = _WORDS_Y + lane * LANE_H + 10
+      anchor = ' text-anchor="end"' if at + width > WIDTH else ''
+      parts.append(
+        f'<text x="{WIDTH if anchor else at:.1f}" y="{y}"{anchor}>{page.text(word, 24)}<title>{_seconds(start)} to '
+        f'{_seconds(end)}</title></text><line class="said" x1="{at:.1f}" x2="{self.x(end):.1f}" y1="{y + 4}" '
+        f'y2="{y + 4}"/>'
+      )
+    return ''.join(parts), _WORDS_Y + used * LANE_H + 12
+
+
+class _Free:
+  """Which parts of a row hold no picture yet."""
+
+  def __init__(self, width: float):
+    self.gaps = [(0.0, width)]
+
+  def take(self, left: float, right: float) -> bool:
+    for i, (a, b) in enumerate(self.gaps):
+      if a <= left and right <= b:
+        self.gaps[i : i + 1] = [(a, left), (right, b)]
+        return True
+    return False
+
+
+class _Pictures:
+  """Data URIs of a record's frames, made when asked for; None for a frame that can't be shown."""
+
+  def __init__(self, record: Record):
+    self.times, self._record, self._made = record.frame_times_ms, record, {}
+    self.width = min(FRAME_H * record.width / record.height, WIDTH)
+    self.look = 'small' if record.height <= FRAME_H else 'frame'
+
+  def __getitem__(self, i: int) -> str | None:
+    if i not in self._made:
+      pixels = self._record.height * self._record.width
+      self._made[i] = page.picture(self._record.frames[i], pixels, 2 * FRAME_H)
+    return self._made[i]
+
+
+def _hue(place: int, light: int) -> str:
+  """A colour for each transcript, neighbours far apart."""
+  return f'hsl({(210 + 137 * place) % 360} 65% {light}%)'
+
+
+def _seconds(ms: int) -> str:
+  return f'{ms / 1000:.2f} s'

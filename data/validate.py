@@ -1,0 +1,243 @@
+"""Does a folder of shards still hold what its manifest says? One line for each thing that it does not.
+
+python -m data.validate DIR           reads every byte
+python -m data.validate DIR --quick   looks at names, sizes and indexes only
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from etils import epath
+
+from data.shards import DONE
+from tvts_jax.input import index, records, tfrecord
+from tvts_jax.input.index import FolderError, Manifest, Shard
+
+SHOWN = 20  # findings of one class that concern the folder as a whole
+
+# Class of finding -> exit code and meaning. Of several findings the first class in this order is the exit code.
+CLASSES = {
+  'manifest': (10, 'manifest.json is missing, damaged, of another version or contradicts itself'),
+  'missing': (11, 'a shard is listed but not there'),
+  'emptied': (12, 'a shard has 0 bytes and should have more'),
+  'cut': (13, 'a shard is shorter than listed'),
+  'grown': (14, 'a shard is longer than listed'),
+  'added': (15, 'there is a shard that the manifest does not list'),
+  'index': (16, 'an .idx file is missing, damaged or not of its shard'),
+  'checksum': (17, 'bytes of a shard are not those that were written'),
+  'schema': (18, 'a record is not of the schema, or of another version of it'),
+  'times': (19, 'times of a record are unsorted or outside their window'),
+  'jpeg': (20, 'a frame is no whole JPEG of the size that the record says'),
+  'duplicate': (21, 'one window is there twice'),
+  'overlap': (22, 'one video is in two splits'),
+  'metadata': (23, 'NAME.shard.json or dataset_info.json says other than the manifest'),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+  kind: str  # key of CLASSES
+  text: str
+
+  def __str__(self):
+    return f'{self.kind}: {self.text}'
+
+
+def check(folder, quick: bool = False, decode: bool = False, workers: int = 1) -> list[Finding]:
+  """Everything that is wrong with a folder. quick: no record is read. decode: every frame is decoded, too."""
+  folder = epath.Path(folder)
+  try:
+    manifests = [index.load(folder, split) for split in index.splits(folder)]
+  except FolderError as e:
+    return [Finding('manifest', str(e))]
+  listed = [shard for m in manifests for shard in m.shards]
+  found = _check_manifest(folder, manifests) + _check_metadata(folder, manifests)
+  jobs = [(folder, shard, quick, decode) for shard in listed]
+  if workers == 1 or len(jobs) == 1:
+    checked = list(itertools.starmap(check_shard, jobs))
+  else:
+    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context('spawn')) as pool:
+      checked = list(pool.map(check_shard, *zip(*jobs)))
+  found += [finding for findings, _ in checked for finding in findings]
+  rows = {shard.name: rows for shard, (_, rows) in zip(listed, checked)}
+  return found + _check_ids(manifests, rows)
+
+
+def check_shard(folder, shard: Shard, quick: bool, decode: bool) -> tuple[list[Finding], np.ndarray]:
+  """What is wrong with one shard, and the rows of its index as far as they can be trusted."""
+  path, none = folder / shard.name, np.zeros(0, index.INDEX_ROW)
+  if not path.exists():
+    return [Finding('missing', f'{path} is not there')], none
+  found, rows = _check_index(path, shard)
+  if (size := path.stat().length) != shard.bytes:
+    kind = 'emptied' if not size else 'cut' if size < shard.bytes else 'grown'
+    whole = f': {_whole_records(rows, size)} are left' if kind == 'cut' and len(rows) else ''
+    return [*found, Finding(kind, f'{path} has {size} bytes instead of {shard.bytes}{whole}')], rows
+  return found if quick else found + _check_records(path, shard, rows, decode), rows
+
+
+def _check_index(path, shard: Shard) -> tuple[list[Finding], np.ndarray]:
+  sidecar, none = index.index_path(path), np.zeros(0, index.INDEX_ROW)
+  if not sidecar.exists():
+    return [Finding('index', f'{sidecar} is not there')], none
+  data = sidecar.read_bytes()
+  if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+    return [Finding('index', f'{sidecar} is not what was written: its sha256 differs from the manifest')], none
+  rows = np.frombuffer(data, index.INDEX_ROW, offset=len(index.INDEX_MAGIC))
+  sizes = rows['length'] + tfrecord.HEADER + tfrecord.FOOTER
+  starts = np.cumsum(sizes) - sizes
+  if len(rows) != shard.count or sizes.sum() != shard.bytes or (starts != rows['offset']).any():
+    return [Finding('index', f'{sidecar} describes {len(rows)} records in {sizes.sum()} bytes, not this shard')], none
+  return [], rows
+
+
+def _whole_records(rows: np.ndarray, size: int) -> str:
+  ends = rows['offset'] + rows['length'] + tfrecord.HEADER + tfrecord.FOOTER
+  whole = int((ends <= size).sum())
+  return f'{whole} of {len(rows)} records{"" if size in ends else " and part of one"}'
+
+
+def _check_records(path, shard: Shard, rows: np.ndarray, decode: bool) -> list[Finding]:
+  found, sha = [], hashlib.sha256()
+  with path.open('rb') as f:
+    for i, row in enumerate(rows):
+      framed = f.read(int(row['length']) + tfrecord.HEADER + tfrecord.FOOTER)
+      sha.update(framed)
+      try:
+        record = records.decode(tfrecord.unframe(framed))
+      except records.RecordError as e:
+        found.append(Finding(e.kind, f'{path}: record {i} at byte {row["offset"]}: {e}'))
+        continue
+      except ValueError as e:
+        found.append(Finding('checksum', f'{path}: record {i} at byte {row["offset"]}: {e}'))
+        continue
+      name = f'{path}: record {i}, video {record.video_id!r:.80} window {record.window_index}'
+      hashes = index.video_hash(record.video_id), index.example_hash(record.video_id, record.window_index)
+      if hashes != (row['video'], row['example_id']):
+        found.append(Finding('index', f'{name}: the index has other hashes'))
+      if decode:
+        found += [Finding('jpeg', f'{name}: {problem}') for problem in _undecodable(record)]
+    while rest := f.read(1 << 24):  # everything, where the index is of no use
+      sha.update(rest)
+  if sha.hexdigest() != shard.sha256 and not any(finding.kind == 'checksum' for finding in found):
+    found.append(Finding('checksum', f'{path}: the sha256 of the file differs from the manifest'))
+  return found
+
+
+def _undecodable(record: records.Record) -> list[str]:
+  import cv2  # only where frames are decoded
+
+  problems = []
+  for i, jpeg in enumerate(record.frames):
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None or image.shape != (record.height, record.width, 3):
+      problems.append(f'frame {i} can not be decoded')
+  return problems
+
+
+def _check_manifest(folder, manifests: list[Manifest]) -> list[Finding]:
+  found = []
+  content = json.loads((folder / index.MANIFEST).read_text())
+  for m in manifests:
+    if content['splits'][m.split].get('records') != m.count:
+      found.append(Finding('manifest', f'split {m.split!r} says other than the {m.count} records of its shards'))
+  names = [shard.name for m in manifests for shard in m.shards]
+  for name in sorted({n for n in names if names.count(n) > 1}):
+    found.append(Finding('manifest', f'{name} is listed twice'))
+  there = {p.name for p in folder.glob('*.tfrecord')}
+  return found + [Finding('added', f'{folder / name} is not in the manifest') for name in sorted(there - {*names})]
+
+
+def _check_metadata(folder, manifests: list[Manifest]) -> list[Finding]:
+  """Files that other programs read, where they exist."""
+  found = []
+  for m in manifests:
+    for shard in m.shards:
+      path = folder / shard.name.replace('.tfrecord', DONE)
+      if path.exists() and _json(path, 'shard') != vars(shard):
+        found.append(Finding('metadata', f'{path} does not describe the shard that the manifest lists'))
+  path = folder / 'dataset_info.json'
+  if path.exists():
+    listed = {m.split: [s.count for s in m.shards] for m in manifests}
+    try:
+      theirs = {s['name']: [int(n) for n in s['shardLengths']] for s in _json(path, 'splits')}
+    except (TypeError, KeyError, ValueError):
+      theirs = None
+    if theirs != listed:
+      found.append(Finding('metadata', f'{path} has other splits or shard lengths than the manifest'))
+  return found
+
+
+def _json(path, key):
+  """One value of a JSON file; None if it can't be read."""
+  try:
+    return json.loads(path.read_text())[key]
+  except (ValueError, TypeError, KeyError):
+    return None
+
+
+def _check_ids(manifests: list[Manifest], rows: dict[str, np.ndarray]) -> list[Finding]:
+  """Across shards: windows that are there twice, videos that are in two splits. The first SHOWN of each."""
+  found, of_split = [], {}
+  for m in manifests:
+    of_split[m.split] = np.concatenate([np.zeros(0, index.INDEX_ROW), *(rows[s.name] for s in m.shards)])
+
+  def places(split: str, column: str, value) -> list[str]:
+    """Names of the records with that value, in order."""
+    listed = next(m.shards for m in manifests if m.split == split)
+    names = [f'{s.name.removesuffix(".tfrecord")} record {i}' for s in listed for i in range(len(rows[s.name]))]
+    return [names[i] for i in np.flatnonzero(of_split[split][column] == value)]
+
+  ids, counts = np.unique(np.concatenate([r['example_id'] for r in of_split.values()]), return_counts=True)
+  twice = ids[counts > 1]
+  for example_id in twice[:SHOWN]:
+    where = [place for split in of_split for place in places(split, 'example_id', example_id)]
+    found.append(Finding('duplicate', f'one window is at {" and at ".join(where)}{_more(twice)}'))
+  for a, b in itertools.combinations(of_split, 2):
+    shared = np.intersect1d(of_split[a]['video'], of_split[b]['video'])
+    for video in shared[:SHOWN]:
+      where = [places(split, 'video', video)[0] for split in (a, b)]
+      found.append(Finding('overlap', f'one video is at {" and at ".join(where)}{_more(shared)}'))
+  return found
+
+
+def _more(values) -> str:
+  return f' ({len(values)} such in all)' if len(values) > SHOWN else ''
+
+
+def main(argv=None) -> int:
+  codes = '\n'.join(f'  {code}  {kind:<10} {meaning}' for kind, (code, meaning) in CLASSES.items())
+  parser = argparse.ArgumentParser(
+    prog='python -m data.validate',
+    description=__doc__,
+    epilog=f'exit codes, of several the first:\n   0  all is well\n{codes}',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('folder', metavar='DIR')
+  parser.add_argument('--quick', action='store_true', help='names, sizes and indexes only')
+  parser.add_argument('--decode', action='store_true', help='decode every frame, too')
+  parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default %(default)s)')
+  args = parser.parse_args(argv)
+  if args.workers < 1:
+    parser.error('--workers must be at least 1')
+  found = check(args.folder, args.quick, args.decode, args.workers)
+  for finding in found:
+    print(finding)
+  if found:
+    return min(CLASSES[finding.kind][0] for finding in found)
+  for split in index.splits(args.folder):
+    manifest = index.load(args.folder, split)
+    print(f'{split}: {manifest.count} records in {len(manifest.shards)} shards are as the manifest says')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

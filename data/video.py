@@ -1,0 +1,199 @@
+"""Which picture of a video was on screen when, by the file's own time stamps and never by counting.
+
+Times are milliseconds from where the sound or the picture of a file begins, as a player counts them and as
+speech recognition hears them.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import BinaryIO, NamedTuple
+
+import av
+
+from data import pictures
+from data.container import Media, decode, opened, packets
+from data.outcomes import ItemError
+from data.pictures import Display, Frame
+
+MAX_HOURS = 24
+SLACK_MS = 500  # a file may end this much before its header says: durations are rounded, sound is padded
+LEADS_MS = (0, 5_000, 30_000)  # where to enter a file before a wanted time: the first that is early enough
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+  """Size as displayed: turned upright, pixels made square. duration_ms: until the last picture goes."""
+
+  duration_ms: int
+  width: int
+  height: int
+
+
+def probe(file: str | BinaryIO) -> VideoInfo:
+  """Decodes the first picture and looks for the last one; ItemError if this is no whole, sane video."""
+  with _binary(file) as f, opened(f) as media:
+    frame = next((frame for frame, _ in decode(media)), None)
+    if frame is None:
+      raise ItemError('no_frames', 'the video stream holds no picture')
+    display = _display(media, frame)
+    return VideoInfo(_duration_ms(f, media), display.width, display.height)
+
+
+def read_frames(
+  file: str | BinaryIO,
+  start_ms: int | Fraction,
+  end_ms: int | Fraction,
+  *,
+  fps: float | Fraction,
+  short_side: int,
+  quality: int,
+) -> list[Frame]:
+  """The pictures on screen at start_ms + k * 1000 / fps before end_ms, each once, by time.
+
+  The first may have appeared before start_ms; before the first picture of a file, none is on screen.
+  Larger pictures are scaled down to `short_side`. ItemError if what was decoded from the last key frame
+  before start_ms on is damaged, or if the pictures end before end_ms.
+  """
+  step = 1000 / Fraction(fps)
+  grid = [start_ms + k * step for k in range(math.ceil((end_ms - start_ms) / step))]
+  with _binary(file) as f:
+    try:
+      frames, stop = _sample_by_stamp(f, start_ms, grid, short_side, quality)
+    except _Disorder:
+      frames, stop = _sample(_by_order(f), grid, short_side, quality)
+  if not frames:
+    raise ItemError('no_frames', f'no picture on screen between {_s(start_ms)} and {_s(end_ms)}')
+  if stop < end_ms - SLACK_MS:
+    raise ItemError('truncated_video', f'pictures end at {_s(stop)}, {_s(end_ms)} expected')
+  return frames
+
+
+class _Disorder(Exception):
+  """Pictures without time stamps, or with stamps that go backwards."""
+
+
+class _Shown(NamedTuple):
+  appears: Fraction  # ms
+  goes: Fraction  # ms, if nothing else appears before
+  frame: av.VideoFrame
+  media: Media
+
+
+def _sample(shown: Iterator[_Shown], grid, short_side, quality) -> tuple[list[Frame], float | Fraction]:
+  """What is on screen at the times of the grid, and when the pictures end (inf: after the grid)."""
+  frames, display, now, k = [], None, None, 0
+  with contextlib.closing(shown):
+    while k < len(grid):
+      then = next(shown, None)
+      due = k
+      while k < len(grid) and (then is None or grid[k] < then.appears):
+        k += 1
+      if now and k > due:
+        # Down to whole ms, so that no picture is later than the moment it was on screen.
+        time_ms = max(0, math.floor(now.appears))
+        if not frames or time_ms > frames[-1].time_ms:
+          display = display or _display(now.media, now.frame)
+          frames.append(pictures.encode(display.show(now.frame, short_side), time_ms, quality))
+      if then is None:
+        return frames, now.goes if now else -math.inf
+      now = then
+  return frames, math.inf
+
+
+def _sample_by_stamp(file, start_ms, *wanted):
+  try:
+    return _sample(_by_stamp(file, start_ms, strict=True), *wanted)
+  except ItemError as e:
+    if e.code != 'corrupt_video' or start_ms <= 0:
+      raise
+    return _sample(_by_stamp(file, start_ms, strict=False), *wanted)
+
+
+def _by_stamp(file, start_ms, strict) -> Iterator[_Shown]:
+  """Pictures from the one on screen at start_ms, or from an earlier one, or from the file's first."""
+  for lead_ms in (*LEADS_MS, math.inf):
+    begin = start_ms - lead_ms
+    with opened(file, strict) as media:
+      if media.tells_order_only:
+        raise _Disorder
+      if begin > 0 and not media.seek(begin):
+        continue
+      last = None
+      for frame, _ in decode(media):
+        if frame.pts is None or last is not None and frame.pts < last:
+          raise _Disorder
+        if last is None and begin > 0 and media.ms(frame.pts) > start_ms:
+          break
+        last = frame.pts
+        yield _Shown(media.ms(last), media.ms(last + frame.duration), frame, media)
+      if last is not None or begin <= 0:
+        return
+
+
+def _by_order(file) -> Iterator[_Shown]:
+  """Pictures from the file's first, for stamps that tell when to decode: the n-th appears at the n-th of them."""
+  with opened(file) as media:
+    first = last = None
+    for frame, stamp in decode(media):
+      if stamp is None or last is not None and stamp < last:
+        raise ItemError('bad_timestamps', 'the pictures have no time stamps, or none in any order')
+      first = stamp if first is None else first
+      last = stamp
+      at = (media.stream.start_time or 0) + stamp - first
+      yield _Shown(media.ms(at), media.ms(at + frame.duration), frame, media)
+
+
+def _duration_ms(file, media: Media) -> int:
+  """When the last picture goes, by the last packets; ItemError if the file ends long before it says."""
+  stated = media.container.duration and media.container.duration / 1000
+  if stated:
+    media.seek(max(0, stated - LEADS_MS[1]))  # if it can't, everything is read
+  end, reach = _last_packets(media)
+  if end is None:
+    with opened(file) as again:
+      end, reach = _last_packets(again)
+  if end is None:
+    raise ItemError('bad_timestamps', 'no picture has a time stamp')
+  if stated and reach < stated - SLACK_MS:
+    raise ItemError('truncated_video', f'ends at {_s(reach)}, its header says {_s(stated)}')
+  if media.stream.duration:  # not every packet says how long its picture stays
+    own = media.ms((media.stream.start_time or 0) + media.stream.duration)
+    end = own if end < own < end + SLACK_MS else end
+  if end > MAX_HOURS * 3_600_000:
+    raise ItemError('too_long', f'{_s(end)}; at most {MAX_HOURS} hours')
+  return max(1, math.floor(end))
+
+
+def _last_packets(media: Media) -> tuple[Fraction | None, Fraction]:
+  """From where the file stands: ms at which pictures end (None if there are none), and any stream."""
+  end, reach = None, Fraction(0)
+  for packet in packets(media):
+    video = packet.stream is media.stream
+    stamp = packet.dts if video and media.tells_order_only else packet.pts
+    if stamp is None or packet.is_corrupt:
+      continue
+    goes = ((stamp + (packet.duration or 0)) * packet.time_base - media.origin) * 1000
+    reach = max(reach, goes)
+    if video:
+      end = goes if end is None else max(end, goes)
+  return end, reach
+
+
+def _display(media, frame):
+  return Display(frame, media.stream.sample_aspect_ratio or Fraction(1))
+
+
+def _binary(file):
+  if not isinstance(file, str):
+    return contextlib.nullcontext(file)
+  try:
+    return open(file, 'rb')
+  except OSError as e:
+    raise ItemError('missing_video', f'{file} can not be opened: {e.strerror}') from e
+
+
+def _s(ms):
+  return f'{float(ms) / 1000:.2f} s'

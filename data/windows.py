@@ -1,0 +1,238 @@
+"""Cuts a video into windows where somebody talks, and an item of a source into records."""
+
+import hashlib
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from data import pictures, quality, transcripts, video
+from data.archives import open_media
+from data.items import Item
+from data.outcomes import ItemError
+from data.pictures import Frame
+from data.transcripts import Transcript, Word
+from tvts_jax.input.errors import InputError
+from tvts_jax.input.records import Record
+from tvts_jax.input.sampling import SamplingConfig, valid_starts
+
+IMAGE_BYTES = 64 << 20  # the largest image file that is read
+IMAGE_MS = 1  # an image is a video this long: the shortest that a record can hold
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+  """What to keep of a video. transcripts, seconds, gap_s and min_words are what sampling may ask for later."""
+
+  window_s: float = 64.0
+  windows_per_video: int = 1  # those with the most words, none overlapping; 0: all, overlapping by one sample
+  fps: float = 3.0
+  short_side: int = 256
+  quality: int = 75
+  transcripts: int = 4
+  seconds: tuple[float, ...] = (3, 4, 5)
+  gap_s: float = 1.0
+  min_words: int = 3
+  interpolate: bool = False  # accept transcripts that time lines only, and mark them
+  caption_frames: int = 4  # of a video that has a caption instead of a transcript
+
+  def __post_init__(self):
+    object.__setattr__(self, 'seconds', tuple(self.seconds))
+    if min(self.window_s, self.fps) <= 0 or self.windows_per_video < 0 or self.caption_frames < 1:
+      raise InputError('window_s, fps and caption_frames must be above 0, windows_per_video at least 0.')
+    if not 1 <= self.quality <= 100 or self.short_side < pictures.MIN_SIDE:
+      raise InputError(f'quality must be 1 to 100, and short_side at least {pictures.MIN_SIDE}.')
+    if self.window_ms < self.span_ms:
+      raise InputError(
+        f'window_s={self.window_s:g} is shorter than the {self.span_ms / 1000:g} s of {self.transcripts} transcripts '
+        f'of {max(self.seconds):g} s with gaps of {self.gap_s:g} s: take longer windows or shorter transcripts.'
+      )
+
+  @property
+  def sampling(self) -> SamplingConfig:
+    return SamplingConfig(
+      transcripts=self.transcripts, seconds=self.seconds, gap_s=self.gap_s, min_words=self.min_words
+    )
+
+  @property
+  def window_ms(self) -> int:
+    return round(self.window_s * 1000)
+
+  @property
+  def span_ms(self) -> int:
+    """Of the longest sample."""
+    return self.sampling.span_ms(max(self.sampling.lengths_ms))
+
+
+@dataclass(frozen=True)
+class Window:
+  """[start_ms, end_ms] of a video."""
+
+  index: int
+  start_ms: int
+  end_ms: int
+
+
+def choose(words: Sequence[Word], duration_ms: int, config: WindowConfig) -> list[Window]:
+  """Windows that hold a valid sample of every length, words sorted by start; ItemError if there is none.
+
+  Some windows: the first has the most words, each next one the most of what is left, the earliest of equals;
+  so asking for more only adds to them. All windows: by time, and what any sample spans lies whole in one.
+  A video shorter than a window is one window.
+  """
+  if duration_ms < config.span_ms:
+    raise ItemError('too_short', f'{duration_ms / 1000:.1f} s; one sample is {config.span_ms / 1000:.1f} s long')
+  length = min(config.window_ms, duration_ms)
+  word_starts = [word.start_ms for word in words]
+  begins = _Begins(word_starts, duration_ms, config.sampling)
+  last = duration_ms - length
+  if config.windows_per_video == 0:
+    step = max(1, length - config.span_ms)
+    places = [s for s in (*range(0, last, step), last) if begins.all_within(s, s + length)]
+  else:
+    places = _densest(word_starts, length, last, config.windows_per_video, begins)
+  if not places:
+    raise ItemError(
+      'too_few_words',
+      f'{len(words)} words in {duration_ms / 1000:.1f} s, and nowhere {config.transcripts} transcripts of each of '
+      f'{", ".join(f"{s:g}" for s in config.seconds)} s with {config.min_words} words or more',
+    )
+  return [Window(i, s, s + length) for i, s in enumerate(places)]
+
+
+def records(item: Item, config: WindowConfig) -> tuple[list[Record], dict[str, float]]:
+  """All records of an item, and their quality: means of `data.quality.Measures` over them. ItemError if none.
+
+  Depends on nothing but the item's files and the configuration.
+  """
+  with open_media(item.video) as file:
+    if pictures.is_image(file.read(16)):
+      duration_ms, transcript, clips = _read_image(file, item, config)
+    else:
+      duration_ms = video.probe(file).duration_ms
+      transcript = _transcript(item, duration_ms, config)
+      clips = _read_clips(file, transcript, duration_ms, config)
+    sha256 = source_sha256(file)
+  made = []
+  for window, frames in clips:
+    a, b = window.start_ms, window.end_ms
+    words = [w for w in transcript.words if a <= w.start_ms <= b or w.start_ms < a < w.end_ms]
+    made.append(
+      Record(
+        video_id=item.id,
+        window_index=window.index,
+        start_ms=window.start_ms,
+        end_ms=window.end_ms,
+        duration_ms=duration_ms,
+        frames=[f.jpeg for f in frames],
+        frame_times_ms=[f.time_ms for f in frames],
+        height=frames[0].height,
+        width=frames[0].width,
+        words=[w.text for w in words],
+        word_starts_ms=[w.start_ms for w in words],
+        word_ends_ms=[w.end_ms for w in words],
+        lang=transcript.lang or item.lang,
+        transcript_source=transcript.source,
+        transcript_timing=transcript.timing,
+        source_sha256=sha256,
+      )
+    )
+  return made, _quality(made, config.sampling)
+
+
+def source_sha256(file) -> str:
+  """Of a whole open file, in pieces."""
+  file.seek(0)
+  digest = hashlib.sha256()
+  while piece := file.read(_READ_BYTES):
+    digest.update(piece)
+  return digest.hexdigest()
+
+
+class _Begins:
+  """Where samples of each length may begin in a video."""
+
+  def __init__(self, word_starts, duration_ms, sampling):
+    self._lengths = [
+      (sampling.span_ms(l_ms), list(zip(*valid_starts(word_starts, 0, duration_ms, l_ms, sampling))))
+      for l_ms in sampling.lengths_ms
+    ]
+
+  def latest(self) -> list[int]:
+    """The last begin of each stretch of valid ones, of every length."""
+    return [high for _, valid in self._lengths if valid for high in valid[1]]
+
+  def all_within(self, start_ms, end_ms) -> bool:
+    """Whether a sample of every length lies in a window."""
+    return all(self._one_within(start_ms, end_ms - span_ms, valid) for span_ms, valid in self._lengths)
+
+  def _one_within(self, first_ms, last_ms, valid):
+    if not valid:
+      return False
+    lows, highs = valid
+    i = bisect_left(highs, first_ms)
+    return i < len(highs) and max(lows[i], first_ms) <= last_ms
+
+
+def _densest(word_starts, length, last, count, begins):
+  """Starts of up to `count` windows apart from each other, by the number of words that start in them."""
+  word_W = np.asarray(word_starts, np.int64)
+  # A window with the most words can as well start with a word, one that holds a sample with its latest begin,
+  # and either may have to end with the video.
+  place_P = np.unique(np.minimum(np.concatenate([word_W, begins.latest(), [last]]), last))
+  words_P = np.searchsorted(word_W, place_P + length, 'right') - np.searchsorted(word_W, place_P, 'left')
+  chosen = []
+  for place in place_P[np.lexsort((place_P, -words_P))].tolist():
+    if all(abs(place - other) >= length for other in chosen) and begins.all_within(place, place + length):
+      chosen.append(place)
+      if len(chosen) == count:
+        break
+  return chosen
+
+
+def _transcript(item: Item, duration_ms: int, config: WindowConfig) -> Transcript:
+  if item.caption is not None:
+    return transcripts.caption(item.caption, duration_ms)
+  if item.transcript is None:
+    raise ItemError('missing_transcript', 'the item has neither a transcript nor a caption')
+  return transcripts.read(
+    item.transcript, fmt=item.fmt, duration_ms=duration_ms, interpolate=config.interpolate, lang=item.lang
+  )
+
+
+def _read_clips(file, transcript: Transcript, duration_ms, config) -> list[tuple[Window, list[Frame]]]:
+  size = {'short_side': config.short_side, 'quality': config.quality}
+  if transcript.timing == 'caption':
+    # The middles of equal parts of the whole video.
+    step = Fraction(duration_ms, config.caption_frames)
+    frames = video.read_frames(file, step / 2, duration_ms, fps=1000 / step, **size)
+    return [(Window(0, 0, duration_ms), frames)]
+  return [
+    (window, video.read_frames(file, window.start_ms, window.end_ms, fps=config.fps, **size))
+    for window in choose(transcript.words, duration_ms, config)
+  ]
+
+
+def _read_image(file, item, config) -> tuple[int, Transcript, list[tuple[Window, list[Frame]]]]:
+  if item.caption is None:
+    raise ItemError('missing_transcript', 'an image needs a caption')
+  file.seek(0)
+  data = file.read(IMAGE_BYTES + 1)
+  if len(data) > IMAGE_BYTES:
+    raise ItemError('oversized_video', f'an image file of more than {IMAGE_BYTES} bytes')
+  frame = pictures.read_image(data, short_side=config.short_side, quality=config.quality)
+  return IMAGE_MS, transcripts.caption(item.caption, IMAGE_MS), [(Window(0, 0, IMAGE_MS), [frame])]
+
+
+def _quality(made: list[Record], sampling: SamplingConfig) -> dict[str, float]:
+  measured = [asdict(quality.measure(record, sampling)) for record in made]
+  values = {name: [m[name] for m in measured] for name in measured[0]}
+  return {
+    name: float(np.mean(v))
+    for name, v in values.items()
+    if all(isinstance(x, int | float) and math.isfinite(x) for x in v)
+  }

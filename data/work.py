@@ -1,0 +1,153 @@
+"""The work itself, on one item and on one shard: the same functions under local processes and under Beam.
+
+An item's records wait in a part file, on disk rather than in somebody's memory, until all items of the shard
+have an outcome. Then the shard is written in one go, and last its NAME.shard.json, which says that it is done.
+"""
+
+import json
+import os
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data import outcomes, shards, windows
+from data.items import Item
+from data.outcomes import BuildError
+from data.plan import PlannedShard
+from data.runner import Answer, Limits, Runner
+from tvts_jax.input import index, records
+
+
+@dataclass(frozen=True)
+class Job:
+  item: Item
+  config: windows.WindowConfig
+  part: str  # path of a file to be written: serialized records, end to end
+
+
+def make_item(job: Job) -> dict:
+  """Runs in a child: {'rows': (length, video_hash, example_hash) of each record, 'totals': ..., 'quality': ...}."""
+  made, quality = windows.records(job.item, job.config)
+  if not made:
+    raise RuntimeError(f'no record and no reason for item {job.item.id!r}')
+  payloads = [records.encode(r) for r in made]
+  try:
+    with open(job.part, 'wb') as f:
+      f.writelines(payloads)
+  except OSError as e:
+    raise BuildError(f'{job.part} can not be written: {e.strerror}', 'output') from e
+  rows = [
+    (len(p), index.video_hash(r.video_id), index.example_hash(r.video_id, r.window_index))
+    for p, r in zip(payloads, made)
+  ]
+  totals = {
+    'video_ms': made[0].duration_ms,
+    'window_ms': sum(r.end_ms - r.start_ms for r in made),
+    'words': sum(len(r.words) for r in made),
+    'frames': sum(len(r.frames) for r in made),
+    'jpeg_bytes': sum(len(f) for r in made for f in r.frames),
+  }
+  return {'rows': rows, 'totals': totals, 'quality': quality}
+
+
+def build_shard(folder, planned: PlannedShard, plan_sha256: str, config, limits: Limits) -> None:
+  """One shard that is not done, item by item, in one child process: the whole work of a Beam element."""
+  if _read_done(folder, planned, plan_sha256):
+    return
+  with tempfile.TemporaryDirectory() as parts:
+    runner, done = Runner(make_item, limits, threading.Event()), []
+    try:
+      for i, item in enumerate(planned.items):
+        job = Job(item, config, os.path.join(parts, str(i)))
+        done.append((job, runner.run(job)))
+    finally:
+      runner.close()
+    finish_shard(folder, planned, plan_sha256, done)
+
+
+def finish_shard(folder, planned: PlannedShard, plan_sha256: str, done: list[tuple[Job, Answer]]) -> dict:
+  """Writes shard, index, outcome lines and NAME.shard.json, in this order; returns the latter's content."""
+  shard = shards.write_shard(folder / f'{planned.name}.tfrecord', _rows(done))
+  lines = [json.dumps(_outcome(job, answer), sort_keys=True) for job, answer in done]
+  log = _log_path(folder, planned)
+  log.parent.mkdir(exist_ok=True)
+  with shards.publish(log) as f:
+    f.write(''.join(line + '\n' for line in lines).encode())
+  content = {'plan_sha256': plan_sha256, 'shard': asdict(shard), **_sums(done)}
+  with shards.publish(_done_path(folder, planned)) as f:
+    f.write(json.dumps(content, indent=2, sort_keys=True).encode())
+  return content
+
+
+def read_done(folder, planned: Iterable[PlannedShard], plan_sha256: str) -> dict[str, dict]:
+  """Name -> content of NAME.shard.json, for the shards that are done: of this plan, every file of its right size."""
+  with ThreadPoolExecutor(32) as pool:  # a bucket takes its time for each
+    contents = pool.map(lambda p: (p.name, _read_done(folder, p, plan_sha256)), planned)
+    return {name: content for name, content in contents if content}
+
+
+def _read_done(folder, planned: PlannedShard, plan_sha256: str) -> dict | None:
+  path = _done_path(folder, planned)
+  if not path.exists():
+    return None
+  try:
+    content = json.loads(path.read_text())
+    shard = index.Shard(**content['shard'])
+    whole = content['plan_sha256'] == plan_sha256 and sum(content['outcomes'].values()) == len(planned.items)
+  except (ValueError, TypeError, KeyError, AttributeError):
+    return None  # unreadable is as good as not there: the shard is built again
+  sizes = {
+    folder / shard.name: shard.bytes,
+    index.index_path(folder / shard.name): len(index.INDEX_MAGIC) + shard.count * index.INDEX_ROW.itemsize,
+  }
+  whole = whole and _log_path(folder, planned).exists()
+  return content if whole and all(p.exists() and p.stat().length == n for p, n in sizes.items()) else None
+
+
+def _sums(done: list[tuple[Job, Answer]]) -> dict:
+  """Of a shard's items: how many came to which outcome, their totals, and their measures: [sum, items]."""
+  counts, totals, measures = Counter(), Counter(), {}
+  for _, answer in done:
+    counts[answer.code] += 1
+    if answer.value:
+      totals.update(answer.value['totals'])
+      for name, value in answer.value['quality'].items():
+        if value is not None:
+          before, n = measures.get(name, (0, 0))
+          measures[name] = before + value, n + 1
+  return {'outcomes': dict(counts), 'totals': dict(totals), 'measures': measures}
+
+
+def _log_path(folder, planned: PlannedShard):
+  return folder / 'outcomes' / f'{planned.name}.jsonl'
+
+
+def _done_path(folder, planned: PlannedShard):
+  return folder / f'{planned.name}{shards.DONE}'
+
+
+def _rows(done):
+  for job, answer in done:
+    if answer.code == 'ok':
+      with open(job.part, 'rb') as f:
+        for length, video, example in answer.value['rows']:
+          yield f.read(length), video, example
+      Path(job.part).unlink()
+
+
+def _outcome(job: Job, answer: Answer) -> dict:
+  return {
+    'id': job.item.id,
+    'status': outcomes.status(answer.code),
+    'code': answer.code,
+    'detail': answer.detail,
+    'seconds': round(answer.seconds, 3),
+    'attempts': answer.attempts,
+    'windows': len(answer.value['rows']) if answer.value else 0,
+    'totals': answer.value['totals'] if answer.value else {},
+    'quality': answer.value['quality'] if answer.value else {},
+  }
