@@ -59,12 +59,8 @@ class Media:
 
 
 @contextlib.contextmanager
-def opened(file: BinaryIO, strict: bool = True) -> Iterator[Media]:
-  """The first stream of moving pictures; ItemError if there is none, or none of a size that is accepted.
-
-  strict=False is for H.264 from the middle: pictures that refer to ones before the entry are no error then,
-  if they come out whole.
-  """
+def opened(file: BinaryIO) -> Iterator[Media]:
+  """The first stream of moving pictures; ItemError if there is none, or none of a size that is accepted."""
   file.seek(0)
   options = {'format_whitelist': CONTAINERS, 'protocol_whitelist': '', 'max_pixels': str(MAX_PIXELS)}
   with _errors_logged() as log, contextlib.ExitStack() as stack:
@@ -80,44 +76,34 @@ def opened(file: BinaryIO, strict: bool = True) -> Iterator[Media]:
     if codec.width and codec.height:
       check_size(codec.width, codec.height)
     codec.options, codec.thread_count = STRICT, 1  # the builder has one process a core
-    if not strict and codec.name == 'h264':
+    if codec.name == 'h264':
+      # It marks the pictures that it could not make whole, and would take every open GOP that a file is entered
+      # at for damage.
       codec.options = STRICT | {'err_detect': 'crccheck'}
     begins = [s.start_time * s.time_base for s in (stream, *container.streams.audio) if s.start_time is not None]
     yield Media(container, stream, min(begins, default=Fraction(0)), log)
 
 
 def decode(media: Media) -> Iterator[tuple[av.VideoFrame, int | None]]:
-  """Pictures in order of appearance, the n-th with the stamp of the n-th packet.
-
-  Starts with the next key frame. Pictures that appear before it need others that were not read, so they and
-  their errors are passed over. Any other damage is an ItemError.
-  """
-  first, stamps = None, deque()
-
-  def early(stamp):
-    return None not in (stamp, first) and stamp < first
-
+  """Pictures from the next key frame on, in order of appearance, the n-th with the stamp of the n-th packet."""
+  begun, stamps = False, deque()
   for packet in packets(media, media.stream):
     if packet.size:
-      if first is None and not stamps:
-        if not packet.is_keyframe:
-          continue
-        first = packet.pts
+      begun = begun or packet.is_keyframe
+      if not begun:
+        continue
       stamps.append(packet.dts if media.tells_order_only else packet.pts)
-    elif packet.dts is not None:  # AVI: the last picture stays on screen
+    elif packet.dts is not None:  # nothing new: the last picture stays on screen
       continue
     damage = functools.partial(_damage, media, packet)
-    if packet.is_corrupt and not early(packet.pts):
+    if packet.is_corrupt:
       raise damage()
-    frames = []
-    with contextlib.suppress(av.FFmpegError) if early(packet.pts) else named(damage):
+    with named(damage):
       frames = packet.decode()
     for frame in frames:
-      stamp = stamps.popleft() if stamps else None
-      if not early(frame.pts):
-        if frame.is_corrupt:
-          raise damage()
-        yield frame, stamp
+      if frame.is_corrupt:
+        raise damage()
+      yield frame, stamps.popleft() if stamps else None
 
 
 def packets(media: Media, *streams: av.stream.Stream) -> Iterator[av.Packet]:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data import page, quality, timeline
+from data import quality, timeline
 from data.shards import publish
+from tvts_jax import page
 from tvts_jax.input import index, records
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order

@@ -39,7 +39,7 @@ class Tally:
     if sum(failed.values()) > self._max_failed * self.counts.total():
       raise BuildError(
         f'{sum(failed.values())} of {self.counts.total()} items failed ({describe(failed)}), more than '
-        f'--max-failed-fraction {self._max_failed:g} allows: mend the source, or allow more and run again',
+        f'--max-failed-fraction {self._max_failed:g} allows: outcomes/*.jsonl say why; mend the source or allow more',
         'failures',
       )
 

@@ -6,7 +6,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from data import page
+from tvts_jax import page
 from tvts_jax.input.index import Manifest
 from tvts_jax.input.records import Record
 from tvts_jax.input.sampling import SamplingConfig, valid_starts

@@ -2,7 +2,7 @@
 
 import math
 
-from data import page
+from tvts_jax import page
 from tvts_jax.input.records import Record
 from tvts_jax.input.sampling import Draw
 

@@ -61,7 +61,7 @@ def read_frames(
   grid = [start_ms + k * step for k in range(math.ceil((end_ms - start_ms) / step))]
   with _binary(file) as f:
     try:
-      frames, stop = _sample_by_stamp(f, start_ms, grid, short_side, quality)
+      frames, stop = _sample(_by_stamp(f, start_ms), grid, short_side, quality)
     except _Disorder:
       frames, stop = _sample(_by_order(f), grid, short_side, quality)
   if not frames:
@@ -103,20 +103,11 @@ def _sample(shown: Iterator[_Shown], grid, short_side, quality) -> tuple[list[Fr
   return frames, math.inf
 
 
-def _sample_by_stamp(file, start_ms, *wanted):
-  try:
-    return _sample(_by_stamp(file, start_ms, strict=True), *wanted)
-  except ItemError as e:
-    if e.code != 'corrupt_video' or start_ms <= 0:
-      raise
-    return _sample(_by_stamp(file, start_ms, strict=False), *wanted)
-
-
-def _by_stamp(file, start_ms, strict) -> Iterator[_Shown]:
+def _by_stamp(file, start_ms) -> Iterator[_Shown]:
   """Pictures from the one on screen at start_ms, or from an earlier one, or from the file's first."""
   for lead_ms in (*LEADS_MS, math.inf):
     begin = start_ms - lead_ms
-    with opened(file, strict) as media:
+    with opened(file) as media:
       if media.tells_order_only:
         raise _Disorder
       if begin > 0 and not media.seek(begin):

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import inspect, page, quality, timeline
+from data import inspect, quality, timeline
 from tests import folders
+from tvts_jax import page
 from tvts_jax.input import index, records
 from tvts_jax.input.order import Order
 from tvts_jax.input.rng import example_rng

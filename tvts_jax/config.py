@@ -1,0 +1,140 @@
+"""What a run is: every setting, checked by name before anything is allocated.
+
+A config file starts from `base()`, which holds every default, and changes what it likes; `resolve()` turns the result
+into a frozen `RunConfig`. Defaults have one home each: the dataclass of the part they belong to.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import ml_collections
+
+from tvts_jax import objectives, sharding
+from tvts_jax.checkpoint import CheckpointConfig
+from tvts_jax.errors import UserError
+from tvts_jax.input.config import InputConfig
+from tvts_jax.models.tvts import TVTSConfig
+from tvts_jax.optim import OptimConfig
+
+# Settings of the input that the model has already: a file need not repeat them.
+SHARED = {
+  'image_size': lambda model: model.video.image_size,
+  'patch': lambda model: model.video.patch,
+  'tubelet': lambda model: model.video.tubelet,
+  'frames': lambda model: model.video.frames,
+  'transcripts': lambda model: model.transcripts,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  model: TVTSConfig = TVTSConfig()
+  input: InputConfig = InputConfig()
+  objectives: dict = dataclasses.field(
+    default_factory=lambda: {'contrastive': {'weight': 1.0}, 'sort': {'weight': 2.0}}
+  )
+  optim: OptimConfig = OptimConfig()
+  checkpoint: CheckpointConfig = CheckpointConfig()
+  # Evaluators by a name of one's own: {'type': ..., 'every_steps': ..., settings}; each also runs at the end.
+  evals: dict = dataclasses.field(default_factory=dict)
+  # Weights to start from: {'video': file, 'text': folder} with encoders, or {'run': work directory} of another run.
+  init: dict = dataclasses.field(default_factory=dict)
+  mesh: dict = dataclasses.field(default_factory=lambda: {'data': -1, 'fsdp': 1, 'tensor': 1})
+  sharding: tuple = sharding.RULES
+  epochs: float | None = None  # How long to train: this, or `steps`.
+  steps: int | None = None
+  micro_batches: int = 1  # Passes that a batch is cut into where memory is short; the loss stays that of the whole.
+  ema: float = 0.0  # Decay of the running mean of the parameters; 0 keeps none.
+  seed: int = 0
+  log_every: int = 20  # steps
+
+
+INIT = {
+  'video': 'a file with an image or video encoder, such as mae_pretrain_vit_base.pth',
+  'text': 'a folder with a DistilBERT',
+  'run': 'the work directory of another run, or a folder of converted weights',
+}
+
+
+def base() -> ml_collections.ConfigDict:
+  """Every setting at its default, for a config file to change."""
+  config = ml_collections.ConfigDict(plain(RunConfig()))
+  for name in SHARED:
+    del config.input[name]
+  return config
+
+
+def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
+  """The variations in `--config=file.py:key=value,key=value`, each of the type of its default."""
+  result = ml_collections.ConfigDict(defaults)
+  for item in filter(None, arg.split(',')):
+    key, _, value = item.partition('=')
+    if key not in defaults:
+      raise UserError(f'this config knows no variation {key!r}; it has {", ".join(defaults) or "none"}')
+    kind = type(defaults[key])
+    try:
+      result[key] = value in ('', '1', 'true', 'True') if kind is bool else kind(value)
+    except ValueError as error:
+      raise UserError(f'the variation {key}={value!r} should be a {kind.__name__}') from error
+  return result
+
+
+def plain(value):
+  """Dataclasses and mappings as nested dicts, sequences as tuples."""
+  if dataclasses.is_dataclass(value):
+    return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+  if isinstance(value, Mapping):
+    return {key: plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return tuple(plain(item) for item in value)
+  return value
+
+
+def resolve(config: Mapping) -> RunConfig:
+  """A RunConfig out of a config file's values; one sentence names what is unknown, missing or contradicting."""
+  values = plain(config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config)
+  known = [field.name for field in dataclasses.fields(RunConfig)]
+  if unknown := sorted(set(values) - set(known)):
+    raise UserError(f'config has no setting {unknown[0]!r}; it has {", ".join(known)}')
+  model = TVTSConfig.from_dict(values.get('model', {}))
+  shared = {name: of(model) for name, of in SHARED.items()}
+  given = values.get('input', {})
+  for name in set(shared) & set(given):
+    if given[name] != shared[name]:
+      raise UserError(f'input.{name}={given[name]!r} contradicts the model, which has {shared[name]!r}; set the model')
+  parts = {'model': model, 'input': make('input', InputConfig, {**given, **shared})}
+  for name, kind in (('optim', OptimConfig), ('checkpoint', CheckpointConfig)):
+    parts[name] = make(name, kind, values.get(name, {}))
+  run = RunConfig(**{**values, **parts})
+  objectives.build(run.objectives)
+  if (run.epochs is None) == (run.steps is None):
+    raise UserError('config says how long to train by epochs or by steps: set exactly one of the two')
+  if unknown := sorted(set(run.init) - set(INIT)):
+    raise UserError(f'config.init has no {unknown[0]!r}; it has {", ".join(INIT)}')
+  if 'run' in run.init and len(run.init) > 1:
+    raise UserError(f'config.init.run brings the whole model, so {sorted(run.init)} contradict each other; set one')
+  if run.input.batch % run.micro_batches:
+    raise UserError(f'input.batch={run.input.batch} is not a multiple of micro_batches={run.micro_batches}')
+  if not 0 <= run.ema < 1:
+    raise UserError(f'ema={run.ema} must be at least 0 and below 1')
+  return run
+
+
+def make(part: str, kind: type, values: Mapping):
+  known = [field.name for field in dataclasses.fields(kind)]
+  if unknown := sorted(set(values) - set(known)):
+    raise UserError(f'{part} has no setting {unknown[0]!r}; it has {", ".join(known)}')
+  return kind(**values)
+
+
+def text(config: RunConfig) -> str:
+  """A line 'path: value' for every setting: what a run is, for eyes, diffs and checkpoints."""
+
+  def lines(prefix, value):
+    if isinstance(value, dict) and value:
+      for key, item in value.items():
+        yield from lines(f'{prefix}.{key}' if prefix else key, item)
+    else:
+      yield f'{prefix}: {value!r}'
+
+  return '\n'.join(lines('', plain(config))) + '\n'

@@ -1,0 +1,45 @@
+"""Files that readers find whole, whatever happens while they are written; local paths and buckets alike."""
+
+import json
+import os
+import secrets
+
+from etils import epath
+
+
+def is_local(path) -> bool:
+  return '://' not in os.fspath(path)
+
+
+def write_whole(path, text: str):
+  """Puts `text` in the place of what `path` holds: whoever reads sees the old or the new, never a half."""
+  path = epath.Path(path)
+  temp = path.with_name(f'.{path.name}-{secrets.token_hex(4)}')
+  try:
+    with temp.open('wb') as file:
+      file.write(text.encode())
+      file.flush()
+      if is_local(path):
+        os.fsync(file.fileno())
+    temp.replace(path)
+  except BaseException:
+    temp.unlink(missing_ok=True)
+    raise
+
+
+def read_rows(path) -> tuple[list[dict], list[int]]:
+  """The lines of a JSONL file that are objects with a "step", and the numbers, from 1, of those that are not."""
+  path = epath.Path(path)
+  rows, broken = [], []
+  for number, line in enumerate(path.read_bytes().split(b'\n') if path.exists() else [], 1):
+    if not line:
+      continue
+    try:
+      row = json.loads(line)
+    except (ValueError, RecursionError):
+      row = None
+    if isinstance(row, dict) and type(step := row.get('step')) is int and 0 <= step < 2**53:
+      rows.append(row)
+    else:
+      broken.append(number)
+  return rows, broken

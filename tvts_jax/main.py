@@ -1,0 +1,41 @@
+"""Trains a model: python -m tvts_jax.main --config=configs/pretrain.py --workdir=runs/first
+
+A config takes variations behind a colon (--config=configs/pretrain.py:size=S/16) and any setting by name
+(--config.optim.lr=3e-4). The same command resumes a run that was stopped. Exit codes: 0 trained to the end,
+1 stopped by an error that one sentence names, 75 saved because it was asked to stop; run it again to go on.
+"""
+
+import logging as stdlib_logging
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'the run: a file of configs/', lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'where checkpoints, metrics and the report go; needed')
+flags.mark_flags_as_required(['config', 'workdir'])
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'{argv[1]!r} is no flag; settings are given as --config.optim.lr=3e-4')
+  logging.set_verbosity(logging.INFO)
+  # Libraries that log through absl as well say too much at this level.
+  ours = lambda record: 'tvts_jax' in record.pathname or record.levelno > stdlib_logging.INFO
+  logging.get_absl_handler().addFilter(ours)
+  # Before anything else touches JAX, or the processes of a pod never find each other.
+  from tvts_jax import distributed
+
+  distributed.initialize()
+  from tvts_jax import config, preemption, train
+  from tvts_jax.errors import UserError
+
+  try:
+    finished = train.train(config.resolve(_CONFIG.value), _WORKDIR.value)
+  except UserError as error:
+    sys.exit(f'tvts_jax: {error}')
+  sys.exit(0 if finished else preemption.EXIT_CODE)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,334 @@
+"""What became of a run: a work directory as one HTML page that needs nothing but itself.
+
+  python -m tvts_jax.report runs/demo
+
+It reads what the trainer leaves there (metrics.jsonl, config.txt, clock.json, eval/) and says what is missing, so it
+can be asked of a run at any time. Exit codes: 0 the page is written, 1 that is no work directory or the page cannot be
+written, 2 the command line is wrong.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+
+from etils import epath
+
+from tvts_jax import charts, clock, page, sorting_page
+from tvts_jax.charts import Curve
+from tvts_jax.errors import UserError
+from tvts_jax.files import read_rows, write_whole
+from tvts_jax.objectives.sorting import CHANCE
+from tvts_jax.page import text
+from tvts_jax.words import duration, number, percent
+
+FILE = 'report.html'
+SOURCES = ('metrics.jsonl', 'config.txt', 'clock.json', 'eval')
+
+# Metrics by the last part of their name.
+MEANINGS = {
+  'loss': 'loss',
+  'item': 'transcripts placed right',
+  'exact': 'exact order',
+  'assigned': 'exact order, each place given once',
+  'v2t_r1': 'video to text R@1',
+  't2v_r1': 'text to video R@1',
+}
+# What knowing nothing gives, out of K transcripts and B clips of a batch.
+LEVELS = {
+  'sort/loss': lambda K, B: math.log(K),
+  'contrastive/loss': lambda K, B: 2 * math.log(B),
+  'contrastive/v2t_r1': lambda K, B: 1 / B,
+  'contrastive/t2v_r1': lambda K, B: 1 / B,
+}
+LOOKS = {
+  'step': 'own',
+  'input': 'bad',
+  'compile': 'blank',
+  'evaluate': 'calm',
+  'save': 'sand',
+  'restart': 'other',
+  'start': 'plain',
+  'other': 'faint',
+}
+
+STYLE = """
+.sand { --c: #c9b26b; } .chips { display: flex; flex-wrap: wrap; gap: 6px; margin: 10px 0 18px; padding: 0; }
+.chips span { border: 1px solid var(--line); background: var(--card); border-radius: 999px; padding: 2px 11px;
+  font-size: 13px; } .chips b { font-weight: 600; font-variant-numeric: tabular-nums; }
+.grid.wide { grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); }
+.grid.wide .card { display: flex; flex-direction: column; } .grid.wide .field { margin-top: auto; }
+.soft + .card { margin-top: 12px; }
+.missing { border: 1px dashed var(--line); border-radius: 12px; padding: 12px 16px; color: var(--soft); }
+table { border-collapse: collapse; font-size: 14px; } th { font-weight: 500; color: var(--soft); font-size: 13px; }
+th, td { padding: 6px 0 6px 12px; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+tr + tr td { border-top: 1px solid var(--line); }
+details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
+pre { overflow-x: auto; font: 12px/1.5 ui-monospace, 'DejaVu Sans Mono', monospace; margin: 10px 0 0; }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a work directory says; what it doesn't say is empty or None."""
+
+  name: str
+  config_text: str
+  parameters_text: str
+  rows: list[dict]  # Of metrics.jsonl, without evaluations.
+  evals: dict[str, dict[int, dict]]  # By name, then by step.
+  clock: dict | None
+  examples: list | None
+  notes: list[str]  # What was found damaged.
+
+  @property
+  def config(self) -> dict[str, str]:
+    return dict(line.split(': ', 1) for line in self.config_text.splitlines() if ': ' in line)
+
+  def setting(self, name: str) -> int | None:
+    value = self.config.get(name, '')
+    return int(value) if value.isdecimal() and int(value) > 0 else None
+
+  @property
+  def step(self) -> int:
+    """The last one that anything is known of."""
+    return max([row['step'] for row in self.rows] + [step for points in self.evals.values() for step in points] + [0])
+
+
+def read(workdir) -> Run:
+  workdir = epath.Path(workdir)
+  if not any((workdir / source).exists() for source in SOURCES):
+    raise UserError(f'{workdir} is no work directory of a run: it has none of {", ".join(SOURCES)}')
+  notes = []
+
+  def rows_of(path):
+    rows, broken = read_rows(path)
+    if broken:
+      lines = 'line is' if len(broken) == 1 else 'lines are'
+      notes.append(f'{path.name}: {len(broken)} unreadable {lines} left out, the first is line {broken[0]}.')
+    rows = [{name: value for name, value in row.items() if is_number(value)} for row in rows]
+    return sorted(rows, key=lambda row: row['step'])
+
+  folder = workdir / 'eval'
+  files = sorted(path for path in folder.iterdir() if path.name.endswith('.jsonl')) if folder.exists() else []
+  # A resumed run may have evaluated a step again.
+  evals = {path.name.removesuffix('.jsonl'): {row['step']: row for row in rows_of(path)} for path in files}
+  evals = {name: points for name, points in evals.items() if points}
+  examples, path = None, folder / 'examples.json'
+  if path.exists():
+    try:
+      examples = json.loads(path.read_bytes())
+      if not isinstance(examples, list):
+        raise ValueError('it is no list')
+    except (ValueError, RecursionError) as error:
+      examples = None
+      notes.append(f'eval/examples.json cannot be read ({error}).')
+  saved = clock.read(workdir)
+  if saved is None and (workdir / clock.FILE).exists():
+    notes.append(f'{clock.FILE} is damaged.')
+  plain = lambda path: path.read_bytes().decode(errors='replace') if path.exists() else ''
+  evaluated = {f'{name}/{score}' for name, points in evals.items() for row in points.values() for score in row}
+  rows = [
+    {name: value for name, value in row.items() if name not in evaluated} for row in rows_of(workdir / 'metrics.jsonl')
+  ]
+  return Run(
+    name=workdir.resolve().name or str(workdir),
+    config_text=plain(workdir / 'config.txt'),
+    parameters_text=plain(workdir / 'parameters.txt'),
+    rows=[row for row in rows if set(row) - {'step', 'time'}],
+    evals=evals,
+    clock=saved,
+    examples=examples,
+    notes=notes,
+  )
+
+
+def is_number(value) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def build(run: Run) -> str:
+  end = max(run.setting('steps') or 0, run.step, 1)
+  sorters = [points for points in run.evals.values() if sorting_page.is_sorting(points)]
+  parts = [header(run), *(missing(note) for note in run.notes)]
+  if sorters:
+    parts.append(sorting_page.hero(sorters[0], run.setting('model.transcripts'), end))
+  else:
+    parts.append(missing('No sorting was evaluated: eval/ has no results with own/exact, the exact orders found.'))
+  parts += [*evaluations(run, end), *training(run, end), time_split(run), *clips(run), *texts(run)]
+  return page.document(f'{run.name} report', charts.STYLE + sorting_page.STYLE + STYLE, '\n'.join(parts))
+
+
+def missing(sentence: str) -> str:
+  return f'<p class="missing">{text(sentence, 500)}</p>'
+
+
+def header(run: Run) -> str:
+  total, batch = run.setting('steps'), run.setting('input.batch')
+  facts = {'steps': f'{run.step:,}' + (f' of {total:,}' if total and total != run.step else '')}
+  if batch:
+    facts |= {'clips a batch': number(batch), 'clips seen': number(run.step * batch)}
+  if run.clock:
+    facts['in'] = duration(sum(run.clock['seconds'].values()))
+  model = [run.config[key] for key in ('model.video.width', 'model.video.depth') if key in run.config]
+  if len(model) == 2:
+    facts['video encoder'] = f'{model[0]} wide, {model[1]} blocks'
+  written = max([row['time'] for row in run.rows if 0 < row.get('time', 0) < 1e11], default=None)
+  when = '' if written is None else time.strftime('last heard of on %Y-%m-%d at %H:%M UTC', time.gmtime(written))
+  inner = ''.join(f'<span>{text(name)} <b>{text(value)}</b></span>' for name, value in facts.items())
+  return f'<h1>{text(run.name)}</h1><p class="soft">{when}</p><div class="chips">{inner}</div>'
+
+
+def title(name: str) -> str:
+  """A metric of training for people."""
+  objective, _, score = name.rpartition('/')
+  return f'{objective}: {MEANINGS[score]}' if objective and score in MEANINGS else name.replace('_', ' ')
+
+
+def order(name: str):
+  """Losses and scores before norms and the like."""
+  return name != 'loss', '/' not in name, name
+
+
+def level_of(run: Run, name: str) -> float | None:
+  """The chance level of a metric of training, where there is one and the config tells it."""
+  transcripts, batch = run.setting('model.transcripts'), run.setting('input.batch')
+  score = name.split('/')[-1]
+  if transcripts is None or batch is None:
+    return None
+  if name in LEVELS:
+    return LEVELS[name](transcripts, batch)
+  return CHANCE[score](transcripts) if '/' in name and score in CHANCE else None
+
+
+def evaluations(run: Run, end: int):
+  """Numbers and curves of every evaluator."""
+  transcripts = run.setting('model.transcripts')
+  for name, points in run.evals.items():
+    scores = sorting_page.last(points)
+    clips = f', {scores["clips"]:,.0f} clips' if 'clips' in scores else ''
+    yield f'<h2>Evaluation: {text(name)} <span class="soft">step {max(points):,}{clips}</span></h2>'
+    if sorting_page.is_sorting(points):
+      plots = {
+        (title, meaning): sorting_page.curves(points, score, transcripts, end)
+        for score, (title, meaning) in sorting_page.SCORES.items()
+        if f'own/{score}' in scores and score != 'exact'
+      }
+    else:
+      names = sorted({name for row in points.values() for name in row} - {'step', 'clips'})
+      plots = {(name, ''): plot([row for _, row in sorted(points.items())], name, end) for name in names}
+    yield cards(plots)
+
+
+def training(run: Run, end: int):
+  yield '<h2>Training</h2>'
+  if not run.rows:
+    yield missing('metrics.jsonl has no numbers of training steps.')
+    return
+  names = sorted({name for row in run.rows for name in row} - {'step', 'time'}, key=order)
+  plots = {(title(name), ''): plot(run.rows, name, end, noisy=True, level=level_of(run, name)) for name in names}
+  batch = run.setting('input.batch')
+  timed = [(row['step'], row['time']) for row in run.rows if 'time' in row]
+  speeds = [(b, (b - a) * (batch or 1) / (t - s)) for (a, s), (b, t) in zip(timed, timed[1:]) if b > a and t > s]
+  if speeds:
+    unit = 'clips' if batch else 'steps'
+    plots[f'{unit} per second', 'all pauses included'] = charts.curves(
+      [Curve(f'{unit}/s', speeds, 'calm')], end, noisy=True
+    )
+  yield cards(plots)
+
+
+def plot(rows: list[dict], name: str, end: int, **look) -> str:
+  line = Curve('last', [(row['step'], row[name]) for row in rows if name in row])
+  share = name.split('/')[-1] in ('item', 'exact', 'assigned') or name.endswith('_r1')
+  return charts.curves([line], end, **({'form': percent} if share else {}), **look)
+
+
+def cards(plots: dict[tuple[str, str], str]) -> str:
+  """Plots by name and by what there is to say about it."""
+  made = ''.join(
+    f'<div class="card"><h3>{text(name)}</h3><p class="soft">{text(said)}</p>{svg}</div>'
+    for (name, said), svg in plots.items()
+  )
+  return f'<div class="grid wide">{made}</div>'
+
+
+def time_split(run: Run) -> str:
+  head = '<h2>Where the time went</h2>'
+  if run.clock is None:
+    return head + missing('There is no clock.json, so how the time was spent is not known.')
+  seconds = run.clock['seconds']
+  parts = {
+    clock.PARTS.get(name, name): (seconds[name], LOOKS.get(name, 'faint'))
+    for name in [*LOOKS, *seconds]
+    if name in seconds
+  }
+  said = [f'{duration(sum(seconds.values()))} in all']
+  if run.clock['restarts']:
+    said.append(f'{run.clock["restarts"]} restart{"s" if run.clock["restarts"] > 1 else ""}')
+  if run.clock['down'] >= 1:
+    said.append(f'nothing ran for {duration(run.clock["down"])} in between, which is not counted')
+  said = ', '.join(said)
+  return f'{head}<div class="card">{charts.split(parts, duration)}<p class="soft">{said}.</p></div>'
+
+
+def clips(run: Run):
+  yield '<h2>Clips and what the model makes of them</h2>'
+  if not run.examples:
+    yield missing('There is no eval/examples.json with clips to show.')
+    return
+  yield (
+    '<p class="soft">Frames as the model sees them, and the transcripts in the shuffled order that it gets them in. '
+    'Each has the place with the highest probability, and beside it the place it was really spoken in; the '
+    'probabilities follow, that of the true place framed.</p>'
+  )
+  yield from map(sorting_page.clip, run.examples[: sorting_page.CLIPS])
+
+
+def texts(run: Run):
+  yield '<h2>Settings</h2>'
+  if not run.config_text:
+    yield missing('There is no config.txt, so neither the settings nor the chance levels are known.')
+  for title, content in {'Config': run.config_text, 'Parameters': run.parameters_text}.items():
+    if content:
+      lines = '\n'.join(text(line, 1000) for line in content.splitlines())
+      yield f'<details class="card"><summary>{title}</summary><pre>{lines}</pre></details>'
+
+
+def write(workdir, out=None):
+  """Writes the page of a work directory and returns its path."""
+  out = epath.Path(out or epath.Path(workdir) / FILE)
+  html = build(read(workdir))
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, html)
+  except OSError as error:
+    raise UserError(f'the report cannot be written to {out} ({error.strerror or error}); name another place') from error
+  return out
+
+
+def main(argv: list[str] | None = None) -> int:
+  about, _, rest = __doc__.partition('\n\n')
+  parser = argparse.ArgumentParser(
+    prog='python -m tvts_jax.report',
+    description=about,
+    epilog=rest,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('workdir', metavar='WORKDIR', help='work directory of a run')
+  parser.add_argument('--out', metavar='FILE', help=f'the page (WORKDIR/{FILE})')
+  args = parser.parse_args(argv)
+  try:
+    out = write(args.workdir, args.out)
+  except UserError as error:
+    print(f'tvts_jax.report: {error}', file=sys.stderr)
+    return 1
+  print(f'{out}: open it in a browser')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,270 @@
+"""The training loop, in reading order."""
+
+import json
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+
+from tvts_jax import __version__, convert, evaluators, flops, metrics, objectives, optim, preemption, report, sharding
+from tvts_jax import clock as clock_lib
+from tvts_jax import config as config_lib
+from tvts_jax import step as step_lib
+from tvts_jax.checkpoint import FOLDER, Checkpoints, differences, restore_params
+from tvts_jax.errors import UserError
+from tvts_jax.evaluators.sorting import Sorting, examples
+from tvts_jax.files import read_rows, write_whole
+from tvts_jax.input import pipeline
+from tvts_jax.models import tvts
+
+EXAMPLES = 8  # Clips that the report shows.
+
+
+def train(config: config_lib.RunConfig, workdir) -> bool:
+  """Trains to the end, or until it is asked to stop; True if it came to the end."""
+  workdir = epath.Path(workdir)
+  clock = clock_lib.Clock()
+
+  # 1. Describe ------------------------------------------------------------------------ nothing is allocated yet
+  mesh = sharding.make_mesh(config.mesh)
+  check_batch(config, mesh)
+  source = pipeline.open(config.input)
+  if source.vocab_size > config.model.text.vocab_size:
+    raise UserError(
+      f'the tokenizer {config.input.tokenizer!r} has {source.vocab_size} word pieces, but model.text.vocab_size is '
+      f'{config.model.text.vocab_size}; set it to at least that'
+    )
+  model = tvts.build(config.model)
+  loss_fn = objectives.build(config.objectives)
+  total = config.steps if config.steps is not None else round(config.epochs * source.steps_per_epoch)
+  visible = config.input.slices * config.input.visible
+  spec = tvts.batch_spec(config.model, config.input.batch, visible, config.input.max_tokens)
+  rng = jax.random.key(config.seed)
+  param_shapes = jax.eval_shape(lambda rng: model.init(rng, spec), rng)
+  tx = optim.build(config.optim, param_shapes, total)
+  init = lambda rng: step_lib.init_state(model, tx, spec, config.ema > 0, rng)
+  state_shapes = jax.eval_shape(init, rng)
+  place = state_layout(state_shapes, tx, config, mesh)
+  evals = evaluators.build(config, model, mesh)
+
+  # 2. Materialise ------------------------------------------------ resume before init, init before random numbers
+  workdir.mkdir(parents=True, exist_ok=True)
+  with preemption.WorkdirLock(workdir), preemption.Stop() as stop, jax.set_mesh(mesh):
+    checkpoints = Checkpoints(workdir / FOLDER, config.checkpoint)
+    identity = {
+      'config': config_lib.text(config),
+      'version': __version__,
+      'data': [manifest.sha256 for manifest in source.manifests],
+      'vocabulary': source.fingerprint,
+    }
+    first = 0
+    if (latest := checkpoints.latest()) is not None:
+      meta = checkpoints.read_meta(latest)
+      check_identity(meta, identity, workdir)
+      abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), state_shapes, place)
+      state, meta = checkpoints.restore(abstract, latest)
+      first = latest
+      clock.restore(meta['clock'], clock_lib.read(workdir))
+      logging.info('resuming %s at step %d of %d', workdir, first, total)
+    else:
+      clock.restore(None, clock_lib.read(workdir))
+      state = jax.jit(init, out_shardings=place)(rng)
+      state = state._replace(params=start_from(config, state.params, param_shapes, place.params))
+      if config.ema:
+        state = state._replace(ema=jax.tree.map(lambda leaf: leaf.copy(), state.params))
+    writers = metrics.Writers(workdir, jax.process_index(), first)
+    if jax.process_index() == 0:
+      write_whole(workdir / 'config.txt', identity['config'])
+      write_whole(workdir / 'parameters.txt', parameter_table(param_shapes, place.params, config))
+
+    train_step = step_lib.make_train_step(model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema)
+    batches = source.batches(first, jax.process_index(), jax.process_count())
+    rng = jax.device_put(rng, jax.NamedSharding(mesh, jax.P()))
+    with clock.span('compile'):
+      step_fn = compile_step(train_step, state, spec_of(source, config), rng, place, mesh)
+    watch = Watch(
+      config,
+      workdir,
+      source,
+      clock,
+      writers,
+      total,
+      mesh,
+      flops.train_flops(config.model, visible, config.input.max_tokens),
+    )
+
+    # 3. Loop ------------------------------------------------------------------------------------- do not reorder
+    # What is evaluated and saved as step s is the state before step s, and the batch of s is taken only after, so a
+    # resume at s repeats nothing and skips nothing. Metrics are looked at one step late, so the device never waits.
+    for s in range(first, total + 1):
+      done = s == total
+      for name, evaluate in evals.items():
+        if done or (s > first and s % config.evals[name].get('every_steps', total) == 0):
+          with clock.span('evaluate'):
+            watch.evaluation(s, name, evaluate(state.ema or state.params))
+      leave = stop.requested(s)
+      if (s > first or done) and (done or leave or checkpoints.due(s)):
+        watch.flush()  # A state whose last step was no number must not be saved as if it had been taken.
+        with clock.span('save'):
+          checkpoints.save(s, state, {**identity, 'clock': clock.state()})
+      if done or leave:
+        break
+      with clock.span('input'):
+        batch = next(batches)
+        ids = batch.pop('example_id')
+        batch = sharding.put(batch, mesh)
+      with clock.span('step'):
+        state, step_metrics = step_fn(state, batch, rng)
+        watch.step(s, step_metrics, ids)
+    watch.flush()
+    with clock.span('save'):
+      checkpoints.close()
+    writers.close()
+    if jax.process_index() == 0:
+      clock.write(workdir)
+    if done:
+      write_report(workdir, evals, model, state.ema or state.params)
+  return done
+
+
+class Watch:
+  """What a person sees of the run: each step's numbers, one step late, and a line now and then."""
+
+  def __init__(self, config, workdir, source, clock, writers, total, mesh, clip_flops):
+    self.config, self.workdir, self.source, self.clock, self.writers = config, workdir, source, clock, writers
+    self.total, self.devices, self.clip_flops = total, mesh.devices.flatten(), clip_flops
+    self.pending = None
+
+  def step(self, s: int, device_metrics, ids):
+    self.flush()
+    self.pending = s, device_metrics, ids
+
+  def flush(self):
+    """Looks at the step that was dispatched last."""
+    if self.pending is None:
+      return
+    s, device_metrics, ids = self.pending
+    self.pending = None
+    values = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
+    if not values.pop('finite'):
+      self.stop_for_nan(s, values, ids)
+    if (s + 1) % self.config.log_every == 0 or s + 1 == self.total:
+      self.writers.write(s + 1, values)
+      if jax.process_index() == 0:
+        self.clock.write(self.workdir)
+      batch = self.config.input.batch
+      rates = self.clock.rates(self.total - s - 1, batch)
+      mfu = rates and metrics.mfu(rates.clips_per_s, self.clip_flops, self.devices)
+      line = metrics.progress_line(
+        s + 1, self.total, values, rates, transcripts=self.config.model.transcripts, batch=batch, mfu=mfu
+      )
+      logging.info('%s', line)
+
+  def stop_for_nan(self, s: int, values: Mapping, ids):
+    bad = ', '.join(name for name, value in values.items() if not np.isfinite(value))
+    named = ', '.join(f'{video} #{window}' for video, window in self.source.examples(s)[:4])
+    raise UserError(
+      f'step {s} gave no number ({bad}), so its update was not made; the parameters are those before it. '
+      f'Its clips begin with {named}; look at them with: python -m data.inspect {self.config.input.folder} '
+      f'--split {self.config.input.split} --seed {self.config.input.seed} --step {s}. '
+      f'Running again goes on from the last checkpoint in {self.workdir}/checkpoints.'
+    )
+
+  def evaluation(self, s: int, name: str, values: Mapping):
+    self.flush()
+    self.writers.write(s, {f'{name}/{key}': value for key, value in values.items()})
+    if jax.process_index() == 0:
+      path = self.workdir / 'eval' / f'{name}.jsonl'
+      path.parent.mkdir(exist_ok=True)
+      # An earlier process may have evaluated this step and died before it saved.
+      rows = [row for row in read_rows(path)[0] if row['step'] < s] + [{'step': s, **values}]
+      write_whole(path, ''.join(json.dumps(row) + '\n' for row in rows))
+    logging.info('step %d %s: %s', s, name, ', '.join(f'{key} {value:.4g}' for key, value in values.items()))
+
+
+def check_batch(config, mesh):
+  ways = mesh.shape['data'] * mesh.shape['fsdp'] * config.micro_batches
+  if config.input.batch % ways or config.input.batch % jax.process_count():
+    raise UserError(
+      f'input.batch={config.input.batch} is not a multiple of {ways}, the {ways // config.micro_batches} places of '
+      f'the mesh that split it times micro_batches={config.micro_batches}; change one of them'
+    )
+
+
+def check_identity(meta, identity, workdir):
+  """Resuming another run than the one that was saved would be a mistake of which nobody would hear."""
+  for name in ('data', 'vocabulary'):
+    if meta[name] != identity[name]:
+      raise UserError(f'{workdir} was trained on other {name}; give a new --workdir, or bring the old {name} back')
+  if changed := differences(meta['config'], identity['config']):
+    raise UserError(
+      f'{workdir} holds a run with another config ({"; ".join(changed[:8])}); give a new --workdir, the old '
+      f'config, or start from it with --config.init.run={workdir}'
+    )
+
+
+def state_layout(shapes, tx, config, mesh):
+  params = sharding.layout(shapes.params, config.sharding, mesh)
+  everywhere = jax.NamedSharding(mesh, jax.P())
+  return step_lib.State(
+    step=everywhere,
+    params=params,
+    opt_state=sharding.optimizer_layout(tx, shapes.opt_state, params, mesh),
+    ema=None if shapes.ema is None else params,
+  )
+
+
+def start_from(config, params, shapes, place):
+  """Fresh parameters with those of `config.init` in their places."""
+  if not config.init:
+    return params
+  if 'run' in config.init:
+    abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
+    return restore_params(config.init['run'], abstract)
+  given = shapes
+  for part, path in config.init.items():
+    given, loaded = convert.load_part(given, config.model, part, path)
+    logging.info('%s', loaded)
+  take = lambda new, old: old if isinstance(new, jax.ShapeDtypeStruct) else jax.device_put(new, old.sharding)
+  return jax.tree.map(take, given, params)
+
+
+def spec_of(source, config):
+  names = [name for name in source.spec if name != 'example_id']
+  return {name: jax.ShapeDtypeStruct(*source.spec[name]) for name in names}
+
+
+def compile_step(train_step, state, spec, rng, place, mesh):
+  """Compiled for exactly these shapes and places: a later change of either is an error, never a silent recompile."""
+  batch_place = jax.NamedSharding(mesh, sharding.BATCH)
+  everywhere = jax.NamedSharding(mesh, jax.P())
+  jitted = jax.jit(
+    train_step,
+    in_shardings=(place, dict.fromkeys(spec, batch_place), everywhere),
+    out_shardings=(place, everywhere),
+    donate_argnums=0,
+  )
+  return jitted.lower(state, spec, rng).compile()
+
+
+def parameter_table(shapes, place, config) -> str:
+  """One line a parameter: path, shape, where it lies, and what the optimizer does with it."""
+  groups = optim.groups_of(config.optim, shapes)
+  lines = []
+  for (path, leaf), where in zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(place)):
+    own = groups[sharding.path_name(path)]
+    fate = 'frozen' if own['frozen'] else f'lr ×{own["lr"]:g}{", decays" if own["decay"] else ""}'
+    shape = '×'.join(map(str, leaf.shape))
+    lines.append(f'{sharding.path_name(path):<40} {shape:>20}  {where.spec!s:<50} {fate}')
+  total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  return '\n'.join([*lines, f'{total:,} parameters']) + '\n'
+
+
+def write_report(workdir, evals, model, params):
+  sorter = next((e for e in evals.values() if isinstance(e, Sorting)), None)
+  if jax.process_count() == 1 and sorter is not None:
+    write_whole(workdir / 'eval' / 'examples.json', json.dumps(examples(sorter, model, params, EXAMPLES)))
+  if jax.process_index() == 0:
+    logging.info('the report is %s', report.write(workdir))

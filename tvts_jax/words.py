@@ -1,0 +1,23 @@
+"""Numbers as people read them."""
+
+
+def duration(seconds: float) -> str:
+  """45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+  if seconds < 99.5:
+    return f'{seconds:.0f} s' if seconds >= 9.95 or seconds < 0.05 else f'{seconds:.1f} s'
+  minutes = round(seconds / 60)
+  if minutes < 100:
+    return f'{minutes} min'
+  hours, minutes = divmod(minutes, 60)
+  if hours < 48:
+    return f'{hours} h {minutes} min'
+  return f'{hours // 24} d {hours % 24} h'
+
+
+def percent(share: float) -> str:
+  """Two digits below a tenth, where chance levels lie."""
+  return f'{100 * share:.2g}%' if abs(share) < 0.0995 else f'{100 * share:.1f}%'
+
+
+def number(value: float) -> str:
+  return f'{value:,.0f}' if 1000 <= abs(value) < 1e7 else f'{value:.3g}'
