@@ -5,12 +5,15 @@ Blocks keep their parameters stacked on a leading layer axis, whether they run a
 neither option changes a parameter path, a checkpoint or a number.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+
+from tvts_jax.sharding import BATCH
 
 # What the backward pass may keep of a block instead of computing it again.
 REMAT_POLICIES = {
@@ -179,6 +182,18 @@ class PostNormBlock(nn.Module):
     return layer_norm(self.eps, *types, name='norm2')(x_BxQxD + y_BxQxD)
 
 
+def spread(x_BxNxD):
+  """Keeps tokens split along the batch, where the caller has set a mesh.
+
+  Left to itself the compiler may follow the weights instead, and under fsdp move activations, which are far larger.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  ways = math.prod(mesh.shape.get(axis, 1) for axis in BATCH[0])
+  if ways == 1 or x_BxNxD.shape[0] % ways:
+    return x_BxNxD
+  return jax.lax.with_sharding_constraint(x_BxNxD, BATCH)
+
+
 def init_blocks(rng, block: nn.Module, depth: int, width: int):
   """Parameters of `depth` blocks, each leaf stacked on a leading layer axis."""
   init = lambda key: block.init(key, jnp.zeros((1, 1, width), block.dtype))['params']
@@ -205,12 +220,13 @@ def apply_blocks(
   def layer(read, x_BxNxD, params_and_key):
     params, key = params_and_key
     rngs = None if key is None else {'dropout': key}
-    return block.apply({'params': params}, x_BxNxD, mask_BxN, read=read, train=train, rngs=rngs)
+    return spread(block.apply({'params': params}, x_BxNxD, mask_BxN, read=read, train=train, rngs=rngs))
 
   if remat != 'none':
     # Inside a scan the loop itself keeps XLA from merging the recomputation with the forward pass.
     layer = jax.checkpoint(layer, static_argnums=0, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
 
+  x_BxNxD = spread(x_BxNxD)
   depth = jax.tree.leaves(params)[0].shape[0]
   keys = None if rng is None else jax.random.split(rng, depth)
   full_depth = depth if read is None else depth - 1  # Blocks whose every token is needed.

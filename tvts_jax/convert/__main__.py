@@ -1,0 +1,175 @@
+"""Weights in and out, from the command line.
+
+  python -m tvts_jax.convert import --tvts TVTS.pth --out MODEL
+  python -m tvts_jax.convert import --mae mae_pretrain_vit_base.pth --distilbert distilbert-base-uncased --out MODEL
+  python -m tvts_jax.convert export MODEL --format vivit --out VIVIT
+  python -m tvts_jax.convert inspect FILE
+
+MODEL is a folder that PyTorch reads without this package (modeling_tvts.py in it). Each load prints what matched,
+what did not, and why. The exit code is 0 if all is well, 1 if weights are refused, with one sentence to say why and
+nothing written, and 2 if the command is not understood.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+from tvts_jax.convert import files, folder, load, names, sources, vivit
+from tvts_jax.convert.report import ConvertError, LoadError, plain
+
+FORMATS = {
+  'folder': 'all that PyTorch needs, and this package reads',
+  'pth': 'the state_dict of the published TVTS v1 model',
+  'safetensors': 'the same weights as one safetensors file',
+  'vivit': 'the video encoder as a VivitModel of transformers',
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+  arguments = parser().parse_args(argv)
+  try:
+    arguments.run(arguments)
+  except ConvertError as error:
+    if isinstance(error, LoadError):
+      print(error.report)
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  except OSError as error:
+    print(plain(f'error: {error.filename or "writing"}: {error.strerror or error}'), file=sys.stderr)
+    return 1
+  return 0
+
+
+def parser() -> argparse.ArgumentParser:
+  summary, *rest = __doc__.split('\n', 1)
+  result = argparse.ArgumentParser('python -m tvts_jax.convert', description=summary, epilog=rest[0],
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+  commands = result.add_subparsers(required=True, metavar='COMMAND')
+
+  into = commands.add_parser('import', help='make a folder out of published weights')
+  into.set_defaults(run=run_import)
+  into.add_argument('--tvts', metavar='FILE', help='a whole TVTS v1 model: .pth, safetensors or folder')
+  into.add_argument('--mae', metavar='FILE', help='an ImageMAE encoder for a new model')
+  into.add_argument('--distilbert', metavar='PATH', help='a DistilBERT for a new model: its folder or a file')
+  into.add_argument('--size', default='', help='the video encoder of a new model by name, if not that of --mae')
+  into.add_argument('--seed', type=int, default=0, help='of the parts of a new model that no file fills')
+  into.add_argument('--config', metavar='NAME=VALUE', action='append', default=[], type=setting,
+                    help='a setting of the model that wins over the file, such as video.heads=12')  # fmt: skip
+  into.add_argument('--allow-missing', metavar='PATTERN', action='append', default=[],
+                    help='parameters that may keep their initial values, such as video/time_position')  # fmt: skip
+  into.add_argument('--allow-unexpected', metavar='PATTERN', action='append', default=[],
+                    help='names in the file that may be left out')  # fmt: skip
+  into.add_argument('--cast', action='store_true', help='convert weights that are not float32')
+  into.add_argument('--tokenizer', metavar='DIR', help='to lie beside the weights; by default that of --distilbert')
+  into.add_argument('--out', metavar='MODEL', required=True, help='a folder that is not there yet')
+
+  out = commands.add_parser('export', help='write a folder in another format')
+  out.set_defaults(run=run_export)
+  out.add_argument('model', metavar='MODEL', help='a folder that import or a training run made')
+  out.add_argument('--format', required=True, choices=FORMATS, help='; '.join(f'{k}: {v}' for k, v in FORMATS.items()))
+  out.add_argument('--tokenizer', metavar='DIR', help='for --format folder; by default that of MODEL')
+  out.add_argument('--out', metavar='PATH', required=True, help='a file or folder that is not there yet')
+
+  look = commands.add_parser('inspect', help='print what a file or folder holds, and load nothing')
+  look.set_defaults(run=run_inspect)
+  look.add_argument('path', metavar='FILE', help='a .pth, a safetensors file, or a folder of either')
+  return result
+
+
+def setting(text: str) -> tuple[list[str], object]:
+  name, equals, value = text.partition('=')
+  if not equals:
+    raise argparse.ArgumentTypeError(f'{text!r} is not NAME=VALUE')
+  try:
+    return name.split('.'), json.loads(value)
+  except ValueError:
+    return name.split('.'), value
+
+
+def nest(settings: list[tuple[list[str], object]]) -> dict:
+  """{'video': {'heads': 4}, 'common': 64} out of ['video', 'heads'], 4 and ['common'], 64."""
+  result = {}
+  for path, value in settings:
+    if (path[0] in ('video', 'text')) != (len(path) == 2) or len(path) > 2:
+      raise ConvertError(f'--config knows video.NAME, text.NAME and NAME, but not {".".join(path)}')
+    place = result.setdefault(path[0], {}) if len(path) == 2 else result
+    place[path[-1]] = value
+  return result
+
+
+def run_import(arguments):
+  refuse_existing(arguments.out)
+  paths = {'video': arguments.mae, 'text': arguments.distilbert}
+  paths = {part: path for part, path in paths.items() if path}
+  how = dict(
+    settings=nest(arguments.config),
+    allow_missing=arguments.allow_missing,
+    allow_unexpected=arguments.allow_unexpected,
+    cast=arguments.cast,
+  )
+  if arguments.tvts and (paths or arguments.size):
+    raise ConvertError('--tvts is a whole model, so it goes with neither --mae, --distilbert nor --size')
+  if arguments.tvts:
+    config, params, report = load.import_tvts(arguments.tvts, **how)
+    reports, run = [report], {'imported from': pathlib.Path(arguments.tvts).name}
+  elif paths:
+    config, params, reports = load.import_parts(paths, size=arguments.size, seed=arguments.seed, **how)
+    fresh = [part for part in params if part not in paths]
+    origins = {part: pathlib.Path(path).name for part, path in paths.items()}
+    run = {'imported from': origins, 'not trained, but drawn at random': fresh, 'seed': arguments.seed}
+  else:
+    raise ConvertError('nothing to import; give --tvts, or --mae, --distilbert or both')
+  print(*reports, sep='\n')
+  tokenizer = arguments.tokenizer
+  if tokenizer is None and arguments.distilbert:
+    tokenizer = known_tokenizer(arguments.distilbert)
+  folder.save_folder(arguments.out, config, params, tokenizer=tokenizer, run=run)
+  print(f'wrote {arguments.out}')
+
+
+def run_export(arguments):
+  refuse_existing(arguments.out)
+  config, params, report = folder.load_folder(arguments.model)
+  print(report)
+  out = pathlib.Path(arguments.out)
+  match arguments.format:
+    case 'folder':
+      tokenizer = arguments.tokenizer or known_tokenizer(arguments.model)
+      folder.save_folder(out, config, params, tokenizer=tokenizer, **folder.load_run(arguments.model))
+    case 'vivit':
+      vivit.save_vivit(out, config, params)
+    case 'pth':
+      with files.appear(out) as temporary:
+        files.write_pth(temporary, names.state_dict(config, params), folder.config_json(config))
+    case 'safetensors':
+      metadata = {sources.CONFIG_KEY: json.dumps(folder.config_json(config))}
+      with files.appear(out) as temporary:
+        files.write_safetensors(temporary, names.state_dict(config, params), **metadata)
+  print(f'wrote {out}')
+
+
+def run_inspect(arguments):
+  source = sources.open_source(arguments.path)
+  print(plain(str(source)))
+  for note in source.notes:
+    print(plain(f'  {note}'))
+  for name, tensor in source.tensors.items():
+    print(plain(f'  {name}  {tensor}'))
+  for name, reason in source.unused.items():
+    print(plain(f'  {name}: {reason}'))
+
+
+def refuse_existing(path: str):
+  """At once, and not after minutes of reading."""
+  if pathlib.Path(path).exists():
+    raise ConvertError(f'{path} exists already; move it away or choose another place')
+
+
+def known_tokenizer(path: str) -> str | None:
+  """The folder itself if it has a tokenizer."""
+  return path if any((pathlib.Path(path) / name).is_file() for name in folder.TOKENIZER_FILES) else None
+
+
+if __name__ == '__main__':
+  sys.exit(main())

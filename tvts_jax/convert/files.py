@@ -1,0 +1,85 @@
+"""Writes files that are whole or not there, and reads weights back before anyone else does."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from tvts_jax.convert import sources
+from tvts_jax.convert.report import ConvertError
+from tvts_jax.convert.tensors import Tensor
+
+
+@contextlib.contextmanager
+def appear(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A path to write a file or folder at, which becomes `target` at the end, or nothing if the writing fails."""
+  if os.path.lexists(target):
+    raise ConvertError(f'{target} exists already; move it away or choose another place')
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f'.{target.name}-', dir=target.parent) as beside:
+    temporary = pathlib.Path(beside) / target.name
+    yield temporary
+    for path in [temporary, *temporary.rglob('*')]:
+      sync(path)
+    temporary.rename(target)
+    sync(target.parent)
+
+
+def sync(path: pathlib.Path):
+  """Waits until a file or the entries of a folder are on disk."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)
+
+
+def write_json(path: pathlib.Path, values: Mapping):
+  path.write_text(json.dumps(values, indent=2, default=str) + '\n', 'utf-8')
+
+
+def write_safetensors(path: pathlib.Path, state: Mapping[str, np.ndarray], **metadata: str):
+  path.touch()
+  mode = path.stat().st_mode
+  # transformers refuses files that do not say which framework's conventions they follow.
+  save_file(dict(state), path, metadata={'format': 'pt'} | metadata)
+  path.chmod(mode)  # The library makes files that no other user may read.
+  compare(path, state, sources.read_safetensors(path)[0])
+
+
+def write_pth(path: pathlib.Path, state: Mapping[str, np.ndarray], config: dict):
+  """A checkpoint as PyTorch saves it; `config` lies beside the weights."""
+  try:
+    import torch
+  except ImportError:
+    raise ConvertError(
+      'a .pth file is written by PyTorch, which is not installed; install it or choose another format'
+    ) from None
+  weights = {name: to_torch(torch, array) for name, array in state.items()}
+  torch.save({'state_dict': weights, sources.CONFIG_KEY: config}, path)
+  compare(path, state, sources.read_pth(path)[0])
+
+
+def to_torch(torch, array: np.ndarray):
+  if array.dtype.name == 'bfloat16':  # Not known to torch.from_numpy.
+    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+  return torch.from_numpy(array)
+
+
+def compare(path: pathlib.Path, state: Mapping[str, np.ndarray], written: Mapping[str, Tensor]):
+  """Fails unless a file gives back every weight, bit for bit."""
+  for name, array in state.items():
+    tensor = written.get(name)
+    back = None if tensor is None else tensor.read()
+    if back is None or back.dtype != array.dtype or back.shape != array.shape or back.tobytes() != array.tobytes():
+      raise ConvertError(f'{path} does not give back {name} as it was written; check the disk and try again')
+
+
+def copy(source: pathlib.Path, folder: pathlib.Path):
+  shutil.copyfile(source, folder / source.name)

@@ -1,0 +1,95 @@
+"""The exchange format: a folder that this code, and PyTorch without it, read alike.
+
+config.json               the settings of the model (TVTSConfig) and the version of this format
+model.safetensors         the weights under the names of the published TVTS v1 model
+modeling_tvts.py          the model in plain PyTorch
+preprocessor_config.json  how frames are prepared (an image processor of transformers)
+tokenizer files           where a tokenizer was given
+run.json                  metrics and settings of the run, where they were given
+README.md                 a model card
+"""
+
+import pathlib
+from collections.abc import Mapping
+
+from tokenizers import Tokenizer
+
+from tvts_jax.convert import card, files, load, names, sources
+from tvts_jax.convert.report import ConvertError
+from tvts_jax.models.tvts import TVTSConfig
+
+MODELING = pathlib.Path(__file__).with_name('modeling_tvts.py')
+TOKENIZER_FILES = (
+  'tokenizer.json', 'tokenizer_config.json', 'vocab.txt', 'special_tokens_map.json', 'added_tokens.json',
+)  # fmt: skip
+
+
+def save_folder(
+  folder, config: TVTSConfig, params, *, tokenizer=None, metrics: Mapping | None = None, run: Mapping | None = None
+):
+  """Writes the exchange folder, whole or not at all; raises ConvertError.
+
+  Args:
+    folder: a path where nothing is yet.
+    params: parameters of a model of `config`, nested by name; arrays on the host or on one device.
+    tokenizer: a folder with the files of a transformers tokenizer.
+    metrics: numbers by name, nested or not, for the model card.
+    run: settings of the run that made the weights, for the model card.
+  """
+  state = names.state_dict(config, params)
+  tokenizer_files = find_tokenizer(pathlib.Path(tokenizer), config) if tokenizer is not None else []
+  text = card.model_card(config, names.flatten(params), tokenizer=bool(tokenizer_files), metrics=metrics, run=run)
+  with files.appear(pathlib.Path(folder)) as temporary:
+    temporary.mkdir()
+    files.write_safetensors(temporary / 'model.safetensors', state)
+    files.write_json(temporary / 'config.json', config_json(config))
+    files.write_json(temporary / 'preprocessor_config.json', card.preprocessor(config.video))
+    if metrics or run:
+      files.write_json(temporary / 'run.json', dict(metrics=metrics, run=run))
+    (temporary / 'README.md').write_text(text, 'utf-8')
+    for source in [MODELING, *tokenizer_files]:
+      files.copy(source, temporary)
+
+
+def load_folder(folder, *, cast: bool = False):
+  """(config, params, report) of an exchange folder; raises ConvertError. Parameters are arrays on the host."""
+  source = sources.open_folder(pathlib.Path(folder))
+  if source.config is None:
+    raise ConvertError(f'{folder} is no folder of ours: its config.json does not say model_type="tvts"')
+  params = names.unflatten(names.spec(source.config))
+  params, report = load.load(params, source.config, source, load.PARTS, (), (), cast)
+  return source.config, params, report
+
+
+def load_run(folder) -> dict:
+  """Metrics and settings of the run, as save_folder took them."""
+  path = pathlib.Path(folder) / 'run.json'
+  if not path.exists():
+    return {}
+  values = sources.read_json(path)
+  return dict(metrics=values.get('metrics'), run=values.get('run'))
+
+
+def config_json(config: TVTSConfig) -> dict:
+  return dict(model_type='tvts', format_version=sources.FORMAT_VERSION) | config.to_dict()
+
+
+def find_tokenizer(folder: pathlib.Path, config: TVTSConfig) -> list[pathlib.Path]:
+  """The files of a tokenizer, if it fits the text encoder."""
+  found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+  listed = {path.name: path for path in found}
+  if 'tokenizer.json' in listed:
+    try:
+      size = Tokenizer.from_file(str(listed['tokenizer.json'])).get_vocab_size()
+    except Exception as error:
+      raise ConvertError(f'{listed["tokenizer.json"]} is no tokenizer: {error}') from error
+  elif 'vocab.txt' in listed:
+    size = len(listed['vocab.txt'].read_text('utf-8').splitlines())
+  else:
+    raise ConvertError(f'{folder} has no tokenizer; it needs tokenizer.json or vocab.txt')
+  if size > config.text.vocab_size:
+    raise ConvertError(
+      f'the tokenizer in {folder} knows {size} word pieces, but the text encoder only {config.text.vocab_size}; '
+      f'give the tokenizer of these weights'
+    )
+  return found
