@@ -8,6 +8,7 @@ what breaks H.264, MPEG-2 and MPEG-4 pictures; the codes of HEVC, VP8 and VP9 le
 import contextlib
 import functools
 import math
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from typing import BinaryIO
 import av
 
 from data.outcomes import ItemError
-from data.pictures import MAX_PIXELS, STRICT, check_size
+from data.pictures import STRICT, check_size
 
 CONTAINERS = 'mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg'  # as FFmpeg calls them
 
-_BEGINNINGS = (b'\x1aE\xdf\xa3', b'RIFF', b'FLV', b'OggS', b'0&\xb2u', b'\0\0\1\xba')
+_BEGINNINGS = re.compile(rb'\x1aE\xdf\xa3|RIFF....AVI |FLV|OggS|0&\xb2u|\x00\x00\x01\xba', re.DOTALL)
 _FIRST_BOXES = (b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip')
 _NOT_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
@@ -62,7 +63,7 @@ class Media:
 def opened(file: BinaryIO) -> Iterator[Media]:
   """The first stream of moving pictures; ItemError if there is none, or none of a size that is accepted."""
   file.seek(0)
-  options = {'format_whitelist': CONTAINERS, 'protocol_whitelist': '', 'max_pixels': str(MAX_PIXELS)}
+  options = {'format_whitelist': CONTAINERS}
   with _errors_logged() as log, contextlib.ExitStack() as stack:
     with named(lambda: _unreadable(file)):
       container = stack.enter_context(av.open(_Unnamed(file), 'r', options=options, metadata_errors='replace'))
@@ -165,7 +166,7 @@ def _unreadable(file):
   head = file.read(32)
   if head[4:8] in _FIRST_BOXES and b'moov' not in _boxes(file):
     return ItemError('truncated_video', 'an MP4 file without its index')
-  if head[4:8] in _FIRST_BOXES or head.startswith(_BEGINNINGS):
+  if head[4:8] in _FIRST_BOXES or _BEGINNINGS.match(head):
     return ItemError('corrupt_video', 'the header is damaged')
   return ItemError('not_a_video', f'no known container begins with {head!r}' if head else 'the file is empty')
 

@@ -1,6 +1,7 @@
 """One picture: upright, with square pixels, no larger than asked for, as JPEG."""
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,7 +19,8 @@ MAX_PIXELS = 1 << 26
 # For a decoder of FFmpeg: nothing larger than this is ever allocated, and damage is an error.
 STRICT = {'err_detect': 'crccheck+explode', 'max_pixels': str(MAX_PIXELS)}
 
-_IMAGES = {'mjpeg': b'\xff\xd8\xff', 'png': b'\x89PNG\r\n\x1a\n', 'webp': b'RIFF'}  # decoder -> how its files begin
+# Decoder -> how its files begin.
+_IMAGES = {'mjpeg': rb'\xff\xd8\xff', 'png': rb'\x89PNG\r\n\x1a\n', 'webp': rb'RIFF....WEBP'}
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def read_image(data: bytes, *, short_side: int, quality: int) -> Frame:
 
   FFmpeg reads it first, because it sees damage; OpenCV then, because it knows how cameras say what is up.
   """
-  codec = next((name for name, head in _IMAGES.items() if data.startswith(head)), None)
-  if codec is None or codec == 'webp' and data[8:12] != b'WEBP':
+  codec = image_codec(data[:16])
+  if codec is None:
     raise ItemError('not_an_image', f'neither JPEG, PNG nor WebP begins with {data[:16]!r}')
   decoder = av.CodecContext.create(codec, 'r')
   decoder.options, decoder.thread_count = STRICT, 1
@@ -102,9 +104,9 @@ def read_image(data: bytes, *, short_side: int, quality: int) -> Frame:
   return encode(image, 0, quality)
 
 
-def is_image(head: bytes) -> bool:
-  """Whether a file that begins like this holds a single picture."""
-  return any(head.startswith(begin) for begin in _IMAGES.values()) and head[8:12] != b'AVI '
+def image_codec(head: bytes) -> str | None:
+  """The decoder for a file that begins like this, if it holds a single picture."""
+  return next((name for name, begin in _IMAGES.items() if re.match(begin, head, re.DOTALL)), None)
 
 
 def _fit(width, height, short_side):

@@ -93,7 +93,7 @@ def _sample(shown: Iterator[_Shown], grid, short_side, quality) -> tuple[list[Fr
         k += 1
       if now and k > due:
         # Down to whole ms, so that no picture is later than the moment it was on screen.
-        time_ms = max(0, math.floor(now.appears))
+        time_ms = math.floor(now.appears)
         if not frames or time_ms > frames[-1].time_ms:
           display = display or _display(now.media, now.frame)
           frames.append(pictures.encode(display.show(now.frame, short_side), time_ms, quality))
@@ -139,7 +139,8 @@ def _by_order(file) -> Iterator[_Shown]:
 
 def _duration_ms(file, media: Media) -> int:
   """When the last picture goes, by the last packets; ItemError if the file ends long before it says."""
-  stated = media.container.duration and media.container.duration / 1000
+  stated = (media.container.duration or 0) / 1000
+  _check_length(stated)
   if stated:
     media.seek(max(0, stated - LEADS_MS[1]))  # if it can't, everything is read
   end, reach = _last_packets(media)
@@ -148,14 +149,18 @@ def _duration_ms(file, media: Media) -> int:
       end, reach = _last_packets(again)
   if end is None:
     raise ItemError('bad_timestamps', 'no picture has a time stamp')
-  if stated and reach < stated - SLACK_MS:
+  if reach < stated - SLACK_MS:
     raise ItemError('truncated_video', f'ends at {_s(reach)}, its header says {_s(stated)}')
   if media.stream.duration:  # not every packet says how long its picture stays
     own = media.ms((media.stream.start_time or 0) + media.stream.duration)
     end = own if end < own < end + SLACK_MS else end
-  if end > MAX_HOURS * 3_600_000:
-    raise ItemError('too_long', f'{_s(end)}; at most {MAX_HOURS} hours')
+  _check_length(end)
   return max(1, math.floor(end))
+
+
+def _check_length(ms):
+  if ms > MAX_HOURS * 3_600_000:
+    raise ItemError('too_long', f'{float(ms) / 3_600_000:.1f} hours; at most {MAX_HOURS}')
 
 
 def _last_packets(media: Media) -> tuple[Fraction | None, Fraction]:
@@ -164,7 +169,7 @@ def _last_packets(media: Media) -> tuple[Fraction | None, Fraction]:
   for packet in packets(media):
     video = packet.stream is media.stream
     stamp = packet.dts if video and media.tells_order_only else packet.pts
-    if stamp is None or packet.is_corrupt:
+    if stamp is None:
       continue
     goes = ((stamp + (packet.duration or 0)) * packet.time_base - media.origin) * 1000
     reach = max(reach, goes)

@@ -110,7 +110,7 @@ def records(item: Item, config: WindowConfig) -> tuple[list[Record], dict[str, f
   Depends on nothing but the item's files and the configuration.
   """
   with open_media(item.video) as file:
-    if pictures.is_image(file.read(16)):
+    if pictures.image_codec(file.read(16)):
       duration_ms, transcript, clips = _read_image(file, item, config)
     else:
       duration_ms = video.probe(file).duration_ms

@@ -30,6 +30,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   # 1. Describe ------------------------------------------------------------------------ nothing is allocated yet
   mesh = sharding.make_mesh(config.mesh)
   check_batch(config, mesh)
+  check_files(config)
   source = pipeline.open(config.input)
   if source.vocab_size > config.model.text.vocab_size:
     raise UserError(
@@ -191,6 +192,20 @@ def check_batch(config, mesh):
       f'input.batch={config.input.batch} is not a multiple of {ways}, the {ways // config.micro_batches} places of '
       f'the mesh that split it times micro_batches={config.micro_batches}; change one of them'
     )
+
+
+def check_files(config):
+  """What a newcomer lacks most often, told before anything slow."""
+  needed = [
+    (f'{config.input.folder}/manifest.json', 'shards', 'make them with: python -m data.build YOUR_VIDEOS --out')
+  ]
+  if config.input.sources:
+    needed = []  # Each has a folder of its own, which opens with errors of its own.
+  needed += [(path, f'init.{part}', config_lib.INIT[part] + ' belongs at') for part, path in config.init.items()]
+  for path, what, how in needed:
+    if not epath.Path(path).exists():
+      folder = path.removesuffix('/manifest.json')
+      raise UserError(f'{what} {folder} is not there; {how} {folder}. A run without either: bash launch/local.sh')
 
 
 def check_identity(meta, identity, workdir):

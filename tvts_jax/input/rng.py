@@ -2,8 +2,6 @@
 
 import numpy as np
 
-_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-
 
 def generator(seed: int, *, epoch: int = 0, example: int = 0, stream: int = 0) -> np.random.Generator:
   """A Philox generator keyed by (seed, example), its counter started at (epoch, stream)."""
@@ -12,10 +10,15 @@ def generator(seed: int, *, epoch: int = 0, example: int = 0, stream: int = 0) -
   return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
+def example_rng(seed: int, epoch: int, example_id: int) -> np.random.Generator:
+  """What an example is drawn with in one epoch: transcripts and frames first, then crop, then mask."""
+  return generator(seed, epoch=epoch, example=example_id)
+
+
 def mix(values: np.ndarray, key: int) -> np.ndarray:
   """uint64 array -> uint64 array: a keyed bijection (splitmix64), so unequal values stay unequal."""
   with np.errstate(over='ignore'):
-    z = values.astype(np.uint64) + np.uint64(key & 0xFFFFFFFFFFFFFFFF) * _MIX[0]
-    z = (z ^ (z >> np.uint64(30))) * _MIX[1]
-    z = (z ^ (z >> np.uint64(27))) * _MIX[2]
+    z = values.astype(np.uint64) + np.uint64(key & 0xFFFFFFFFFFFFFFFF) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
   return z ^ (z >> np.uint64(31))

@@ -1,0 +1,162 @@
+"""Starts N processes on this machine as a pod in miniature: the code path of many machines, on one.
+
+  python launch/local_pod.py --processes 2 --devices 4 -- python -m tvts_jax.main --config=... --workdir=...
+
+Each process has virtual CPU devices of its own and is one of the N of a run: it gets the variables that
+tvts_jax.distributed reads. Each line that it prints is shown behind its number.
+
+SIGINT (Ctrl-C), SIGTERM and SIGHUP are passed on to all processes, each time. Once a process has failed, the others get
+SIGTERM, and SIGKILL after --grace seconds; after 75, which says "saved, run me again", they get the time but no
+SIGTERM, for they are leaving too. What a process leaves running behind itself is ended with it.
+
+Exit codes: 0 if all processes left with 0; otherwise that of the first that did not, where 128 + n is a death by
+signal n; 2 if the command line is wrong or the command can not be started.
+"""
+
+import argparse
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+# Where one of these is set, gRPC would ask a proxy the way even to this machine.
+PROXIES = ('grpc_proxy', 'https_proxy', 'HTTPS_PROXY', 'http_proxy')
+
+
+def main(argv=None) -> int:
+  args = arguments(argv)
+  pod = Pod()
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, frame: pod.send(number))
+  address = f'127.0.0.1:{free_port()}'
+  try:
+    for index in range(args.processes):
+      pod.start(args.command, environment(address, args.processes, index, args.devices))
+  except OSError as e:
+    pod.kill()
+    print(f'local_pod: {args.command[0]} can not be started: {e.strerror}', file=sys.stderr)
+    return 2
+  return pod.wait(args.grace)
+
+
+def arguments(argv):
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--processes', type=positive, default=2, metavar='N', help='how many to start (default: 2)')
+  parser.add_argument('--devices', type=positive, default=4, metavar='N', help='CPU devices of each (default: 4)')
+  parser.add_argument(
+    '--grace', type=float, default=20, metavar='SECONDS', help='left to the others once one failed (default: 20)'
+  )
+  parser.add_argument('command', nargs='+', help='after --, a program and its arguments')
+  return parser.parse_args(argv)
+
+
+def positive(text: str) -> int:
+  if not text.isdecimal() or int(text) == 0:
+    raise argparse.ArgumentTypeError(f'{text!r} is not a number from 1 up')
+  return int(text)
+
+
+def free_port() -> int:
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    return s.getsockname()[1]
+
+
+def environment(address: str, count: int, index: int, devices: int) -> dict:
+  own = dict(os.environ)
+  if any(own.get(name) for name in PROXIES):
+    own['no_proxy'] = ','.join(filter(None, [own.get('no_proxy', own.get('NO_PROXY')), '127.0.0.1']))
+  return {
+    **own,
+    'JAX_COORDINATOR_ADDRESS': address,
+    'JAX_COORDINATOR_BIND_ADDRESS': address,  # Not seen from other machines.
+    'JAX_NUM_PROCESSES': str(count),
+    'JAX_PROCESS_ID': str(index),
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUM_CPU_DEVICES': str(devices),
+    'PYTHONUNBUFFERED': '1',
+  }
+
+
+class Pod:
+  def __init__(self):
+    self._processes, self._threads = [], []
+    self._ended = queue.SimpleQueue()  # (index, exit code), in the order of the deaths
+    self._print = threading.Lock()
+
+  def start(self, command, env) -> None:
+    # In a session of its own, or a Ctrl-C would come twice: from the terminal and from here.
+    process = subprocess.Popen(
+      command,
+      env=env,
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      start_new_session=True,
+    )
+    index = len(self._processes)
+    self._processes.append(process)
+    self._thread(self._copy, index, process.stdout, sys.stdout.buffer)
+    self._thread(self._copy, index, process.stderr, sys.stderr.buffer)
+    self._thread(self._watch, index, process)
+
+  def wait(self, grace: float) -> int:
+    """Exit code of the first that failed, or 0."""
+    first, deadline = 0, None
+    for _ in self._processes:
+      try:
+        index, code = self._ended.get(timeout=None if deadline is None else max(0, deadline - time.monotonic()))
+      except queue.Empty:
+        print(f'local_pod: {grace:g} s are over, killing the others', file=sys.stderr, flush=True)
+        self.kill()
+        break
+      if code and not first:
+        first, deadline = code, time.monotonic() + grace
+        print(f'local_pod: process {index} left with {code}', file=sys.stderr, flush=True)
+        if code != os.EX_TEMPFAIL:
+          self.send(signal.SIGTERM)
+    for thread in self._threads:
+      thread.join()
+    return first
+
+  def send(self, number: int) -> None:
+    for process in self._processes:
+      process.send_signal(number)
+
+  def kill(self) -> None:
+    for process in self._processes:
+      end_group(process)
+
+  def _thread(self, target, *args) -> None:
+    self._threads.append(threading.Thread(target=target, args=args, daemon=True))
+    self._threads[-1].start()
+
+  def _watch(self, index: int, process) -> None:
+    code = process.wait()
+    end_group(process)
+    self._ended.put((index, code if code >= 0 else 128 - code))
+
+  def _copy(self, index: int, stream, out) -> None:
+    heard = True
+    for line in stream:
+      with self._print:
+        try:
+          if heard:
+            out.write(b'[%d] %s\n' % (index, line.rstrip(b'\r\n')))
+            out.flush()
+        except BrokenPipeError:
+          heard = False  # Nobody reads any more; the run must not stand still for it.
+
+
+def end_group(process) -> None:
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

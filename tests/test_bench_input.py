@@ -1,0 +1,61 @@
+import json
+
+import pytest
+
+from tests import media
+from tvts_jax import bench_input
+
+
+@pytest.fixture(scope='module')
+def report(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('bench')
+  media.make_video(folder / 'a.mp4', frames=60, fps=10)
+  args = ['--records', '4', '--batch', '2', '--batches', '3', '--rounds', '1', '--from-mp4', str(folder / 'a.mp4')]
+  patch = pytest.MonkeyPatch()
+  patch.setattr('tvts_jax.bench_media.SECONDS', 30)  # a smaller record; the setting stays the paper's
+  try:
+    assert bench_input.main([*args, '--out', str(folder / 'out.json')]) == 0
+  finally:
+    patch.undo()
+  return json.loads((folder / 'out.json').read_text())
+
+
+def test_reports_every_contestant_and_stage(report):
+  names = ['shards to batches', 'plain decode, whole', 'plain decode, cropped', 'mp4, one seek a frame']
+  assert list(report['clips_per_core_s']) == names
+  for speed in report['clips_per_core_s'].values():
+    assert 0 < speed['min'] <= speed['median'] <= speed['max']
+  assert list(report['ms_a_clip']) == [
+    'read', 'parse', 'sample', 'take frames', 'tokenise', 'decode', 'patchify', 'hand over and batch',
+  ]  # fmt: skip
+  assert sum(report['share_of_time'].values()) == pytest.approx(1)
+  total = 1 / report['clips_per_core_s']['shards to batches']['median']
+  assert sum(report['ms_a_clip'].values()) == pytest.approx(1000 * total)
+  assert report['ms_a_clip']['decode'] > report['ms_a_clip']['tokenise'] > 0
+  assert report['setting'] == {
+    'frames': 16, 'image_size': 224, 'transcripts': 4, 'mask_ratio': 0.75, 'max_tokens': 32,
+  }  # fmt: skip
+
+
+def test_other_load_voids_a_measurement(report, monkeypatch):
+  for cores, void in ((0.05, False), (1.5, True), (None, True)):
+    text = bench_input.table({**report, 'other_load_cores': cores, 'void': bench_input.is_void(cores)})
+    assert ('VOID' in text) == void
+
+
+def test_load_counts_others_and_not_ourselves(monkeypatch):
+  clock = {'wall': 0.0, 'own': 0.0, 'all': 0.0}
+  monkeypatch.setattr(bench_input.time, 'monotonic', lambda: clock['wall'])
+  monkeypatch.setattr(bench_input.time, 'process_time', lambda: clock['own'])
+  monkeypatch.setattr(bench_input.Load, '_busy_seconds', staticmethod(lambda: clock['all']))
+  load = bench_input.Load()
+  clock.update(wall=10.0, own=8.0, all=23.0)
+  assert load.other_cores() == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize('args', [['--batches', '1'], ['--folder', '/nowhere'], ['--from-mp4', '/nowhere.mp4']])
+def test_bad_requests_are_one_sentence(args, capsys, monkeypatch):
+  monkeypatch.setattr('tvts_jax.bench_media.SECONDS', 30)
+  assert bench_input.main(['--records', '2', '--batch', '1', '--rounds', '1', *args]) == 2
+  lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+  assert len(lines) == 1

@@ -1,0 +1,82 @@
+"""Configs: every setting's resolved value, in a text that a review shows, and what is refused by name."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from ml_collections import config_flags
+
+from tvts_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+GOLDEN = ROOT / 'tests' / 'golden' / 'configs'
+CONFIGS = ['demo', 'pretrain', 'pretrain:size=H/14', 'pretrain:size=S/16,batch=256,epochs=1']
+
+
+def load(name: str):
+  file, _, arg = name.partition(':')
+  return config_flags.config_flags.ConfigFileFlagParser('config', True).parse(f'{ROOT}/configs/{file}.py:{arg}')
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_resolved_text_is_as_reviewed(name):
+  """A changed default shows here, in every run that it changes. To accept: write the text below to the file."""
+  path = GOLDEN / f'{name.replace(":", "--").replace("/", "").replace(",", "-").replace("=", "")}.txt'
+  assert config_lib.text(config_lib.resolve(load(name))) == path.read_text()
+
+
+def test_every_config_has_a_golden_text():
+  assert {path.stem for path in (ROOT / 'configs').glob('*.py')} == {name.partition(':')[0] for name in CONFIGS}
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (lambda c: c.update(stepz=3), ['stepz', 'steps']),
+    (lambda c: c.update(epochs=1.0), ['epochs', 'steps', 'exactly one']),
+    (lambda c: c.model.update(dtpye='bfloat16'), ['dtpye', 'dtype']),
+    (lambda c: c.optim.update(momentum=0.9), ['optim', 'momentum', 'b1']),
+    (lambda c: c.input.update(image_size=224), ['image_size=224', 'contradicts', '32']),
+    (lambda c: c.input.update(folders='x'), ['input', 'folders', 'folder']),
+    (lambda c: c.update(objectives={'sorting': {}}), ['sorting', 'sort']),
+    (lambda c: c.update(micro_batches=5), ['batch=32', 'micro_batches=5']),
+    (lambda c: c.update(init={'vidoe': 'x'}), ['vidoe', 'video']),
+    (lambda c: c.update(init={'run': 'a', 'text': 'b'}), ['run', 'text', 'contradict']),
+    (lambda c: c.update(ema=1.0), ['ema=1.0']),
+    (lambda c: c.checkpoint.update(every_step=5), ['checkpoint', 'every_step']),
+  ],
+)
+def test_what_is_refused_by_name(change, words):
+  config = load('demo').unlock()
+  change(config)
+  with pytest.raises(ValueError) as error:
+    config_lib.resolve(config)
+  assert all(word in str(error.value) for word in words), error.value
+  assert str(error.value).count('\n') == 0
+
+
+def test_variations_keep_the_type_of_their_default():
+  arg = config_lib.parse_arg('size=S/16,batch=8,quick', size='B/16', batch=4, quick=False)
+  assert (arg.size, arg.batch, arg.quick) == ('S/16', 8, True)
+  with pytest.raises(ValueError, match="batch='x' should be a int"):
+    config_lib.parse_arg('batch=x', batch=4)
+  with pytest.raises(ValueError, match='sise.*size'):
+    config_lib.parse_arg('sise=S', size='B/16')
+
+
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
+    (['--config=configs/pretrain.py', '--workdir={tmp}/run'], ['data/yttemporal', 'data.build']),
+    (['--config=configs/pretrain.py'], ['workdir']),
+    (['--config=configs/none.py', '--workdir={tmp}/run'], ['configs/none.py']),
+    (['--config=configs/demo.py', '--workdir={tmp}/run', '--config.optim.lrr=1'], ['lrr']),
+    (['--config=configs/demo.py:rot=x', '--workdir={tmp}/run'], ['rot', 'root']),
+  ],
+)
+def test_wrong_turns_at_the_door_end_in_a_sentence(tmp_path, arguments, words):
+  command = [sys.executable, '-m', 'tvts_jax.main', *(a.format(tmp=tmp_path) for a in arguments)]
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert result.returncode != 0 and not (tmp_path / 'run').exists()
+  assert all(word in result.stderr for word in words), result.stderr

@@ -1,0 +1,160 @@
+"""The pod in miniature, with small programs in the place of a training; and the variables that join a process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tvts_jax import distributed
+from tvts_jax.errors import UserError
+
+POD = Path(__file__).parents[1] / 'launch' / 'local_pod.py'
+
+
+def start(*args, **options):
+  return subprocess.Popen(
+    [sys.executable, POD, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+  )
+
+
+def run(*args, **options):
+  pod = start(*args, **options)
+  out, err = pod.communicate(timeout=30)
+  return pod.returncode, out, err
+
+
+def bash(script):
+  return ['--', 'bash', '-c', script]
+
+
+def test_each_process_gets_its_place_and_each_line_its_number():
+  names = 'JAX_PROCESS_ID JAX_NUM_PROCESSES JAX_NUM_CPU_DEVICES JAX_PLATFORMS JAX_COORDINATOR_ADDRESS mine no_proxy'
+  code, out, err = run(
+    '--processes',
+    '3',
+    '--devices',
+    '2',
+    *bash(f'for i in {names}; do echo "$i=${{!i}}"; done; echo problem >&2; printf "end\\xff"'),
+    env={'PATH': os.environ['PATH'], 'mine': 'too', 'https_proxy': 'http://nowhere:1', 'no_proxy': 'here'},
+    errors='surrogateescape',
+  )
+  assert code == 0
+  addresses = set()
+  for index in range(3):
+    said = [line[4:] for line in out.splitlines() if line.startswith(f'[{index}] ')]
+    got = dict(line.split('=') for line in said[:-1])
+    addresses.add(got.pop('JAX_COORDINATOR_ADDRESS'))
+    assert got == {
+      'JAX_PROCESS_ID': str(index),
+      'JAX_NUM_PROCESSES': '3',
+      'JAX_NUM_CPU_DEVICES': '2',
+      'JAX_PLATFORMS': 'cpu',
+      'mine': 'too',
+      'no_proxy': 'here,127.0.0.1',
+    }
+    assert said[-1] == 'end\udcff'
+  assert len(addresses) == 1 and addresses.pop().startswith('127.0.0.1:')
+  assert sorted(err.splitlines()) == ['[0] problem', '[1] problem', '[2] problem']
+
+
+def after_first(tmp_path, first: str, then: str):
+  """Process 1 does `then` once process 0 has done `first`."""
+  ready = tmp_path / 'ready'
+  return bash(
+    f'if [ $JAX_PROCESS_ID = 0 ]; then {first}; touch {ready}; sleep 60 & wait; '
+    f'else while [ ! -e {ready} ]; do sleep 0.02; done; {then}; fi'
+  )
+
+
+def test_the_first_failure_decides_and_the_others_are_asked_to_leave(tmp_path):
+  started = time.monotonic()
+  code, out, err = run(*after_first(tmp_path, 'trap "echo asked; exit 9" TERM', 'exit 4'))
+  assert (code, out, err) == (4, '[0] asked\n', 'local_pod: process 1 left with 4\n')
+  assert time.monotonic() - started < 15
+
+
+def test_those_who_do_not_leave_are_killed_with_their_children_in_the_time_said(tmp_path):
+  started = time.monotonic()
+  first = f'trap "" TERM; sleep 61 & echo $! > {tmp_path}/child'
+  code, _, err = run('--grace', '0.5', *after_first(tmp_path, first, 'kill -9 $$'))
+  assert code == 128 + signal.SIGKILL and 'process 1 left with 137' in err and 'killing the others' in err
+  assert 0.5 < time.monotonic() - started < 15
+  with pytest.raises(ProcessLookupError):
+    gone(int((tmp_path / 'child').read_text()))
+
+
+def gone(pid: int):
+  """Raises ProcessLookupError as soon as the process is no more than a name."""
+  for _ in range(500):
+    os.kill(pid, 0)
+    if Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] == 'Z':
+      raise ProcessLookupError
+    time.sleep(0.01)
+
+
+def test_after_saved_run_me_again_nobody_is_hurried():
+  script = 'trap "echo hurried" TERM; [ $JAX_PROCESS_ID = 0 ] && exit 75; sleep 0.5; echo saved; exit 75'
+  assert run(*bash(script)) == (75, '[1] saved\n', 'local_pod: process 0 left with 75\n')
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_each_signal_is_passed_on_to_all(number):
+  name = number.name[3:]
+  script = f'n=0; trap "n=\\$((n + 1)); echo {name} \\$n" {name}; echo up; while [ $n -lt 2 ]; do sleep 0.02; done'
+  pod = start(*bash(script))
+  read = lambda: {pod.stdout.readline(), pod.stdout.readline()}
+  assert read() == {'[0] up\n', '[1] up\n'}
+  for count in (1, 2):
+    pod.send_signal(number)
+    assert read() == {f'[0] {name} {count}\n', f'[1] {name} {count}\n'}
+  assert pod.wait(30) == 0
+  pod.communicate()
+
+
+def test_a_reader_who_leaves_does_not_stop_the_run(tmp_path):
+  script = f'for i in $(seq 20000); do echo line $i; done; touch {tmp_path}/$JAX_PROCESS_ID'
+  pod = start(*bash(script))
+  pod.stdout.close()
+  assert pod.wait(30) == 0 and sorted(p.name for p in tmp_path.iterdir()) == ['0', '1']
+  pod.stderr.close()
+
+
+def test_a_command_that_is_none():
+  code, out, err = run('--', 'no-such-program')
+  assert (code, out, err) == (2, '', 'local_pod: no-such-program can not be started: No such file or directory\n')
+  for args in [[], ['--processes', '0', *bash('true')], ['--devices', 'two', *bash('true')]]:
+    code, _, err = run(*args)
+    assert code == 2 and 'error: ' in err and 'Traceback' not in err
+  code, out, _ = run('--help')
+  assert code == 0 and 'Exit codes' in out and '--grace SECONDS' in out
+
+
+@pytest.mark.parametrize(
+  'values, text',
+  [
+    (dict(JAX_NUM_PROCESSES='2', JAX_PROCESS_ID='0'), 'JAX_COORDINATOR_ADDRESS is not set'),
+    (dict(JAX_COORDINATOR_ADDRESS='a:1', JAX_PROCESS_ID='0'), 'JAX_NUM_PROCESSES is not set'),
+    (dict(JAX_COORDINATOR_ADDRESS='a:1', JAX_NUM_PROCESSES='2'), 'JAX_PROCESS_ID is not set'),
+    (dict(JAX_COORDINATOR_ADDRESS='a:1', JAX_NUM_PROCESSES='2', JAX_PROCESS_ID='2'), 'JAX_PROCESS_ID=2 is none of the'),
+    (dict(JAX_COORDINATOR_ADDRESS='a:1', JAX_NUM_PROCESSES='x', JAX_PROCESS_ID='0'), 'JAX_NUM_PROCESSES=x'),
+  ],
+)
+def test_variables_that_do_not_fit_together(monkeypatch, values, text):
+  for name in distributed.VARIABLES:
+    monkeypatch.delenv(name, raising=False)
+  for name, value in values.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(UserError, match=text):
+    distributed.initialize()
+
+
+def test_a_process_alone_stays_alone():
+  alone = 'from tvts_jax import distributed; distributed.initialize(); import jax; print(jax.process_count())'
+  own = {name: value for name, value in os.environ.items() if name not in distributed.VARIABLES}
+  for more in ({}, {'JAX_NUM_PROCESSES': '1', 'SLURM_JOB_ID': '1'}):
+    got = subprocess.run([sys.executable, '-c', alone], env=own | more, cwd=POD.parents[1], capture_output=True)
+    assert got.stdout == b'1\n', got.stderr

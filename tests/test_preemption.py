@@ -1,0 +1,118 @@
+"""Signals ask once and insist the second time; a work directory has one owner. What processes agree on among each
+other is shown in test_checkpoint.py."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tvts_jax.errors import UserError
+from tvts_jax.preemption import LOCK, SIGNALS, Stop, WorkdirLock
+
+ROOT = Path(__file__).parents[1]
+
+# Asked once, it goes on for good, in a call that never comes back to Python. A child of its own is not its business.
+STUBBORN = """
+import os, signal, sys, time
+import jax
+from tvts_jax.preemption import Stop
+with Stop() as stop:
+  read, write = os.pipe()
+  child = os.fork()
+  if not child:
+    os.write(write, b'1')
+    time.sleep(60)
+    os._exit(0)
+  os.read(read, 1)
+  os.kill(child, signal.SIGTERM)
+  print('child', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), stop.requested(0), flush=True)
+  step = 0
+  while not stop.requested(step):
+    time.sleep(0.01)
+    step += 1
+  print('asked', flush=True)
+  jax.block_until_ready(jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 2, lambda x: x * 0.5, x))(1.0))
+"""
+
+
+@pytest.mark.parametrize('number', SIGNALS)
+def test_a_signal_asks_and_the_old_handlers_return(number):
+  heard = []
+  old = signal.signal(number, lambda *_: heard.append(True))
+  try:
+    with Stop() as stop:
+      assert not stop.requested(0)
+      os.kill(os.getpid(), number)
+      end = time.monotonic() + 10
+      while not stop.requested(1):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+      assert stop.requested(2) and not heard
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+    assert heard == [True]
+  finally:
+    signal.signal(number, old)
+
+
+def test_an_error_inside_goes_through_and_other_signals_stay():
+  old = signal.signal(signal.SIGUSR1, lambda *_: None)
+  try:
+    with pytest.raises(KeyError), Stop() as stop:
+      os.kill(os.getpid(), signal.SIGUSR1)
+      time.sleep(0.05)
+      assert not stop.requested(0)
+      raise KeyError
+  finally:
+    signal.signal(signal.SIGUSR1, old)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_ends_even_a_process_that_hangs(number):
+  child = subprocess.Popen(
+    [sys.executable, '-c', STUBBORN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+  )
+  try:
+    assert child.stdout.readline() == f'child {-signal.SIGTERM} False\n', child.stderr.read()
+    child.send_signal(number)
+    assert child.stdout.readline() == 'asked\n'
+    time.sleep(0.5)
+    assert child.poll() is None
+    start = time.monotonic()
+    child.send_signal(number)
+    assert child.wait(20) == 128 + number and time.monotonic() - start < 10
+    assert child.stderr.read().endswith(f'{number.name} again: leaving at once\n')
+  finally:
+    child.kill()
+
+
+def test_a_work_directory_has_one_owner(tmp_path):
+  folder = tmp_path / 'new' / 'run'
+  with WorkdirLock(folder):
+    for _ in range(2):
+      with pytest.raises(UserError, match=f'{folder} is in use by process {os.getpid()} on .*; wait for it, stop it'):
+        WorkdirLock(folder).__enter__()
+  with WorkdirLock(folder), WorkdirLock(tmp_path / 'another'):
+    pass
+
+
+def test_the_lock_goes_with_its_owner(tmp_path):
+  held = f'import fcntl; f = open({str(tmp_path / LOCK)!r}, "w"); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); '
+  owner = subprocess.Popen([sys.executable, '-c', held + 'import time; time.sleep(60)'], stdout=subprocess.PIPE)
+  owner.stdout.readline()
+  with pytest.raises(UserError, match='in use by another run'):
+    WorkdirLock(tmp_path).__enter__()
+  owner.kill()
+  owner.wait()
+  with WorkdirLock(tmp_path):
+    pass
+
+
+def test_what_can_not_be_a_work_directory(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='file/run can not be a work directory: Not a directory'):
+    WorkdirLock(tmp_path / 'file' / 'run').__enter__()

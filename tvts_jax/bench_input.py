@@ -1,0 +1,292 @@
+"""How fast one core turns shards into batches, and where its time goes.
+
+python -m tvts_jax.bench_input [--folder DIR --tokenizer NAME] [--from-mp4 FILE ...] [--out FILE.json]
+
+At the paper's setting (16 frames, crops of 224, 4 transcripts, 75 % masked), beside (a) decoding the same JPEGs and
+nothing else, whole and cropped, and (b) decoding as many frames of as long a span from mp4 by one seek a frame, as
+the reference code does. Without --folder it makes shards of textured, moving pictures, 456x256 at quality 75.
+
+All numbers are CPU time of one thread, so they hold for one core whatever else it waits for; contestants take turns
+in the order A B B A and the median round counts. A machine that is busy otherwise slows every core: the report says
+so, and such numbers are void.
+Exit code 0: measured; 2: a bad request, with one sentence on stderr.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+
+from tvts_jax.errors import UserError
+
+QUIET_CORES = 0.2  # other load above this voids a measurement
+
+
+class Load:
+  """How many cores the rest of the machine kept busy between two moments; None where the system does not say."""
+
+  def __init__(self):
+    self._wall, self._own, self._all = time.monotonic(), time.process_time(), self._busy_seconds()
+
+  def other_cores(self) -> float | None:
+    busy = self._busy_seconds()
+    if busy is None:
+      return None
+    own = time.process_time() - self._own
+    return max(0.0, busy - self._all - own) / (time.monotonic() - self._wall)
+
+  @staticmethod
+  def _busy_seconds() -> float | None:
+    try:
+      with open('/proc/stat') as f:
+        user, nice, system, _, _, irq, softirq, steal = map(int, f.readline().split()[1:9])
+    except FileNotFoundError:
+      return None
+    return (user + nice + system + irq + softirq + steal) / os.sysconf('SC_CLK_TCK')
+
+
+def is_void(other_cores: float | None) -> bool:
+  return other_cores is None or other_cores > QUIET_CORES
+
+
+def seconds_a_clip(iterator, clips_an_item: int) -> float:
+  """CPU seconds for each clip of an iterator, less its first item, for which it is still being built."""
+  next(iterator)
+  began, items = time.process_time(), 0
+  for _ in iterator:
+    items += 1
+  return (time.process_time() - began) / (items * clips_an_item)
+
+
+def stages(source, part, clips: int) -> dict[str, float]:
+  """CPU seconds a clip of each thing that is done to one example on its own."""
+  from tvts_jax.input import patches
+  from tvts_jax.input.host_tf import tensorflow
+
+  tf, rows = tensorflow(), [i % len(part) for i in range(clips)]
+  spent = {}
+
+  def timed(name, function, arguments):
+    """Forgets each result at once, as the pipeline does: keeping them would measure the memory instead."""
+    function(*arguments[0])
+    began = time.process_time()
+    for a in arguments:
+      function(*a)
+    spent[name] = (time.process_time() - began) / len(arguments)
+
+  timed('read', part.read, [(row,) for row in rows])
+  few = range(min(len(part), 8))
+  stored = [part.parse(part.read(row), row) for row in few]
+  drawn = [part.sample(s, row, 0)[0] for row, s in zip(few, stored)]
+  again = clips // len(few) + 1
+  timed('parse', part.parse, [(part.read(row), row) for row in few] * again)
+  timed('sample', part.sample, [(s, row, 0) for row, s in zip(few, stored)] * again)
+  timed('take frames', lambda s, d: s.frames(d.frames), list(zip(stored, drawn)) * again)
+  timed('tokenise', part.tokenizer, [(d.texts,) for d in drawn] * again)
+  made = [part.load(row, 0) for row in rows]
+  jpegs, crops, positions = (tf.constant([getattr(e, name) for e in made]) for name in ('jpegs', 'crop', 'positions'))
+  shape = source.config
+  decode = lambda j, c, _: tf.stack([patches.decode(j[m], c, shape)[0, 0, 0] for m in range(shape.frames)])
+  gather = lambda j, c, p: patches.visible(j, c, p, shape)
+  for name, function in (('decode', decode), ('patchify', gather)):
+    elements = tf.data.Dataset.from_tensor_slices((jpegs, crops, positions)).map(function)
+    spent[name] = seconds_a_clip(elements.with_options(_one_thread(tf)).as_numpy_iterator(), 1)
+  spent['patchify'] -= spent['decode']
+  return spent
+
+
+def _one_thread(tf):
+  options = tf.data.Options()
+  options.threading.private_threadpool_size = 1
+  return options
+
+
+def contestants(source, part, batches: int, videos: list[str]) -> dict:
+  """Name -> a function that measures CPU seconds a clip once."""
+  from tvts_jax.input import patches
+  from tvts_jax.input.host_tf import tensorflow
+
+  tf, config = tensorflow(), source.config
+  made = [part.load(row % len(part), 0) for row in range(batches * config.batch)]
+  jpegs, crops = tf.constant([e.jpegs for e in made]), tf.constant([e.crop for e in made])
+
+  def ours():
+    with source.batches(0, stop_step=batches) as iterator:
+      return seconds_a_clip(iterator, config.batch)
+
+  def plain(function):
+    pixel = lambda j, c: tf.stack([function(j[m], c)[0, 0, 0] for m in range(config.frames)])
+    elements = tf.data.Dataset.from_tensor_slices((jpegs, crops)).map(pixel)
+    return lambda: seconds_a_clip(elements.with_options(_one_thread(tf)).as_numpy_iterator(), 1)
+
+  whole = lambda j, _: tf.io.decode_jpeg(j, channels=3, dct_method='INTEGER_ACCURATE')
+  return {
+    'shards to batches': ours,
+    'plain decode, whole': plain(whole),
+    'plain decode, cropped': plain(lambda j, c: patches.decode(j, c, config)),
+    'mp4, one seek a frame': lambda: statistics.mean(seek_a_clip(v, config) for v in videos),
+  }
+
+
+def seek_a_clip(video: str, config) -> float:
+  """CPU seconds for the frames of one clip: a seek, a decode and a change to RGB each."""
+  import cv2
+
+  began = time.process_time()
+  capture = cv2.VideoCapture(video)
+  total, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
+  if total < 1:
+    raise UserError(f'{video} is no video that OpenCV can read')
+  span = min(total, int(config.span_ms(config.lengths_ms[len(config.seconds) // 2]) / 1000 * fps))
+  first = (total - span) // 2
+  for m in range(config.frames):
+    capture.set(cv2.CAP_PROP_POS_FRAMES, first + (2 * m + 1) * span // (2 * config.frames))
+    found, image = capture.read()
+    if not found:
+      raise UserError(f'{video} breaks off at frame {m} of {config.frames}')
+    cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+  capture.release()
+  return time.process_time() - began
+
+
+def measure(args, folder: str, tokenizer: str, videos: list[str]) -> dict:
+  """Everything there is to report, as plain values."""
+  from tvts_jax.input import pipeline
+  from tvts_jax.input.config import InputConfig
+  from tvts_jax.input.examples import Examples
+  from tvts_jax.input.tokens import Tokenizer
+
+  config = InputConfig(folder=folder, split=args.split, tokenizer=tokenizer, batch=args.batch, min_words=1, threads=1)
+  source = pipeline.open(config)
+  part = Examples(config, Tokenizer(tokenizer, config.max_tokens))
+  runs = contestants(source, part, args.batches, videos)
+  for video in videos:
+    seek_a_clip(video, config)  # before the long part, in case it cannot be read
+  load, taken = Load(), {name: [] for name in runs}
+  spent = {}
+  for _ in range(args.rounds):
+    for name in [*runs, *reversed(runs)]:
+      taken[name].append(runs[name]())
+    for name, seconds in stages(source, part, args.batch * args.batches).items():
+      spent.setdefault(name, []).append(seconds)
+  other = load.other_cores()
+  ours = taken['shards to batches']
+  each = {name: statistics.median(values) for name, values in spent.items()}
+  total = statistics.median(ours)
+  each['hand over and batch'] = total - sum(each.values())
+  jpegs = [len(j) for row in range(min(len(part), 4)) for j in part.load(row, 0).jpegs]
+  return {
+    'other_load_cores': other,
+    'void': is_void(other),
+    'clips_per_core_s': {
+      name: {'median': 1 / statistics.median(v), 'min': 1 / max(v), 'max': 1 / min(v)} for name, v in taken.items()
+    },
+    'share_of': {name: _paired(taken[name], ours) for name in runs if name != 'shards to batches'},
+    'ms_a_clip': {name: 1000 * seconds for name, seconds in each.items()},
+    'share_of_time': {name: seconds / total for name, seconds in each.items()},
+    'mean_jpeg_bytes': statistics.mean(jpegs),
+    'record_bytes': int(part.index.length.mean()),
+    'rounds': args.rounds,
+    'clips_a_turn': args.batches * args.batch,
+    'setting': {n: getattr(config, n) for n in ('frames', 'image_size', 'transcripts', 'mask_ratio', 'max_tokens')},
+    'cpu': _cpu(),
+    'versions': _versions(),
+  }
+
+
+def _paired(theirs: list[float], ours: list[float]) -> float:
+  """Our speed over theirs, median over the turns they took side by side."""
+  return statistics.median(a / b for a, b in zip(theirs, ours))
+
+
+def _cpu() -> str:
+  try:
+    with open('/proc/cpuinfo') as f:
+      return next(line.split(':')[1].strip() for line in f if line.startswith('model name'))
+  except (FileNotFoundError, StopIteration):
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+  import cv2
+  import numpy as np
+  import tensorflow as tf
+  import tokenizers
+
+  return {module.__name__: module.__version__ for module in (np, tf, tokenizers, cv2)}
+
+
+def table(result: dict) -> str:
+  lines = [f'{"clips per core and second":<28}{"median":>9}{"min":>9}{"max":>9}   ours is']
+  for name, speed in result['clips_per_core_s'].items():
+    share = ''
+    if name in result['share_of']:
+      ratio = result['share_of'][name]
+      share = f'{ratio:8.0%} of it' if ratio < 10 else f'{ratio:8.0f} times it'
+    lines.append(f'{name:<28}{speed["median"]:>9.1f}{speed["min"]:>9.1f}{speed["max"]:>9.1f}{share}')
+  lines += ['', f'{"where our time goes":<28}{"ms/clip":>9}{"share":>9}']
+  for name, ms in result['ms_a_clip'].items():
+    lines.append(f'{name:<28}{ms:>9.3f}{result["share_of_time"][name]:>9.1%}')
+  other = result['other_load_cores']
+  lines += ['', f'{result["cpu"]}; JPEGs of {result["mean_jpeg_bytes"]:.0f} bytes, {result["rounds"]} rounds']
+  if result['void']:
+    busy = 'an unknown load' if other is None else f'{other:.2f} cores of other load'
+    lines.append(f'VOID: there was {busy} on the machine; run again when it is quiet (below {QUIET_CORES}).')
+  return '\n'.join(lines)
+
+
+def main(argv=None) -> int:
+  parser = argparse.ArgumentParser(
+    prog='python -m tvts_jax.bench_input', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--folder', help='shards to read (default: made up)')
+  parser.add_argument('--split', default='train', help='(default: %(default)s)')
+  parser.add_argument('--tokenizer', help='a folder or hub name (default: trained on the transcripts)')
+  parser.add_argument('--from-mp4', nargs='+', default=[], metavar='FILE', help='videos for (b) (default: made up)')
+  parser.add_argument('--batch', type=int, default=8, help='(default: %(default)s)')
+  parser.add_argument('--batches', type=int, default=9, help='of one turn, the first not timed (default: %(default)s)')
+  parser.add_argument('--rounds', type=int, default=5, help='of two turns each (default: %(default)s)')
+  parser.add_argument('--records', type=int, default=16, help='to make up (default: %(default)s)')
+  parser.add_argument('--out', help='write all numbers to this file as JSON')
+  args = parser.parse_args(argv)
+  try:
+    if args.batches < 2 or args.rounds < 1:
+      raise UserError('--batches must be at least 2 and --rounds at least 1')
+    with tempfile.TemporaryDirectory(prefix='bench_input.') as temp:
+      result = measure(args, *_media(args, temp))
+  except UserError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 2
+  print(table(result))
+  if args.out:
+    with open(args.out, 'w') as f:
+      json.dump(result, f, indent=2)
+  return 0
+
+
+def _media(args, temp: str) -> tuple[str, str, list[str]]:
+  """Folder, tokenizer and videos, made up where they are not given."""
+  from data import vocab
+  from tvts_jax import bench_media
+
+  folder, tokenizer, videos = args.folder, args.tokenizer, args.from_mp4
+  if not folder:
+    folder = f'{temp}/shards'
+    print(f'making {args.records} records ...', file=sys.stderr)
+    bench_media.make_folder(folder, args.records)
+  if not tokenizer:
+    tokenizer = f'{temp}/tokenizer'
+    vocab.save(vocab.train(vocab.words(folder, args.split), 30522), tokenizer)
+  if not videos:
+    videos = [f'{temp}/video.mp4']
+    print('making a video ...', file=sys.stderr)
+    bench_media.make_mp4(videos[0], seconds=24)
+  return folder, tokenizer, videos
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,95 @@
+"""Every setting of the input pipeline and its default; nothing else has defaults for them."""
+
+import dataclasses
+
+from tvts_jax.input import masks
+from tvts_jax.input.errors import InputError
+from tvts_jax.input.sampling import SamplingConfig
+
+MODES = {
+  'train': 'endless, every example once an epoch in random order',
+  'eval': 'every example once in storage order, the middle draw and the centre crop; the last batch is filled up',
+}
+CROPS = {
+  'random': 'one random place per clip',
+  'center': 'the middle',
+}
+MIXES = {
+  'weight': 'every batch holds a fixed share of each source',
+  'alternate': 'batch after batch from the next source',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class InputConfig(SamplingConfig):
+  """From a folder of shards to batches; sizes in pixels. How transcripts and frames are drawn is inherited."""
+
+  folder: str = ''
+  split: str = 'train'
+  mode: str = 'train'
+  batch: int = 1024  # examples in the global batch of all processes
+  seed: int = 0
+  image_size: int = 224
+  patch: int = 16
+  tubelet: int = 2  # frames
+  crop: str = 'random'
+  resize: int | None = None  # scale frames to this short side before the crop; costs host time
+  mask: str = 'random'
+  mask_ratio: float = 0.75
+  tokenizer: str = ''  # a local folder or a hub name
+  max_tokens: int = 32
+  # Several folders: settings that differ from the ones above, and 'weight' (1 unless given), for each.
+  sources: tuple[dict, ...] = ()
+  mix: str = 'weight'
+  threads: int = 0  # 0: one for each core this process may use
+
+  def __post_init__(self):
+    if self.mode == 'eval':
+      object.__setattr__(self, 'pick', 'center')
+      object.__setattr__(self, 'crop', 'center')
+    super().__post_init__()
+    object.__setattr__(self, 'sources', tuple(self.sources))
+    for name, table in (('mode', MODES), ('crop', CROPS), ('mask', masks.MASKS), ('mix', MIXES)):
+      if getattr(self, name) not in table:
+        raise InputError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
+    for name in ('batch', 'image_size', 'patch', 'tubelet', 'max_tokens'):
+      if getattr(self, name) < 1:
+        raise InputError(f'{name}={getattr(self, name)} must be at least 1')
+    if self.image_size % self.patch or self.frames % self.tubelet:
+      raise InputError(
+        f'image_size={self.image_size} must be a multiple of patch={self.patch}, and frames={self.frames} of '
+        f'tubelet={self.tubelet}'
+      )
+    if self.resize is not None and self.resize < self.image_size:
+      raise InputError(f'resize={self.resize} is smaller than the crop, image_size={self.image_size}')
+    masks.visible_per_slice(self.grid, self.mask_ratio)
+
+  @property
+  def slices(self) -> int:
+    """T: time slices of a clip, each a row of tubelets."""
+    return self.frames // self.tubelet
+
+  @property
+  def grid(self) -> int:
+    """S: tubelets of one time slice."""
+    return (self.image_size // self.patch) ** 2
+
+  @property
+  def visible(self) -> int:
+    """V: tubelets of one time slice that are not masked."""
+    return masks.visible_per_slice(self.grid, self.mask_ratio)
+
+  def parts(self) -> tuple[list['InputConfig'], list[float]]:
+    """One config for each source, and their weights."""
+    if not self.sources:
+      return [self], [1.0]
+    fields = {f.name for f in dataclasses.fields(self)} - {'sources', 'mix', 'batch', 'mode', 'seed', 'threads'}
+    configs, weights = [], []
+    for source in self.sources:
+      changes = dict(source)
+      weights.append(changes.pop('weight', 1.0))
+      unknown = sorted(set(changes) - fields)
+      if unknown:
+        raise InputError(f'a source cannot set {", ".join(unknown)}; it can set: weight, {", ".join(sorted(fields))}')
+      configs.append(dataclasses.replace(self, sources=(), **changes))
+    return configs, weights

@@ -1,0 +1,153 @@
+"""One example from its record, as far as numpy goes: which frames, which words, which crop, which tubelets."""
+
+import dataclasses
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from tvts_jax.input import index as shard_index
+from tvts_jax.input import masks, records
+from tvts_jax.input.config import InputConfig
+from tvts_jax.input.errors import InputError
+from tvts_jax.input.host_tf import tensorflow
+from tvts_jax.input.order import BLOCK_RECORDS
+from tvts_jax.input.reader import Reader
+from tvts_jax.input.rng import example_rng
+from tvts_jax.input.sampling import Draw, SamplingConfig, draw, shortfall
+from tvts_jax.input.tokens import Tokenizer
+
+
+class BadExample(InputError):
+  """An example that cannot be made; `row` is its place in the index, `example_id` its name for good."""
+
+  def __init__(self, reason: str, row: int, example_id: int):
+    super().__init__(reason)
+    self.row, self.example_id = row, example_id
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """All of an example but the decoding: M frames, K transcripts of L pieces, T slices with V visible tubelets."""
+
+  jpegs: list[bytes]  # [M]
+  crop: np.ndarray  # int32 [4]: top, left, height, width in the stored frame
+  positions: np.ndarray  # int32 [T V]
+  tokens: np.ndarray  # int32 [K, L]
+  token_mask: np.ndarray  # bool [K, L]
+  order: np.ndarray  # int32 [K]
+  example_id: np.uint64
+
+
+class Examples:
+  """The records of one split of one folder, as examples."""
+
+  def __init__(self, config: InputConfig, tokenizer: Tokenizer):
+    self.config, self.tokenizer = config, tokenizer
+    self.manifest = shard_index.load(config.folder, config.split)
+    self.index = shard_index.load_index(self.manifest)
+    missing = shortfall(SamplingConfig(**self.manifest.sampling), config)
+    if missing:
+      raise InputError(
+        f'the records of {config.folder} cannot serve this sampling: {missing}; ask for less or build them again'
+      )
+    self._reader = Reader(self.manifest, self.index, BLOCK_RECORDS)
+    self._message = tensorflow().train.Example
+
+  def __len__(self) -> int:
+    return len(self.index)
+
+  def name(self, row: int) -> tuple[str, int]:
+    """(video id, window index)"""
+    stored = self.parse(self.read(row), row)
+    return stored.video_id, stored.window_index
+
+  def load(self, row: int, epoch: int) -> Example:
+    """BadExample if the record is damaged or cannot serve the config."""
+    stored = self.parse(self.read(row), row)
+    try:
+      drawn, crop, positions = self.sample(stored, row, epoch)
+      jpegs = stored.frames(drawn.frames)
+    except InputError as e:
+      raise self.bad(row, f' (video {stored.video_id!r}, window {stored.window_index}): {e}') from e
+    tokens, token_mask = self.tokenizer(drawn.texts)
+    return Example(jpegs, crop, positions, tokens, token_mask, drawn.order, self.index.example_id[row])
+
+  def read(self, row: int) -> bytes:
+    """Nothing in a record that cannot be read can be trusted, not even its name: the index's hash is all we know."""
+    try:
+      return self._reader.read(row)
+    except shard_index.DamagedRecord as e:
+      raise BadExample(f'{e} (example {self._id(row):016x})', row, self._id(row)) from e
+    except OSError as e:
+      raise self.bad(row, f' (example {self._id(row):016x}) cannot be read: {e}') from e
+
+  def parse(self, data: bytes, row: int) -> 'Stored':
+    try:
+      return Stored(self._message.FromString(data).features.feature)
+    except (InputError, DecodeError, UnicodeDecodeError) as e:
+      raise self.bad(row, f' (example {self._id(row):016x}) is no record: {e}') from e
+
+  def sample(self, stored: 'Stored', row: int, epoch: int) -> tuple[Draw, np.ndarray, np.ndarray]:
+    """Everything random, always drawn in this order: transcripts and frames, crop, positions."""
+    config = self.config
+    rng = example_rng(config.seed, epoch, self._id(row))
+    drawn = draw(stored, config, rng)
+    crop = self._crop(stored.height, stored.width, rng)
+    return drawn, crop, masks.positions(rng, config.mask, config.slices, config.grid, config.visible)
+
+  def bad(self, row: int, what: str) -> BadExample:
+    """One sentence that begins with shard and record, and goes on with `what`."""
+    path = self.manifest.folder / self.manifest.shards[self.index.shard[row]].name
+    return BadExample(f'{path}: record {row}{what}', row, self._id(row))
+
+  def _id(self, row: int) -> int:
+    return int(self.index.example_id[row])
+
+  def _crop(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """int32 [4]: a square of stored pixels, the same for all frames, that becomes image_size x image_size."""
+    config, short = self.config, min(height, width)
+    side = config.image_size if config.resize is None else round(config.image_size * short / config.resize)
+    if side > short:
+      raise InputError(
+        f'frames of {height}x{width} hold no crop of {side}: use a smaller image_size or resize={side} or more'
+      )
+    room = np.array([height - side, width - side])
+    offset = rng.integers(room + 1) if config.crop == 'random' else room // 2
+    return np.array([*offset, side, side], np.int32)
+
+
+class Stored:
+  """A record's features under the names that sampling knows; checks what a sample needs and no more."""
+
+  def __init__(self, features):
+    version = _one(features['schema_version'].int64_list, 'schema_version')
+    if version != records.SCHEMA_VERSION:
+      raise InputError(f'it has schema_version {version}, this code reads {records.SCHEMA_VERSION}')
+    number = lambda name: _one(features[name].int64_list, name)
+    text = lambda name: _one(features[name].bytes_list, name).decode()
+    self.video_id, self.window_index = text('video/id'), number('window/index')
+    self.start_ms, self.end_ms = number('window/start_ms'), number('window/end_ms')
+    self.height, self.width = number('frames/height'), number('frames/width')
+    self.transcript_timing = text('transcript/timing')
+    self._jpegs = features['frames/jpeg'].bytes_list.value  # copied one by one, when asked for
+    self.frame_times_ms = np.array(features['frames/time_ms'].int64_list.value)
+    self.words = [w.decode() for w in features['words/text'].bytes_list.value]
+    self.word_starts_ms = np.array(features['words/start_ms'].int64_list.value)
+    frames, times, words, starts = map(len, (self._jpegs, self.frame_times_ms, self.words, self.word_starts_ms))
+    if not frames == times > 0 or words != starts:
+      raise InputError(f'it has {frames} frames with {times} times and {words} words with {starts} starts')
+
+  def frames(self, numbers: np.ndarray) -> list[bytes]:
+    """JPEGs that may be decoded. A few bytes can claim a picture that fills the memory: none here does."""
+    jpegs = [self._jpegs[i] for i in numbers.tolist()]
+    for i, jpeg in zip(numbers.tolist(), jpegs):
+      height, width = records.jpeg_size(jpeg)
+      if (height, width) != (self.height, self.width):
+        raise InputError(f'frame {i} says {height}x{width} in its header, the record {self.height}x{self.width}')
+    return jpegs
+
+
+def _one(values, name: str):
+  if len(values.value) != 1:
+    raise InputError(f'{name} has {len(values.value)} values instead of one')
+  return values.value[0]

@@ -1,0 +1,24 @@
+"""TensorFlow as a worker of the host: it reads and decodes, and never sees an accelerator."""
+
+import functools
+import os
+
+from tvts_jax.input.errors import InputError
+
+
+@functools.cache
+def tensorflow():
+  """The module `tensorflow`, imported when first needed: it costs seconds and hundreds of megabytes."""
+  # What matters reaches us as an exception; the log would repeat it with a stack trace before we can name its cause.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  import tensorflow as tf
+
+  for kind in ('GPU', 'TPU'):
+    try:
+      tf.config.set_visible_devices([], kind)
+    except RuntimeError as e:
+      raise InputError(
+        f'TensorFlow was used before the input pipeline was opened and holds the {kind}s that JAX needs: '
+        'open the pipeline first'
+      ) from e
+  return tf

@@ -1,0 +1,78 @@
+"""Reads records in an order made of permuted blocks, so that storage far away sees few large requests.
+
+Large records are read one at a time. Small ones (captions) are read a block at a time, and the block is kept until
+its other records are asked for: the order spreads a block over neighbouring batches and never comes back to it.
+"""
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+
+from tvts_jax.input import tfrecord
+from tvts_jax.input.index import DamagedRecord, Index, Manifest
+
+BLOCK_BYTES = 8 << 20  # a block larger than this is read record by record: each is a large request by itself
+KEEP_BYTES = 512 << 20
+
+
+class Reader:
+  """Thread-safe; `block_records` as in the order."""
+
+  def __init__(self, manifest: Manifest, index: Index, block_records: int):
+    self._manifest, self._index = manifest, index
+    self._block = block_records if index.length.mean() * block_records <= BLOCK_BYTES else 1
+    self._lock = threading.Lock()
+    self._runs: OrderedDict[tuple[int, int], Future] = OrderedDict()  # (shard, block) -> (first byte, bytes)
+    self._held = 0
+
+  def read(self, row: int) -> bytes:
+    """The serialized record. DamagedRecord if its checksums don't agree, OSError if the shard cannot be read."""
+    begin, data = self._run_of(row) if self._block > 1 else self._fetch(row, row + 1)
+    first, last = int(self._index.offset[row]) - begin, self._stop(row) - begin
+    try:
+      return tfrecord.unframe(data[first:last])
+    except ValueError as e:
+      path = self._path(row)
+      raise DamagedRecord(f'{path}: record {row} at byte {begin + first} cannot be read: {e}') from e
+
+  def _run_of(self, row: int) -> tuple[int, bytes]:
+    """The bytes of the records of `row`'s block that lie in its shard; one thread fetches, others wait for it."""
+    key = (int(self._index.shard[row]), row // self._block)
+    with self._lock:
+      run = self._runs.get(key)
+      if mine := run is None:
+        run = self._runs[key] = Future()
+      self._runs.move_to_end(key)
+    if mine:
+      self._fill(key, run, row)
+    return run.result()
+
+  def _fill(self, key: tuple[int, int], run: Future, row: int) -> None:
+    shard_R = self._index.shard[key[1] * self._block : (key[1] + 1) * self._block]
+    rows = [key[1] * self._block + i for i in range(len(shard_R)) if shard_R[i] == key[0]]
+    try:
+      fetched = self._fetch(rows[0], rows[-1] + 1)
+    except OSError as e:
+      with self._lock:
+        del self._runs[key]  # the next one to ask tries again
+      run.set_exception(e)
+      return
+    run.set_result(fetched)
+    with self._lock:
+      self._held += len(fetched[1])
+      while self._held > KEEP_BYTES and next(iter(self._runs.values())).done():
+        _, old = self._runs.popitem(last=False)
+        self._held -= len(old.result()[1])
+
+  def _fetch(self, first: int, stop: int) -> tuple[int, bytes]:
+    """(place of the first byte, the bytes) of neighbouring records of one shard, in one request."""
+    begin = int(self._index.offset[first])
+    with self._path(first).open('rb') as f:
+      f.seek(begin)
+      return begin, f.read(self._stop(stop - 1) - begin)
+
+  def _stop(self, row: int) -> int:
+    return int(self._index.offset[row]) + int(self._index.length[row]) + tfrecord.HEADER + tfrecord.FOOTER
+
+  def _path(self, row: int):
+    return self._manifest.folder / self._manifest.shards[self._index.shard[row]].name

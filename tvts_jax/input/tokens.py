@@ -1,0 +1,81 @@
+"""Texts to word pieces of a fixed length, and a fingerprint of the vocabulary they are made with.
+
+A fast tokenizer spends well under 5 % of the pipeline's time (python -m tvts_jax.bench_input says how much), so
+texts stay texts in the shards, and the vocabulary can change without building them again.
+"""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from tvts_jax.input.errors import InputError
+
+
+class Tokenizer:
+  """A fast tokenizer that cuts or pads every text to `length` pieces and keeps [CLS] and [SEP]."""
+
+  def __init__(self, name: str, length: int):
+    """`name`: a local folder with a saved tokenizer, or a name on the Hugging Face hub."""
+    fast = _open(name)
+    if length <= fast.num_special_tokens_to_add():
+      raise InputError(f'max_tokens={length} leaves no room for words: use more')
+    self.name, self.length = name, length
+    self.vocab_size = len(fast)
+    self._backend = fast.backend_tokenizer
+    self.fingerprint = _fingerprint(self._backend)
+    self._backend.enable_truncation(length)
+    self._backend.enable_padding(length=length, pad_id=fast.pad_token_id, pad_token=fast.pad_token)
+
+  def __call__(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """int32 ids [K, L] and bool mask [K, L], True where a piece is real."""
+    encoded = self._backend.encode_batch_fast(texts)
+    ids_KxL = np.array([e.ids for e in encoded], np.int32)
+    mask_KxL = np.array([e.attention_mask for e in encoded], bool)
+    return ids_KxL, mask_KxL
+
+  def decode(self, ids_KxL: np.ndarray, mask_KxL: np.ndarray) -> list[str]:
+    """The texts again, as far as pieces can tell."""
+    kept = [row[mask].tolist() for row, mask in zip(ids_KxL, mask_KxL)]
+    return self._backend.decode_batch(kept, skip_special_tokens=True)
+
+
+def check_fingerprint(found: str, expected: str, what: str) -> None:
+  """Refuses token ids of another vocabulary than the one `what` (say, a checkpoint) was made with."""
+  if found != expected:
+    raise InputError(
+      f'{what} was made with the vocabulary {expected[:12]}, and the tokenizer at hand has {found[:12]}: '
+      'open the tokenizer it was made with'
+    )
+
+
+def _open(name: str):
+  if not name:
+    raise InputError('no tokenizer is set: name a folder (python -m data.vocab makes one) or a hub name')
+  # The pipeline has threads of its own, each with a few short texts: more threads would only get in their way.
+  os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+  from transformers import AutoTokenizer  # a second of imports: only where it is needed
+
+  try:
+    fast = AutoTokenizer.from_pretrained(name, use_fast=True)
+  except (OSError, ValueError) as e:
+    raise InputError(
+      f'tokenizer {name!r} is neither a folder with a saved tokenizer nor a name that the hub gives us now '
+      f'({str(e).strip().splitlines()[0]}): give a local folder when offline'
+    ) from e
+  if not fast.is_fast:
+    raise InputError(f'tokenizer {name!r} has no fast version, and the slow one would starve the devices')
+  # A tokenizer made from a file that was not read has its special tokens and nothing else.
+  if len(fast) <= len(set(fast.all_special_ids)):
+    raise InputError(f'tokenizer {name!r} knows {len(fast)} pieces, all of them special: its vocabulary is lost')
+  if fast.pad_token_id is None:
+    raise InputError(f'tokenizer {name!r} has no padding token: add one and save it again')
+  return fast
+
+
+def _fingerprint(backend) -> str:
+  """sha256 of all that decides which ids a text becomes, before any truncation or padding is set."""
+  state = json.loads(backend.to_str())
+  parts = {k: v for k, v in state.items() if k not in ('version', 'truncation', 'padding', 'decoder')}
+  return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,135 @@
+"""Who may run in a work directory, and until when.
+
+SIGTERM, as schedulers and preempted machines send it, or SIGINT, as Ctrl-C does, to any one process makes all
+processes save before one and the same step and exit with EXIT_CODE. A second signal to the same process ends it at
+once, unsaved, with 128 + the number of the signal.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import sys
+import threading
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from tvts_jax.errors import UserError
+from tvts_jax.files import is_local
+
+EXIT_CODE = os.EX_TEMPFAIL  # 75: saved, run the same command again to go on.
+LOCK = '.lock'
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stop:
+  """Listens while it is entered, from the main thread, after the processes have joined.
+
+  The signals are read by a thread, because Python runs handlers on its main thread only, and that may hang in a
+  collective whose peer is gone.
+  """
+
+  def __enter__(self):
+    self._asked = threading.Event()
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    self._libc = libc
+    # JAX's own listener, which tells the other processes, is a C handler that Python's table does not show.
+    self._handlers = {s: (signal.getsignal(s), libc.signal(s, None)) for s in SIGNALS}
+    for s in SIGNALS:
+      signal.signal(s, lambda number, frame: None)
+    self._read, self._write = os.pipe()
+    os.set_blocking(self._write, False)
+    self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=forget)
+    self._thread = threading.Thread(target=self._listen, name='stop', daemon=True)
+    self._thread.start()
+    return self
+
+  def __exit__(self, kind, error, traceback) -> None:
+    signal.set_wakeup_fd(self._wakeup)
+    for s, (in_python, in_c) in self._handlers.items():
+      if in_python is not None:
+        signal.signal(s, in_python)
+      self._libc.signal(s, in_c)
+    os.write(self._write, b'\0')
+    self._thread.join()
+    os.close(self._read)
+    os.close(self._write)
+
+  def requested(self, step: int) -> bool:
+    """Whether to save before step `step` and stop: the same answer in all processes. Ask at every step."""
+    if jax.distributed.is_initialized():
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._asked.is_set()
+
+  def _listen(self) -> None:
+    while number := os.read(self._read, 1)[0]:
+      if number not in SIGNALS:
+        continue
+      name = signal.Signals(number).name
+      if self._asked.is_set():
+        print(f'{name} again: leaving at once', file=sys.stderr, flush=True)
+        os._exit(128 + number)
+      print(f'{name}: saving at the next step and stopping; once more to leave at once', file=sys.stderr, flush=True)
+      self._asked.set()
+      if jax.distributed.is_initialized():
+        ctypes.CFUNCTYPE(None, ctypes.c_int)(self._handlers[signal.SIGTERM][1])(signal.SIGTERM)
+
+
+def forget() -> None:
+  """In a forked child, which has signals of its own: or ending a worker would stop the run."""
+  if signal.set_wakeup_fd(-1) != -1:
+    for s in SIGNALS:
+      signal.signal(s, signal.SIG_DFL)
+
+
+class WorkdirLock:
+  """One live run per work directory: taken by process 0, refused in all processes alike, freed when process 0 dies.
+
+  Object stores have no locks, so a directory on one is not guarded.
+  """
+
+  def __init__(self, folder):
+    self._folder = epath.Path(folder)
+    self._file = None
+
+  def __enter__(self):
+    owner = self._take() if jax.process_index() == 0 else None
+    refused = owner is not None
+    if jax.process_count() > 1:
+      refused = bool(multihost_utils.broadcast_one_to_all(np.int32(refused)))
+    if refused:
+      raise UserError(
+        f'{self._folder} is in use by {owner or "another run"}; wait for it, stop it, or give another work directory'
+      )
+    return self
+
+  def __exit__(self, kind, error, traceback) -> None:
+    if self._file is not None:
+      self._file.close()
+
+  def _take(self) -> str | None:
+    """None, or who holds it."""
+    if not is_local(self._folder):
+      return None
+    try:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      file = open(self._folder / LOCK, 'a+')  # noqa: SIM115
+    except OSError as e:
+      raise UserError(f'{self._folder} can not be a work directory: {e.strerror}') from e
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      with file:
+        file.seek(0)
+        return file.read() or 'another run'
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}')
+    file.flush()
+    self._file = file
+    return None
