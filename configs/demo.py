@@ -6,9 +6,9 @@
 Variations: root (where the demo's files are), steps, seed.
 
 Where it departs from the paper, it stands in for what a demo can't have. The paper starts from ImageMAE and
-DistilBERT, whose tokens carry position and meaning on day one. Here the embeddings of space and time start large (std 1, not 0.02 and 0),
-and the text encoder is warmed up on the transcripts alone (python -m tvts_jax.warm_text) and then learns ten times
-slower than the rest, else it forgets the words that only sorting needs.
+DistilBERT, whose tokens carry position and meaning on day one. Here the embeddings of space and time start large
+(std 1, not 0.02 and 0), and the text encoder is warmed up on the transcripts alone (python -m tvts_jax.warm_text)
+and then learns ten times slower than the rest, else it forgets the words that only sorting needs.
 """
 
 from tvts_jax.config import base, parse_arg
@@ -27,7 +27,7 @@ def get_config(arg=''):
 
   config.optim.update(lr=2e-3, b2=0.98, weight_decay=0.05, clip=1.0, groups=(('^text/', {'lr': 0.1}),))
   config.optim.update(schedule='linear', warmup_steps=100, decay_at=(0.75,))
-  config.init = {'text': f'{arg.root}/text'}
+  config.init.text = f'{arg.root}/text'
   config.steps = arg.steps
   config.seed = arg.seed
 

@@ -26,7 +26,7 @@ def get_config(arg=''):
 
   config.optim.lr = 1e-4
   config.epochs = arg.epochs
-  config.init = {'text': f'{arg.weights}/distilbert-base-uncased'}
+  config.init.text = f'{arg.weights}/distilbert-base-uncased'
   if arg.size == 'B/16':
     config.init.video = f'{arg.weights}/mae_pretrain_vit_base.pth'
 

@@ -33,9 +33,21 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$want" ]; then
   echo "$want" > .venv/installed
 fi
 
+run() { echo "\$ python $*" >&2; .venv/bin/python "$@"; }
+
 if [ "$task" = test ]; then
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
-  exec .venv/bin/python -m pytest
+  run -m pytest
+  exit
 fi
-exec .venv/bin/python -m tvts_jax.main --config=configs/demo.py --workdir="${WORKDIR:-runs/demo}"
+
+# Each of these is the command that one runs on data of one's own, and goes on where an earlier call stopped.
+root=${ROOT:-runs/demo}
+run -m data.world --out "$root/world" --probe-train 0 --probe-test 0
+run -m data.build "$root/world/index.jsonl" --out "$root/shards" \
+  --window-s 12 --seconds 2 --fps 4 --short-side 32 --min-words 1
+[ -d "$root/vocab" ] || run -m data.vocab "$root/shards" --out "$root/vocab" --size 256
+[ -d "$root/text" ] || run -m tvts_jax.warm_text --config="configs/demo.py:root=$root" --tokenizer="$root/vocab" --out="$root/text"
+run -m tvts_jax.main --config="configs/demo.py:root=$root" --workdir="$root/run"
+echo "the report: $root/run/report.html" >&2

@@ -42,7 +42,7 @@ def test_every_config_has_a_golden_text():
     (lambda c: c.update(objectives={'sorting': {}}), ['sorting', 'sort']),
     (lambda c: c.update(micro_batches=5), ['batch=32', 'micro_batches=5']),
     (lambda c: c.update(init={'vidoe': 'x'}), ['vidoe', 'video']),
-    (lambda c: c.update(init={'run': 'a', 'text': 'b'}), ['run', 'text', 'contradict']),
+    (lambda c: c.update(init={'run': 'a', 'text': 'b'}), ['init.run', 'init.text', 'contradict']),
     (lambda c: c.update(ema=1.0), ['ema=1.0']),
     (lambda c: c.checkpoint.update(every_step=5), ['checkpoint', 'every_step']),
   ],

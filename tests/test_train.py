@@ -131,8 +131,9 @@ def test_two_processes_with_one_stopped_end_like_two_undisturbed(demo, undisturb
 
 
 def test_a_work_directory_has_one_run(demo, undisturbed):
-  first = start(demo, 'shared', '--config.checkpoint.every_steps=1')
-  wait_for(first, lambda: (demo / 'shared' / 'metrics.jsonl').exists())
+  first = start(demo, 'shared')
+  wait_for(first, lambda: (demo / 'shared' / 'checkpoints' / '5').exists())
+  first.send_signal(signal.SIGSTOP)
   assert 'is in use by process' in finish(start(demo, 'shared'), code=1)
   first.kill()
   first.communicate()

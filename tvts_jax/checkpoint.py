@@ -1,6 +1,6 @@
 """Checkpoints of a run: saved while training goes on, restored on any mesh and by any number of processes.
 
-A thin room around orbax's CheckpointManager. FOLDER/STEP is one checkpoint; it appears whole or not at all. Its item
+A thin room around orbax's AsyncCheckpointer. FOLDER/STEP is one checkpoint; it appears whole or not at all. Its item
 'state' holds the arrays of a train state under flat names ('params/video/embed/kernel', 'opt_state/1/0/count'), so
 that no class of another library is part of the format; its item 'meta' is JSON: what the caller gave, and a table of
 all arrays, against which a restore is checked before any array is read.
@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
@@ -24,7 +25,9 @@ from tvts_jax.sharding import path_name
 
 FOLDER = 'checkpoints'  # Their place in a work directory.
 FORMAT = 1
+UNFINISHED = '.orbax-checkpoint-tmp'  # Ends the name of a checkpoint until it is complete.
 SETTLE = 60  # Seconds left to the other threads of a save that failed.
+STORAGE_ERRORS = OSError, ValueError, RuntimeError  # What orbax and tensorstore raise.
 SHOWN = 3  # How many of the differing arrays a refusal names.
 
 
@@ -47,14 +50,6 @@ class CheckpointConfig:
       raise UserError(f'checkpoint.every_minutes is {self.every_minutes}; it must be more than 0, or None for never')
 
 
-class Manager(ocp.CheckpointManager):
-  def reached_preemption(self, step: int) -> bool:
-    """No: tvts_jax.preemption alone asks JAX. Orbax would ask again later, about older steps, and so move the step
-    that the processes agree on into the past."""
-    del step
-    return False
-
-
 class Checkpoints:
   """All processes of a run make the same calls in the same order."""
 
@@ -62,34 +57,30 @@ class Checkpoints:
     """With config None the folder is only read: nothing in it is created, cleaned up or deleted."""
     self.folder, self.config = epath.Path(folder), config
     try:
-      self._manager = self._open(config is not None)
+      if config is not None and jax.process_index() == 0:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob(f'*{UNFINISHED}'):
+          logging.info('removing %s, which was never completed', path)
+          path.rmtree()
+      self._steps = sorted(ocp.utils.checkpoint_steps(self.folder))  # The complete ones.
     except OSError as e:
       raise CheckpointError(f'{self.folder} can not hold checkpoints: {reason(e)}') from e
-    self._newest = None  # The last step that this object saved or restored.
-    self._running = None  # The step of a save that may still be running.
+    self._checkpointer = new_checkpointer()
+    self._background = ThreadPoolExecutor(1, 'checkpoints')
+    self._saving = None  # (step, future) of a save that may still be running
+    self._last = None  # The step that was saved or restored last.
     self._saved_at = self._asked_at = time.monotonic()
     self._asked_step, self._ask_step = None, 0
 
-  def _open(self, prepare: bool) -> Manager:
-    # Neither of the other options makes the processes wait for each other, so one may open it anew on its own.
-    return Manager(
-      self.folder,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=ocp.checkpoint_managers.LatestN(self.config.keep if self.config else None),
-        create=prepare,
-        cleanup_tmp_directories=prepare,
-        save_root_metadata=False,
-      ),
-    )
-
   def latest(self) -> int | None:
     """The newest complete step; waits for a save that is running."""
-    self._wait()
-    return self._manager.latest_step()
+    self._collect(wait=True)
+    return max(self._steps, default=None)
 
   def due(self, step: int) -> bool:
-    """Whether to save before step `step`. Ask once per step."""
-    if step == 0 or step == self._newest:
+    """Whether to save before step `step`. Ask once per step: this also raises the error of a save that failed."""
+    self._collect(wait=False)
+    if step in (0, self._last):
       return False
     if self.config.every_steps is not None and step % self.config.every_steps == 0:
       return True
@@ -115,19 +106,45 @@ class Checkpoints:
   def save(self, step: int, state, meta: dict) -> None:
     """Starts to save; a step that is there already is left as it is. The caller may go on, and donate the state, at
     once. An error of the save before this one is raised here; the checkpoints from before are not touched by it."""
-    self._wait()
-    self._newest, self._saved_at = step, time.monotonic()
-    if step in self._manager.all_steps():
+    self._collect(wait=True)
+    self._last, self._saved_at = step, time.monotonic()
+    if step in self._steps:
       return
     arrays = named(state)
     content = {'format': FORMAT, 'arrays': {name: describe(x) for name, x in arrays.items()}, 'meta': meta}
-    self._running = step
+    items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(content))
     try:
-      self._manager.save(
-        step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(content)), force=True
-      )
-    except (OSError, ValueError, RuntimeError) as e:
-      raise self._failed(e) from e
+      # By force, because something incomplete may lie there where an object store has no names for unfinished ones.
+      self._checkpointer.save(self.folder / str(step), items, force=True)
+    except STORAGE_ERRORS as e:
+      raise self._failed(step, e) from e
+    self._saving = step, self._background.submit(self._finish, [*self._steps, step])
+
+  def _finish(self, steps: list[int]) -> None:
+    """In the background: only a complete checkpoint may replace an older one."""
+    self._checkpointer.wait_until_finished()
+    if jax.process_index() == 0:
+      for step in steps[: -self.config.keep]:
+        remove(self.folder / str(step))
+
+  def _collect(self, wait: bool) -> None:
+    """Takes note of a save that is finished, one way or the other."""
+    if self._saving is None or not (wait or self._saving[1].done()):
+      return
+    (step, future), self._saving = self._saving, None
+    try:
+      future.result()
+    except STORAGE_ERRORS as e:
+      raise self._failed(step, e) from e
+    self._steps = [*self._steps, step][-self.config.keep :]
+
+  def _failed(self, step: int, error) -> CheckpointError:
+    settle()
+    if jax.process_index() == 0:
+      remove(self.folder / f'{step}{UNFINISHED}')  # It may be what fills the disk.
+    self._checkpointer = new_checkpointer()  # The old one may have more errors of this save to raise.
+    left = f'the newest complete one is {max(self._steps)}' if self._steps else 'there is no earlier one'
+    return CheckpointError(f'step {step} could not be saved in {self.folder}: {reason(error)}; {left}')
 
   def restore(self, abstract_state, step: int | None = None):
     """(state, meta) of a step, by default the newest.
@@ -140,7 +157,7 @@ class Checkpoints:
     wanted = named(abstract_state)
     refuse_differing(content['arrays'], wanted, self.folder / str(step))
     arrays = self._arrays(step, wanted)
-    self._newest = step
+    self._last = step
     return jax.tree.unflatten(jax.tree.structure(abstract_state), arrays.values()), content['meta']
 
   def read_meta(self, step: int | None = None) -> dict:
@@ -161,8 +178,9 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for a running save and raises its error."""
-    self._wait()
-    self._manager.close()
+    self._collect(wait=True)
+    self._background.shutdown()
+    self._checkpointer.close()
 
   def __enter__(self):
     return self
@@ -175,40 +193,14 @@ class Checkpoints:
         raise
       logging.error('%s', e)  # What stopped the run is the news.
 
-  def _wait(self) -> None:
-    try:
-      self._manager.wait_until_finished()
-    except (OSError, ValueError, RuntimeError) as e:
-      raise self._failed(e) from e
-    self._running = None
-
-  def _failed(self, error) -> CheckpointError:
-    step, self._running = self._running, None
-    settle()
-    self._discard(step)
-    # The old manager has forgotten those that the failed one was to replace, and may raise more errors of this save.
-    self._manager = self._open(False)
-    steps = self._manager.all_steps()
-    left = f'the newest complete one is {max(steps)}' if steps else 'there is no earlier one'
-    return CheckpointError(f'step {step} could not be saved in {self.folder}: {reason(error)}; {left}')
-
-  def _discard(self, step: int) -> None:
-    """Removes what a failed save left, which may be what fills the disk."""
-    if jax.process_index() == 0:
-      left = self.folder / f'{step}.orbax-checkpoint-tmp'
-      try:
-        left.rmtree(missing_ok=True)
-      except OSError as e:
-        logging.warning('%s stays until the next start: %s', left, reason(e))
-
   def _find(self, step: int | None) -> int:
-    self._wait()
-    steps = self._manager.all_steps()
-    if not steps:
+    self._collect(wait=True)
+    if not self._steps:
       raise CheckpointError(f'there is no checkpoint in {self.folder}')
-    if step is not None and step not in steps:
-      raise CheckpointError(f'there is no checkpoint of step {step} in {self.folder}; there are {numbers(steps)}')
-    return max(steps) if step is None else step
+    if step is not None and step not in self._steps:
+      there = ', '.join(map(str, self._steps))
+      raise CheckpointError(f'there is no checkpoint of step {step} in {self.folder}; there are {there}')
+    return max(self._steps) if step is None else step
 
   def _content(self, step: int) -> dict:
     content = self._read(step, meta=ocp.args.JsonRestore())['meta']
@@ -228,8 +220,8 @@ class Checkpoints:
 
   def _read(self, step: int, **items):
     try:
-      return self._manager.restore(step, args=ocp.args.Composite(**items))
-    except (OSError, ValueError, RuntimeError, KeyError) as e:
+      return self._checkpointer.restore(self.folder / str(step), ocp.args.Composite(**items))
+    except (*STORAGE_ERRORS, KeyError) as e:
       raise CheckpointError(f'{self.folder / str(step)} can not be read: {reason(e)}') from e
 
 
@@ -254,6 +246,18 @@ def differences(old: str, new: str) -> list[str]:
     for key in sorted(before.keys() | after.keys())
     if before.get(key) != after.get(key)
   ]
+
+
+def new_checkpointer() -> ocp.AsyncCheckpointer:
+  return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+
+def remove(path: epath.Path) -> None:
+  """A folder that stays does no harm but to the space it takes."""
+  try:
+    path.rmtree(missing_ok=True)
+  except OSError as e:
+    logging.warning('%s could not be removed: %s', path, reason(e))
 
 
 def named(tree) -> dict:
@@ -290,10 +294,6 @@ def settle() -> None:
   for thread in threading.enumerate():
     if type(thread).__module__.startswith('orbax.'):
       threading.Thread.join(thread, max(0, end - time.monotonic()))  # Not their own join, which raises the error again.
-
-
-def numbers(steps) -> str:
-  return ', '.join(str(step) for step in sorted(steps))
 
 
 def reason(error: Exception) -> str:

@@ -26,6 +26,14 @@ SHARED = {
 }
 
 
+# What a run can start from; '' for nothing.
+INIT = {
+  'video': 'a file with an image or video encoder, such as mae_pretrain_vit_base.pth',
+  'text': 'a folder with a DistilBERT',
+  'run': 'the work directory of another run, or a folder of converted weights',
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
   model: TVTSConfig = TVTSConfig()
@@ -37,8 +45,7 @@ class RunConfig:
   checkpoint: CheckpointConfig = CheckpointConfig()
   # Evaluators by a name of one's own: {'type': ..., 'every_steps': ..., settings}; each also runs at the end.
   evals: dict = dataclasses.field(default_factory=dict)
-  # Weights to start from: {'video': file, 'text': folder} with encoders, or {'run': work directory} of another run.
-  init: dict = dataclasses.field(default_factory=dict)
+  init: dict = dataclasses.field(default_factory=lambda: dict.fromkeys(INIT, ''))
   mesh: dict = dataclasses.field(default_factory=lambda: {'data': -1, 'fsdp': 1, 'tensor': 1})
   sharding: tuple = sharding.RULES
   epochs: float | None = None  # How long to train: this, or `steps`.
@@ -47,13 +54,6 @@ class RunConfig:
   ema: float = 0.0  # Decay of the running mean of the parameters; 0 keeps none.
   seed: int = 0
   log_every: int = 20  # steps
-
-
-INIT = {
-  'video': 'a file with an image or video encoder, such as mae_pretrain_vit_base.pth',
-  'text': 'a folder with a DistilBERT',
-  'run': 'the work directory of another run, or a folder of converted weights',
-}
 
 
 def base() -> ml_collections.ConfigDict:
@@ -111,8 +111,8 @@ def resolve(config: Mapping) -> RunConfig:
     raise UserError('config says how long to train by epochs or by steps: set exactly one of the two')
   if unknown := sorted(set(run.init) - set(INIT)):
     raise UserError(f'config.init has no {unknown[0]!r}; it has {", ".join(INIT)}')
-  if 'run' in run.init and len(run.init) > 1:
-    raise UserError(f'config.init.run brings the whole model, so {sorted(run.init)} contradict each other; set one')
+  if run.init.get('run') and (others := [part for part in ('video', 'text') if run.init.get(part)]):
+    raise UserError(f'config.init.run brings the whole model, which contradicts init.{others[0]}; set one of the two')
   if run.input.batch % run.micro_batches:
     raise UserError(f'input.batch={run.input.batch} is not a multiple of micro_batches={run.micro_batches}')
   if not 0 <= run.ema < 1:

@@ -82,7 +82,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
 
     train_step = step_lib.make_train_step(model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema)
     batches = source.batches(first, jax.process_index(), jax.process_count())
-    rng = jax.device_put(rng, jax.NamedSharding(mesh, jax.P()))
+    rng = jax.jit(lambda: jax.random.key(config.seed), out_shardings=jax.NamedSharding(mesh, jax.P()))()
     with clock.span('compile'):
       step_fn = compile_step(train_step, state, spec_of(source, config), rng, place, mesh)
     watch = Watch(
@@ -201,7 +201,9 @@ def check_files(config):
   ]
   if config.input.sources:
     needed = []  # Each has a folder of its own, which opens with errors of its own.
-  needed += [(path, f'init.{part}', config_lib.INIT[part] + ' belongs at') for part, path in config.init.items()]
+  needed += [
+    (path, f'init.{part}', config_lib.INIT[part] + ' belongs at') for part, path in config.init.items() if path
+  ]
   for path, what, how in needed:
     if not epath.Path(path).exists():
       folder = path.removesuffix('/manifest.json')
@@ -233,13 +235,13 @@ def state_layout(shapes, tx, config, mesh):
 
 def start_from(config, params, shapes, place):
   """Fresh parameters with those of `config.init` in their places."""
-  if not config.init:
-    return params
-  if 'run' in config.init:
+  if config.init.get('run'):
     abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
     return restore_params(config.init['run'], abstract)
   given = shapes
   for part, path in config.init.items():
+    if not path:
+      continue
     given, loaded = convert.load_part(given, config.model, part, path)
     logging.info('%s', loaded)
   take = lambda new, old: old if isinstance(new, jax.ShapeDtypeStruct) else jax.device_put(new, old.sharding)

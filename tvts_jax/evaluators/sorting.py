@@ -43,26 +43,23 @@ class Sorting:
     self.input = dataclasses.replace(config.input, **{'split': 'val', 'mode': 'eval', **settings})
     self.source = pipeline.open(self.input)
     self.mesh = mesh
-    place = NamedSharding(mesh, PartitionSpec())
 
     def score(params, batch):
-      result = {}
-      for name, change in VIDEOS.items():
-        outputs = model.apply(params, {**batch, **change(batch)})
-        scores = sorting.scores(outputs['sort_logits'], batch['order'])
-        result |= {f'{name}/{key}': (value * batch['valid']).sum() for key, value in scores.items()}
-      return result | {'count': batch['valid'].sum()}
+      scores = sorting.scores(model.apply(params, batch)['sort_logits'], batch['order'])
+      return {name: (value * batch['valid']).sum() for name, value in scores.items()}
 
-    self.score = jax.jit(score, out_shardings=place)
+    self.score = jax.jit(score, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    self.videos = {name: jax.jit(change) for name, change in VIDEOS.items()}
 
   def __call__(self, params) -> dict[str, float]:
-    sums: dict = {}
-    for batch in self.source.batches(0, jax.process_index(), jax.process_count()):
+    sums, count = dict.fromkeys([f'{name}/{key}' for name in VIDEOS for key in sorting.CHANCE], 0.0), 0
+    for step, batch in enumerate(self.source.batches(0, jax.process_index(), jax.process_count())):
+      count += min(self.input.batch, self.source.num_examples - step * self.input.batch)
       batch.pop('example_id')
-      device_batch = sharding.put(batch, self.mesh)
-      for name, value in jax.device_get(self.score(params, device_batch)).items():
-        sums[name] = sums.get(name, 0.0) + float(value)
-    count = sums.pop('count')
+      batch = sharding.put(batch, self.mesh)
+      for name, change in self.videos.items():
+        for key, value in jax.device_get(self.score(params, {**batch, **change(batch)})).items():
+          sums[f'{name}/{key}'] += float(value)
     return {name: value / count for name, value in sums.items()} | {'clips': count}
 
 

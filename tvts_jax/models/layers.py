@@ -26,10 +26,9 @@ REMAT_POLICIES = {
 Initial = Callable[[int], tuple[nn.initializers.Initializer, nn.initializers.Initializer]]
 
 
-def normal_init(fan_in: int):
-  """Kernels from N(0, 0.02), biases zero: ViT and BERT."""
-  del fan_in
-  return nn.initializers.normal(0.02), nn.initializers.zeros
+def normal_init(std: float = 0.02) -> Initial:
+  """Kernels from N(0, std), biases zero: ViT and BERT."""
+  return lambda fan_in: (nn.initializers.normal(std), nn.initializers.zeros)
 
 
 def uniform_init(fan_in: int):

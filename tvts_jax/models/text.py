@@ -57,7 +57,7 @@ class TextEncoder(nn.Module):
     self.block = layers.PostNormBlock(
       config.n_heads,
       config.hidden_dim,
-      layers.normal_init,
+      layers.normal_init(),
       *types,
       dropout=config.dropout,
       attention_dropout=config.attention_dropout,

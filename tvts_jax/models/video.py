@@ -38,6 +38,7 @@ class VideoConfig:
   frames: int = 16
   tubelet: int = 2
   mlp_ratio: int = 4
+  kernel_std: float = 0.02  # Of the initial kernels of the blocks.
   space_std: float = 0.02  # Of the initial space embedding.
   time_std: float = 0.0  # Of the initial time embedding.
 
@@ -106,7 +107,9 @@ class VideoEncoder(nn.Module):
     self.cls_position = self.param('cls_position', normal(0.02), (D,))
     self.space_position = self.param('space_position', normal(config.space_std), (config.places, D))
     self.time_position = self.param('time_position', normal(config.time_std), (config.slots, D))
-    self.block = layers.PreNormBlock(config.heads, config.mlp_ratio * D, layers.normal_init, *types, parent=None)
+    self.block = layers.PreNormBlock(
+      config.heads, config.mlp_ratio * D, layers.normal_init(config.kernel_std), *types, parent=None
+    )
     self.blocks = self.param('blocks', layers.init_blocks, self.block, config.depth, D)
     self.norm = layers.layer_norm(1e-6, *types, name='norm')
 
