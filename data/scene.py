@@ -119,7 +119,9 @@ def write_script(seed: int, index: int, split: str = 'train') -> Script:
     motions = list(PAIRS[index // 2 % len(PAIRS)])[:: 1 if index % 2 else -1]
     type_, label = 'order', ' then '.join(motions)
   if type_ in ('same_motion', 'mixed'):
-    actors = [(colour, _pick(rng, SHAPES)) for colour in _distinct(rng, COLOURS, SLOTS)]
+    # Clips of one motion all have the same four colours, so that only the motion tells them apart.
+    colours = list(COLOURS)[:SLOTS] if type_ == 'same_motion' else COLOURS
+    actors = [(colour, _pick(rng, SHAPES)) for colour in _distinct(rng, colours, SLOTS)]
   else:
     actors = [(_pick(rng, COLOURS), _pick(rng, SHAPES))] * len(motions)
 

@@ -15,6 +15,7 @@ signal n; 2 if the command line is wrong or the command can not be started.
 
 import argparse
 import contextlib
+import ctypes
 import os
 import queue
 import signal
@@ -23,6 +24,8 @@ import subprocess
 import sys
 import threading
 import time
+
+LIBC = ctypes.CDLL(None)
 
 # Where one of these is set, gRPC would ask a proxy the way even to this machine.
 PROXIES = ('grpc_proxy', 'https_proxy', 'HTTPS_PROXY', 'http_proxy')
@@ -98,6 +101,7 @@ class Pod:
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       start_new_session=True,
+      preexec_fn=die_with_parent if sys.platform == 'linux' else None,
     )
     index = len(self._processes)
     self._processes.append(process)
@@ -151,6 +155,11 @@ class Pod:
             out.flush()
         except BrokenPipeError:
           heard = False  # Nobody reads any more; the run must not stand still for it.
+
+
+def die_with_parent() -> None:
+  """Or a pod whose launcher is killed would go on, out of reach of Ctrl-C."""
+  LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def end_group(process) -> None:

@@ -1,4 +1,4 @@
-"""A train state whose every bit is known, and the processes that save it: python -m tests.saved faults|pod FOLDER"""
+"""A train state whose every bit is known, and the processes that save it: python -m tests.saved NAME FOLDER"""
 
 import os
 import resource
@@ -124,5 +124,20 @@ def pod(folder: Path) -> None:
   sys.exit(preemption.EXIT_CODE)
 
 
+def full(folder: Path) -> None:
+  """Two processes, one of which has no space left."""
+  distributed.initialize()
+  spec = abstract(sharding.make_mesh({'data': 2, 'fsdp': -1}))
+  checkpoints = Checkpoints(folder, CheckpointConfig(keep=1))
+  checkpoints.save(1, state(1, spec), {})
+  checkpoints.latest()
+  if jax.process_index() == 1:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+  checkpoints.save(2, state(2, spec), {})
+  for s in range(3, 10**6):
+    checkpoints.due(s)
+    time.sleep(0.01)
+
+
 if __name__ == '__main__':
-  {'faults': faults, 'pod': pod}[sys.argv[1]](Path(sys.argv[2]))
+  {'faults': faults, 'pod': pod, 'full': full}[sys.argv[1]](Path(sys.argv[2]))

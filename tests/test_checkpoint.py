@@ -19,6 +19,9 @@ from tvts_jax.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, 
 from tvts_jax.errors import UserError
 from tvts_jax.preemption import EXIT_CODE, WorkdirLock
 
+# Libraries below orbax that are interrupted by an error complain to nobody in particular.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
 ROOT = Path(__file__).parents[1]
 MESH = {'data': 2, 'fsdp': -1}
 
@@ -232,25 +235,38 @@ def test_a_full_disk_and_a_death_amid_a_save_lose_nothing(tmp_path):
   assert sorted(p.name for p in (tmp_path / 'run').iterdir()) == ['5', '6']
 
 
+def pod(name, folder, *options, **files):
+  command = [sys.executable, '-m', 'tests.saved', name, folder]
+  return subprocess.Popen(
+    [sys.executable, 'launch/local_pod.py', '--devices', '2', *options, '--', *command], cwd=ROOT, **files
+  )
+
+
+def test_a_disk_full_for_one_of_two_processes_stops_both_and_keeps_the_last(tmp_path):
+  failed = pod('full', tmp_path, '--grace', '1', stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+  said = failed.communicate(timeout=60)[0].decode()
+  error = f'[1] tvts_jax.checkpoint.CheckpointError: step 2 could not be saved in {tmp_path}: File too large; '
+  assert failed.returncode == 1 and error + 'the newest complete one is 1\n' in said, said
+  restored, _ = Checkpoints(tmp_path, None).restore(spec())
+  assert saved.exact(restored, 1, spec())
+
+
 def test_two_processes_and_one_are_the_same_run(tmp_path):
   save(tmp_path / 'given', 7)
   out = tmp_path / 'out'
-  command = [sys.executable, '-m', 'tests.saved', 'pod', tmp_path]
   with open(out, 'w') as file:
-    pod = subprocess.Popen(
-      [sys.executable, 'launch/local_pod.py', '--devices', '2', '--', *command], stdout=file, stderr=file, cwd=ROOT
-    )
+    run = pod('pod', tmp_path, stdout=file, stderr=file)
   lines = lambda start: [line.split() for line in out.read_text().splitlines() if line[4:].startswith(start)]
   try:
-    until(lambda: len(lines('ready')) == 2 or pod.poll() is not None)
-    assert pod.poll() is None, out.read_text()
+    until(lambda: len(lines('ready')) == 2 or run.poll() is not None)
+    assert run.poll() is None, out.read_text()
     pids = {int(words[2]): int(words[3]) for words in lines('ready')}
     with pytest.raises(UserError, match=f'{tmp_path} is in use by process {pids[0]} on '):
       WorkdirLock(tmp_path).__enter__()
     os.kill(pids[1], signal.SIGTERM)  # One of the two, and not the one that leads.
-    assert pod.wait(60) == EXIT_CODE, out.read_text()
+    assert run.wait(60) == EXIT_CODE, out.read_text()
   finally:
-    pod.kill()
+    run.kill()
 
   said = out.read_text()
   assert said.count("restored True {'step': 7}") == 2

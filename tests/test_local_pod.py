@@ -96,6 +96,16 @@ def gone(pid: int):
     time.sleep(0.01)
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells a process of the death of its parent')
+def test_a_pod_dies_with_its_launcher():
+  pod = start('--processes', '1', *bash('echo $$; exec sleep 60'))
+  pid = int(pod.stdout.readline().removeprefix('[0] '))
+  pod.kill()
+  with pytest.raises(ProcessLookupError):
+    gone(pid)
+  pod.communicate()
+
+
 def test_after_saved_run_me_again_nobody_is_hurried():
   script = 'trap "echo hurried" TERM; [ $JAX_PROCESS_ID = 0 ] && exit 75; sleep 0.5; echo saved; exit 75'
   assert run(*bash(script)) == (75, '[1] saved\n', 'local_pod: process 0 left with 75\n')

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from tvts_jax import optim
+from tvts_jax import optim, sharding
 from tvts_jax.optim import OptimConfig
 
 PARAMS = {'text': {'kernel': jnp.ones((3, 2)), 'bias': jnp.ones(2)}, 'video': {'kernel': jnp.ones((2, 2))}}
@@ -66,3 +66,13 @@ def test_groups_scale_and_freeze():
 def test_what_is_refused(settings, words):
   with pytest.raises(ValueError, match=words):
     optim.build(OptimConfig(**settings), PARAMS, 10)
+
+
+def test_a_chain_with_frozen_parameters_has_a_place_for_every_moment():
+  mesh = sharding.make_mesh({'fsdp': 8})
+  params = {'video': {'kernel': jnp.ones((2, 8))}, 'text': {'kernel': jnp.ones((2, 8))}}
+  place = sharding.layout(params, ((r'kernel$', (None, 'fsdp')),), mesh)
+  state = optim.build(OptimConfig(groups=(('^text', {'frozen': True}),), no_decay='text'), params, 10).init(params)
+  layout = sharding.optimizer_layout(state, place, mesh)
+  specs = {leaf.shape: where.spec for leaf, where in zip(jax.tree.leaves(state), jax.tree.leaves(layout), strict=True)}
+  assert specs == {(): jax.P(), (2, 8): jax.P(None, 'fsdp')}

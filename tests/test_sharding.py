@@ -60,7 +60,7 @@ def collectives(sizes):
   mesh = sharding.make_mesh(sizes)
   place = sharding.layout(params, sharding.RULES, mesh)
   everywhere = jax.NamedSharding(mesh, jax.P())
-  place = step_lib.State(everywhere, place, sharding.optimizer_layout(tx, state.opt_state, place, mesh), None)
+  place = step_lib.State(everywhere, place, sharding.optimizer_layout(state.opt_state, place, mesh), None)
   batch_place = jax.NamedSharding(mesh, sharding.BATCH)
   step = step_lib.make_train_step(model, LOSS, tx)
   with jax.set_mesh(mesh):

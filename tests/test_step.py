@@ -63,7 +63,7 @@ def test_a_step_on_any_mesh_equals_that_on_one_device(sizes):
   mesh = sharding.make_mesh(sizes)
   place = sharding.layout(params, sharding.RULES, mesh)
   place = step_lib.State(
-    jax.NamedSharding(mesh, jax.P()), place, sharding.optimizer_layout(tx, state.opt_state, place, mesh), None
+    jax.NamedSharding(mesh, jax.P()), place, sharding.optimizer_layout(state.opt_state, place, mesh), None
   )
   with jax.set_mesh(mesh):
     spread, metrics = jax.jit(step, out_shardings=(place, None))(

@@ -7,9 +7,14 @@ JAX_NUM_PROCESSES        how many processes there are; 1 means that this one is 
 JAX_PROCESS_ID           which of them this one is, from 0
 
 Without the latter two, JAX itself looks for a cluster it knows: Cloud TPU, Slurm, Open MPI, Kubernetes.
+
+A process of several that fails leaves at once, with 1. By itself Python would first let JAX say goodbye to the
+others, for minutes, while they wait for the failed one in the middle of a step.
 """
 
 import os
+import sys
+from typing import NoReturn
 
 import jax
 
@@ -29,12 +34,23 @@ def initialize() -> None:
     except ValueError as e:
       if 'coordinator_address' not in str(e):
         raise
-      # No cluster that JAX knows: this process is alone.
-    return
-  if missing := [name for name, value in values.items() if not value]:
+      return  # No cluster that JAX knows: this process is alone.
+  elif missing := [name for name, value in values.items() if not value]:
     raise UserError(f'{missing[0]} is not set, but {COUNT} or {INDEX} is; set all three of {", ".join(VARIABLES)}')
-  if not (values[COUNT].isdecimal() and values[INDEX].isdecimal() and int(values[INDEX]) < int(values[COUNT])):
+  elif not (values[COUNT].isdecimal() and values[INDEX].isdecimal() and int(values[INDEX]) < int(values[COUNT])):
     raise UserError(
       f'{INDEX}={values[INDEX]} is none of the {COUNT}={values[COUNT]} processes; they are counted from 0'
     )
-  jax.distributed.initialize(values[ADDRESS], int(values[COUNT]), int(values[INDEX]))
+  else:
+    jax.distributed.initialize(values[ADDRESS], int(values[COUNT]), int(values[INDEX]))
+  show = sys.excepthook
+  sys.excepthook = lambda *error: (show(*error), leave(1))
+
+
+def leave(code: int) -> NoReturn:
+  """sys.exit, but without a goodbye to the other processes where there are some."""
+  if jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)

@@ -24,6 +24,8 @@ from tvts_jax.files import is_local
 EXIT_CODE = os.EX_TEMPFAIL  # 75: saved, run the same command again to go on.
 LOCK = '.lock'
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LIBC = ctypes.CDLL(None)
+LIBC.signal.argtypes, LIBC.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
 
 
 class Stop:
@@ -35,13 +37,9 @@ class Stop:
 
   def __enter__(self):
     self._asked = threading.Event()
-    libc = ctypes.CDLL(None)
-    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
-    self._libc = libc
-    # JAX's own listener, which tells the other processes, is a C handler that Python's table does not show.
-    self._handlers = {s: (signal.getsignal(s), libc.signal(s, None)) for s in SIGNALS}
-    for s in SIGNALS:
-      signal.signal(s, lambda number, frame: None)
+    # What tells the other processes is a handler in C, of JAX, which Python's own would only replace.
+    self._tell = LIBC.signal(signal.SIGTERM, None) if jax.distributed.is_initialized() else None
+    self._handlers = {s: signal.signal(s, lambda number, frame: None) for s in SIGNALS}
     self._read, self._write = os.pipe()
     os.set_blocking(self._write, False)
     self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -52,10 +50,10 @@ class Stop:
 
   def __exit__(self, kind, error, traceback) -> None:
     signal.set_wakeup_fd(self._wakeup)
-    for s, (in_python, in_c) in self._handlers.items():
-      if in_python is not None:
-        signal.signal(s, in_python)
-      self._libc.signal(s, in_c)
+    for s, handler in self._handlers.items():
+      signal.signal(s, handler)
+    if self._tell:
+      LIBC.signal(signal.SIGTERM, self._tell)
     os.write(self._write, b'\0')
     self._thread.join()
     os.close(self._read)
@@ -77,8 +75,8 @@ class Stop:
         os._exit(128 + number)
       print(f'{name}: saving at the next step and stopping; once more to leave at once', file=sys.stderr, flush=True)
       self._asked.set()
-      if jax.distributed.is_initialized():
-        ctypes.CFUNCTYPE(None, ctypes.c_int)(self._handlers[signal.SIGTERM][1])(signal.SIGTERM)
+      if self._tell:
+        ctypes.CFUNCTYPE(None, ctypes.c_int)(self._tell)(signal.SIGTERM)
 
 
 def forget() -> None:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 import jax
-import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tvts_jax.errors import UserError
@@ -81,12 +80,17 @@ def layout(params, rules: Sequence[tuple], mesh: jax.sharding.Mesh):
   return jax.tree.unflatten(tree, places)
 
 
-def optimizer_layout(tx: optax.GradientTransformation, opt_state, params_layout, mesh: jax.sharding.Mesh):
-  """Moments lie where their parameters lie; counters are copied everywhere."""
+def optimizer_layout(opt_state, params_layout, mesh: jax.sharding.Mesh):
+  """Moments lie where their parameters lie, whose path theirs ends with; counters are copied everywhere."""
+  places = {path_name(path): place for path, place in jax.tree.leaves_with_path(params_layout)}
   everywhere = NamedSharding(mesh, PartitionSpec())
-  return optax.tree.map_params(
-    tx, lambda _, place: place, opt_state, params_layout, transform_non_params=lambda _: everywhere
-  )
+
+  def place_of(path, leaf):
+    del leaf
+    ends = (path_name(path[i:]) for i in range(len(path)))
+    return next((places[end] for end in ends if end in places), everywhere)
+
+  return jax.tree.map_with_path(place_of, opt_state)
 
 
 def put(batch, mesh: jax.sharding.Mesh):

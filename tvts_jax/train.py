@@ -47,7 +47,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   tx = optim.build(config.optim, param_shapes, total)
   init = lambda rng: step_lib.init_state(model, tx, spec, config.ema > 0, rng)
   state_shapes = jax.eval_shape(init, rng)
-  place = state_layout(state_shapes, tx, config, mesh)
+  place = state_layout(state_shapes, config, mesh)
   evals = evaluators.build(config, model, mesh)
 
   # 2. Materialise ------------------------------------------------ resume before init, init before random numbers
@@ -222,13 +222,13 @@ def check_identity(meta, identity, workdir):
     )
 
 
-def state_layout(shapes, tx, config, mesh):
+def state_layout(shapes, config, mesh):
   params = sharding.layout(shapes.params, config.sharding, mesh)
   everywhere = jax.NamedSharding(mesh, jax.P())
   return step_lib.State(
     step=everywhere,
     params=params,
-    opt_state=sharding.optimizer_layout(tx, shapes.opt_state, params, mesh),
+    opt_state=sharding.optimizer_layout(shapes.opt_state, params, mesh),
     ema=None if shapes.ema is None else params,
   )
 
