@@ -7,8 +7,9 @@ Variations: root (where the demo's files are), steps, seed.
 
 Where it departs from the paper, it stands in for what a demo can't have. The paper starts from ImageMAE and
 DistilBERT, whose tokens carry position and meaning on day one. Here the embeddings of space and time start large
-(std 1, not 0.02 and 0), and the text encoder is warmed up on the transcripts alone (python -m tvts_jax.warm_text)
-and then learns ten times slower than the rest, else it forgets the words that only sorting needs.
+(std 1, not 0.02 and 0), the blocks' kernels at 1/√width, and the text encoder is warmed up on the transcripts alone
+(python -m tvts_jax.warm_text) and then learns ten times slower than the rest, without dropout, else it forgets the
+words that only sorting needs.
 """
 
 from tvts_jax.config import base, parse_arg
@@ -18,8 +19,9 @@ def get_config(arg=''):
   arg = parse_arg(arg, root='runs/demo', steps=1500, seed=0)
   config = base()
   config.model.video.update(width=64, depth=4, heads=4, patch=8, image_size=32, frames=16)
-  config.model.video.update(space_std=1.0, time_std=1.0)
+  config.model.video.update(kernel_std=0.125, space_std=1.0, time_std=1.0)
   config.model.text.update(vocab_size=256, max_position_embeddings=32, dim=64, hidden_dim=256, n_layers=2, n_heads=4)
+  config.model.text.update(dropout=0.0, attention_dropout=0.0)
   config.model.update(common=64, dtype='float32')
 
   config.input.update(folder=f'{arg.root}/shards', tokenizer=f'{arg.root}/text', batch=32, max_tokens=20, seed=arg.seed)

@@ -150,3 +150,14 @@ def test_nan_stops_the_run_before_the_update(demo):
   output = finish(start(demo, 'nan', '--config.optim.lr=1e30', '--config.optim.clip=1e30'), code=1)
   assert re.search(r'step \d+ gave no number \(.*loss.*clips begin with train-\d+ #0', output), output[-2000:]
   assert 'data.inspect' in output and 'Traceback' not in output
+
+
+def test_a_run_leaves_for_pytorch(demo, undisturbed):
+  torch = pytest.importorskip('torch')
+  call('tvts_jax.convert', 'export', f'{demo}/undisturbed', '--format', 'folder', '--out', f'{demo}/exported')
+  code = 'import sys; from modeling_tvts import TVTS; print(sum(p.numel() for p in TVTS.from_folder(".").parameters()))'
+  out = subprocess.run([sys.executable, '-c', code], cwd=demo / 'exported', check=True, capture_output=True, text=True)
+  total = re.search(r'([\d,]+) parameters', (demo / 'undisturbed' / 'parameters.txt').read_text())[1]
+  assert int(out.stdout) == int(total.replace(',', '')) and torch
+  card = (demo / 'exported' / 'README.md').read_text()
+  assert 'own/exact' in card and (demo / 'exported' / 'tokenizer.json').exists()

@@ -57,6 +57,9 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
     identity = {
       'config': config_lib.text(config),
       'version': __version__,
+      'model': config_lib.plain(config.model),
+      'tokenizer': config.input.tokenizer,
+      'ema': config.ema > 0,
       'data': [manifest.sha256 for manifest in source.manifests],
       'vocabulary': source.fingerprint,
     }

@@ -15,8 +15,9 @@ import json
 import pathlib
 import sys
 
-from tvts_jax.convert import files, folder, load, names, sources, vivit
+from tvts_jax.convert import files, folder, load, names, sources, vivit, workdir
 from tvts_jax.convert.report import ConvertError, LoadError, plain
+from tvts_jax.errors import UserError
 
 FORMATS = {
   'folder': 'all that PyTorch needs, and this package reads',
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
   arguments = parser().parse_args(argv)
   try:
     arguments.run(arguments)
-  except ConvertError as error:
+  except UserError as error:
     if isinstance(error, LoadError):
       print(error.report)
     print(f'error: {error}', file=sys.stderr)
@@ -66,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
   out = commands.add_parser('export', help='write a folder in another format')
   out.set_defaults(run=run_export)
-  out.add_argument('model', metavar='MODEL', help='a folder that import or a training run made')
+  out.add_argument('model', metavar='MODEL', help='a folder that import made, or the work directory of a training run')
   out.add_argument('--format', required=True, choices=FORMATS, help='; '.join(f'{k}: {v}' for k, v in FORMATS.items()))
   out.add_argument('--tokenizer', metavar='DIR', help='for --format folder; by default that of MODEL')
   out.add_argument('--out', metavar='PATH', required=True, help='a file or folder that is not there yet')
@@ -130,13 +131,18 @@ def run_import(arguments):
 
 def run_export(arguments):
   refuse_existing(arguments.out)
-  config, params, report = folder.load_folder(arguments.model)
-  print(report)
+  if workdir.is_workdir(arguments.model):
+    config, params, known = workdir.load_workdir(arguments.model)
+    print(f'step {known["run"]["steps"]} of {arguments.model}')
+  else:
+    config, params, report = folder.load_folder(arguments.model)
+    print(report)
+    known = {'tokenizer': known_tokenizer(arguments.model), **folder.load_run(arguments.model)}
   out = pathlib.Path(arguments.out)
   match arguments.format:
     case 'folder':
-      tokenizer = arguments.tokenizer or known_tokenizer(arguments.model)
-      folder.save_folder(out, config, params, tokenizer=tokenizer, **folder.load_run(arguments.model))
+      known['tokenizer'] = arguments.tokenizer or known['tokenizer']
+      folder.save_folder(out, config, params, **known)
     case 'vivit':
       vivit.save_vivit(out, config, params)
     case 'pth':

@@ -3,10 +3,12 @@
 import collections
 import dataclasses
 
+from tvts_jax.errors import UserError
+
 LONGEST = 1000  # Characters of a line.
 
 
-class ConvertError(Exception):
+class ConvertError(UserError):
   """One sentence that names what is wrong, where, and what to do about it."""
 
   def __init__(self, sentence: str):

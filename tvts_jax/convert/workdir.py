@@ -1,0 +1,34 @@
+"""A training run's newest checkpoint, as something to export."""
+
+import pathlib
+
+import jax
+
+from tvts_jax.checkpoint import FOLDER, Checkpoints
+from tvts_jax.convert import names
+from tvts_jax.files import read_rows
+from tvts_jax.models.tvts import TVTSConfig
+
+
+def is_workdir(path) -> bool:
+  return (pathlib.Path(path) / FOLDER).is_dir()
+
+
+def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
+  """(config, params, what save_folder wants to know besides); parameters on the host, their running mean if kept."""
+  workdir = pathlib.Path(workdir).absolute()
+  with Checkpoints(workdir / FOLDER, None) as checkpoints:
+    step, meta = checkpoints.latest(), checkpoints.read_meta()
+    config = TVTSConfig.from_dict(meta['model'])
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place) for path, s in names.spec(config).items()}
+    params = checkpoints.restore_part('ema' if meta['ema'] else 'params', names.unflatten(shapes), step)
+  found = {path.stem: read_rows(path)[0] for path in sorted((workdir / 'eval').glob('*.jsonl'))}
+  metrics = {name: row for name, rows in found.items() for row in rows if row['step'] == step}
+  run = {
+    'steps': step,
+    'version': meta['version'],
+    'config': dict(line.split(': ', 1) for line in meta['config'].splitlines()),
+  }
+  tokenizer = meta['tokenizer'] if pathlib.Path(meta['tokenizer']).is_dir() else None
+  return config, jax.device_get(params), {'tokenizer': tokenizer, 'metrics': metrics, 'run': run}
