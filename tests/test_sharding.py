@@ -58,9 +58,8 @@ def collectives(sizes):
   tx = optax.adam(1e-3)
   state = jax.eval_shape(lambda params: step_lib.State(jnp.int32(0), params, tx.init(params), None), params)
   mesh = sharding.make_mesh(sizes)
-  place = sharding.layout(params, sharding.RULES, mesh)
+  place = sharding.state_layout(state, sharding.RULES, mesh)
   everywhere = jax.NamedSharding(mesh, jax.P())
-  place = step_lib.State(everywhere, place, sharding.optimizer_layout(state.opt_state, place, mesh), None)
   batch_place = jax.NamedSharding(mesh, sharding.BATCH)
   step = step_lib.make_train_step(model, LOSS, tx)
   with jax.set_mesh(mesh):

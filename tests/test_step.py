@@ -61,10 +61,7 @@ def test_a_step_on_any_mesh_equals_that_on_one_device(sizes):
   alone, alone_metrics = jax.jit(step)(state, batch, jax.random.key(0))
 
   mesh = sharding.make_mesh(sizes)
-  place = sharding.layout(params, sharding.RULES, mesh)
-  place = step_lib.State(
-    jax.NamedSharding(mesh, jax.P()), place, sharding.optimizer_layout(state.opt_state, place, mesh), None
-  )
+  place = sharding.state_layout(state, sharding.RULES, mesh)
   with jax.set_mesh(mesh):
     spread, metrics = jax.jit(step, out_shardings=(place, None))(
       jax.device_put(state, place), jax.device_put(batch, jax.NamedSharding(mesh, sharding.BATCH)), jax.random.key(0)

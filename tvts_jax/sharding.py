@@ -93,6 +93,17 @@ def optimizer_layout(opt_state, params_layout, mesh: jax.sharding.Mesh):
   return jax.tree.map_with_path(place_of, opt_state)
 
 
+def state_layout(shapes, rules: Sequence[tuple], mesh: jax.sharding.Mesh):
+  """Places for a whole train state (step.State), whose leaves may be shapes."""
+  params = layout(shapes.params, rules, mesh)
+  return shapes._replace(
+    step=NamedSharding(mesh, PartitionSpec()),
+    params=params,
+    opt_state=optimizer_layout(shapes.opt_state, params, mesh),
+    ema=None if shapes.ema is None else params,
+  )
+
+
 def put(batch, mesh: jax.sharding.Mesh):
   """This process's slice of a batch → global arrays, split along the batch."""
   place = NamedSharding(mesh, BATCH)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tvts_jax import sharding
+
 # What an accumulated step keeps of every micro-batch: small enough for the largest global batch.
 CACHED = ('video_embed', 'text_embed', 'sort_logits')
 
@@ -77,3 +79,16 @@ def make_train_step(model, loss_fn, tx: optax.GradientTransformation, *, micro_b
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), metrics | {'finite': finite}
 
   return train_step
+
+
+def compile_step(train_step, state, spec, rng, place, mesh):
+  """Compiled for exactly these shapes and places: a later change of either is an error, never a silent recompile."""
+  batch_place = jax.NamedSharding(mesh, sharding.BATCH)
+  everywhere = jax.NamedSharding(mesh, jax.P())
+  jitted = jax.jit(
+    train_step,
+    in_shardings=(place, dict.fromkeys(spec, batch_place), everywhere),
+    out_shardings=(place, everywhere),
+    donate_argnums=0,
+  )
+  return jitted.lower(state, spec, rng).compile()

@@ -47,7 +47,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   tx = optim.build(config.optim, param_shapes, total)
   init = lambda rng: step_lib.init_state(model, tx, spec, config.ema > 0, rng)
   state_shapes = jax.eval_shape(init, rng)
-  place = state_layout(state_shapes, config, mesh)
+  place = sharding.state_layout(state_shapes, config.sharding, mesh)
   evals = evaluators.build(config, model, mesh)
 
   # 2. Materialise ------------------------------------------------ resume before init, init before random numbers
@@ -87,7 +87,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
     batches = source.batches(first, jax.process_index(), jax.process_count())
     rng = jax.jit(lambda: jax.random.key(config.seed), out_shardings=jax.NamedSharding(mesh, jax.P()))()
     with clock.span('compile'):
-      step_fn = compile_step(train_step, state, spec_of(source, config), rng, place, mesh)
+      step_fn = step_lib.compile_step(train_step, state, spec_of(source, config), rng, place, mesh)
     watch = Watch(
       config,
       workdir,
@@ -225,17 +225,6 @@ def check_identity(meta, identity, workdir):
     )
 
 
-def state_layout(shapes, config, mesh):
-  params = sharding.layout(shapes.params, config.sharding, mesh)
-  everywhere = jax.NamedSharding(mesh, jax.P())
-  return step_lib.State(
-    step=everywhere,
-    params=params,
-    opt_state=sharding.optimizer_layout(shapes.opt_state, params, mesh),
-    ema=None if shapes.ema is None else params,
-  )
-
-
 def start_from(config, params, shapes, place):
   """Fresh parameters with those of `config.init` in their places."""
   if config.init.get('run'):
@@ -254,19 +243,6 @@ def start_from(config, params, shapes, place):
 def spec_of(source, config):
   names = [name for name in source.spec if name != 'example_id']
   return {name: jax.ShapeDtypeStruct(*source.spec[name]) for name in names}
-
-
-def compile_step(train_step, state, spec, rng, place, mesh):
-  """Compiled for exactly these shapes and places: a later change of either is an error, never a silent recompile."""
-  batch_place = jax.NamedSharding(mesh, sharding.BATCH)
-  everywhere = jax.NamedSharding(mesh, jax.P())
-  jitted = jax.jit(
-    train_step,
-    in_shardings=(place, dict.fromkeys(spec, batch_place), everywhere),
-    out_shardings=(place, everywhere),
-    donate_argnums=0,
-  )
-  return jitted.lower(state, spec, rng).compile()
 
 
 def parameter_table(shapes, place, config) -> str:

@@ -1,0 +1,104 @@
+"""How fast is the train step of a config on these devices, on random data?
+
+  python -m tvts_jax.bench_step --config=configs/pretrain.py --config.input.batch=256
+
+Prints clips/s, the model's own arithmetic per second, its share of the devices' peak where that is known (MFU), compile
+time and memory, then the same as one line of JSON. No data, weights or TensorFlow are needed. Times on a shared machine
+mean little by themselves: compare with another run side by side.
+"""
+
+import json
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from tvts_jax import config as config_lib
+from tvts_jax import flops, metrics, objectives, optim, sharding
+from tvts_jax import step as step_lib
+from tvts_jax.errors import UserError
+from tvts_jax.models import tvts
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'the run whose step is meant')
+_STEPS = flags.DEFINE_integer('steps', 20, 'timed steps, after two that are not')
+flags.mark_flag_as_required('config')
+
+
+def random_batch(config: config_lib.RunConfig) -> dict[str, np.ndarray]:
+  """A batch with the shapes and types of the input pipeline."""
+  rng = np.random.default_rng(config.seed)
+  given = config.input
+  spec = tvts.batch_spec(config.model, given.batch, given.slices * given.visible, given.max_tokens)
+  places = np.stack([rng.permutation(given.grid)[: given.visible] for _ in range(given.slices)])
+  positions = (np.sort(places) + np.arange(given.slices)[:, None] * given.grid).reshape(-1)
+  return {
+    'patches': rng.integers(0, 256, spec['patches'].shape, np.uint8),
+    'positions': np.tile(positions.astype(np.int32), (given.batch, 1)),
+    'tokens': rng.integers(0, config.model.text.vocab_size, spec['tokens'].shape, np.int32),
+    'token_mask': np.ones(spec['token_mask'].shape, bool),
+    'order': np.argsort(rng.random((given.batch, given.transcripts))).astype(np.int32),
+  }
+
+
+def bench(config: config_lib.RunConfig, steps: int) -> dict:
+  mesh = sharding.make_mesh(config.mesh)
+  model = tvts.build(config.model)
+  batch = random_batch(config)
+  spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
+  rng = jax.random.key(config.seed)
+  shapes = jax.eval_shape(lambda rng: model.init(rng, spec), rng)
+  tx = optim.build(config.optim, shapes, steps + 2)
+  init = lambda rng: step_lib.init_state(model, tx, spec, config.ema > 0, rng)
+  place = sharding.state_layout(jax.eval_shape(init, rng), config.sharding, mesh)
+  loss_fn = objectives.build(config.objectives)
+  train_step = step_lib.make_train_step(model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema)
+  with jax.set_mesh(mesh):
+    state = jax.jit(init, out_shardings=place)(rng)
+    began = time.perf_counter()
+    step = step_lib.compile_step(train_step, state, spec, rng, place, mesh)
+    compiled = time.perf_counter() - began
+    device_batch, times = sharding.put(batch, mesh), []
+    for _ in range(steps + 2):
+      began = time.perf_counter()
+      state, values = step(state, device_batch, rng)
+      jax.block_until_ready(values)
+      times.append(time.perf_counter() - began)
+  clip_flops = flops.train_flops(config.model, spec['patches'].shape[1], config.input.max_tokens)
+  seconds = statistics.median(times[2:])
+  clips = config.input.batch / seconds
+  memory = step.memory_analysis()
+  return {
+    'clips_per_s': clips,
+    'flops_per_s': clips * clip_flops,
+    'mfu': metrics.mfu(clips, clip_flops, mesh.devices.flatten()),
+    'step_s': seconds,
+    'step_s_min_max': [min(times[2:]), max(times[2:])],
+    'compile_s': compiled,
+    'temporary_bytes': memory.temp_size_in_bytes if memory else None,
+    'gflop_per_clip': clip_flops / 1e9,
+    'batch': config.input.batch,
+    'devices': f'{mesh.size} × {jax.devices()[0].device_kind}',
+    'jax': jax.__version__,
+    'finite': bool(jnp.all(values['finite'])),
+  }
+
+
+def main(argv):
+  del argv
+  try:
+    found = bench(config_lib.resolve(_CONFIG.value), _STEPS.value)
+  except UserError as error:
+    sys.exit(f'bench_step: {error}')
+  mfu = 'peak unknown' if found['mfu'] is None else f'{found["mfu"]:.1%} of peak'
+  print(f'{found["clips_per_s"]:.1f} clips/s, {found["flops_per_s"] / 1e12:.3f} TFLOP/s ({mfu}) on {found["devices"]}')
+  print(f'a step of {found["batch"]} takes {found["step_s"]:.4f} s; compiling took {found["compile_s"]:.1f} s')
+  print(json.dumps(found))
+
+
+if __name__ == '__main__':
+  app.run(main)
