@@ -118,6 +118,8 @@ def pod(folder: Path) -> None:
       if stop.requested(s):
         break
       time.sleep(0.02)
+    else:
+      raise AssertionError('no process was asked to stop')
     checkpoints.save(s, state(s, spec), {'by': index})
     checkpoints.close()
     print('stopped at', s, flush=True)

@@ -25,7 +25,7 @@ with Stop() as stop:
   child = os.fork()
   if not child:
     os.write(write, b'1')
-    time.sleep(60)
+    time.sleep(5)
     os._exit(0)
   os.read(read, 1)
   os.kill(child, signal.SIGTERM)

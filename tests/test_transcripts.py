@@ -584,8 +584,8 @@ def test_what_comes_out_is_in_order_and_inside(pairs, duration_ms):
     ('oversized_word', vtt([('x' * 10_000_000, 0, 1), ('a', 1, 2), ('b', 3, 4)], cut=2)),
     ('oversized_word', merlot(denoised=[{'cleanasr': 'x' * 1_000_000}])),
     ('oversized_transcript', b' ' * transcripts.MAX_BYTES + b'{}'),
-    ('oversized_transcript', gzip.compress(b' ' * (transcripts.MAX_BYTES + 1))),
-    ('bad_archive', gzip.compress(b'{"events": []}')[:-4]),
+    ('oversized_transcript', gzip.compress(b' ' * (transcripts.MAX_BYTES + 1), mtime=0)),
+    ('bad_archive', gzip.compress(b'{"events": []}', mtime=0)[:-4]),
     ('bad_archive', b'\x1f\x8bnonsense'),
   ],
 )
