@@ -15,7 +15,6 @@ from tvts_jax.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
 from tvts_jax.errors import UserError
 from tvts_jax.step import State
 
-RULES = ((r'kernel$', ('fsdp',)), (r'^embed$', (None, 'fsdp')), (r'', ()))
 SHAPES = {
   'embed': ((6, 8), 'float32'),
   'dense': {'kernel': ((8, 16), 'float32'), 'bias': ((16,), 'bfloat16')},
@@ -25,14 +24,15 @@ TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
 
 def abstract(mesh, ema: bool = True, **changed) -> State:
   """Shapes, types and places of the state; `changed` replaces top entries of SHAPES."""
-  is_shape = lambda x: isinstance(x, tuple)
-  params = jax.tree.map(lambda s: jax.ShapeDtypeStruct(*s), {**SHAPES, **changed}, is_leaf=is_shape)
-  opt_state = jax.eval_shape(TX.init, params)
-  places = sharding.layout(params, RULES, mesh)
-  everywhere = jax.NamedSharding(mesh, jax.P())
-  places = State(everywhere, places, sharding.optimizer_layout(TX, opt_state, places, mesh), places if ema else None)
-  shapes = State(jax.ShapeDtypeStruct((), 'int32'), params, opt_state, params if ema else None)
-  return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)
+  params = jax.tree.map(lambda s: jax.ShapeDtypeStruct(*s), {**SHAPES, **changed}, is_leaf=lambda x: type(x) is tuple)
+  step = jax.ShapeDtypeStruct((), 'int32')
+  spec = State(step, params, jax.eval_shape(TX.init, params), params if ema else None)
+
+  def place(path, s):
+    axes = {'kernel': jax.P('fsdp'), 'embed': jax.P(None, 'fsdp')}.get(getattr(path[-1], 'key', None), jax.P())
+    return jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=jax.NamedSharding(mesh, axes))
+
+  return jax.tree.map_with_path(place, spec)
 
 
 def bits(step: int, spec):
@@ -69,7 +69,7 @@ def faults(folder: Path) -> None:
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   # The limit hits what is printed, too, if that goes into a file.
   said = []
-  large = jax.device_put(np.random.default_rng(0).random((4, 1024, 1024), np.float32))
+  large = jax.device_put(np.random.default_rng(0).random((8, 1024, 1024), np.float32))
   for size, content in ((2**20, {'large': large}), (100, state(3, spec))):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -8,6 +8,7 @@ import pytest
 from ml_collections import config_flags
 
 from tvts_jax import config as config_lib
+from tvts_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'golden' / 'configs'
@@ -50,7 +51,7 @@ def test_every_config_has_a_golden_text():
 def test_what_is_refused_by_name(change, words):
   config = load('demo').unlock()
   change(config)
-  with pytest.raises(ValueError) as error:
+  with pytest.raises(UserError) as error:
     config_lib.resolve(config)
   assert all(word in str(error.value) for word in words), error.value
   assert str(error.value).count('\n') == 0
@@ -59,9 +60,9 @@ def test_what_is_refused_by_name(change, words):
 def test_variations_keep_the_type_of_their_default():
   arg = config_lib.parse_arg('size=S/16,batch=8,quick', size='B/16', batch=4, quick=False)
   assert (arg.size, arg.batch, arg.quick) == ('S/16', 8, True)
-  with pytest.raises(ValueError, match="batch='x' should be a int"):
+  with pytest.raises(UserError, match="batch='x' should be a int"):
     config_lib.parse_arg('batch=x', batch=4)
-  with pytest.raises(ValueError, match='sise.*size'):
+  with pytest.raises(UserError, match='sise.*size'):
     config_lib.parse_arg('sise=S', size='B/16')
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tvts_jax import objectives
+from tvts_jax.errors import UserError
 from tvts_jax.models import tvts, video
 from tvts_jax.models.text import TextConfig
 from tvts_jax.models.video import VideoConfig
@@ -273,27 +274,27 @@ def test_another_text_width_is_projected_into_the_sorter():
   ],
 )
 def test_a_wrong_config_is_refused_by_name(change, words):
-  with pytest.raises(ValueError) as error:
+  with pytest.raises(UserError) as error:
     tvts.TVTSConfig.from_dict(change)
   assert all(word in str(error.value) for word in words), error.value
 
 
 def test_a_text_config_of_another_model_is_refused():
-  with pytest.raises(ValueError, match='relu'):
+  with pytest.raises(UserError, match='relu'):
     TextConfig.from_hf({'model_type': 'distilbert', 'activation': 'relu'})
   assert TextConfig.from_hf({'model_type': 'distilbert', 'dim': 64, 'n_heads': 4, 'qa_dropout': 0.1}).dim == 64
 
 
 def test_a_wrong_batch_is_refused_in_one_sentence():
   model, params, batch = make()
-  with pytest.raises(ValueError, match='384'):
+  with pytest.raises(UserError, match='384'):
     model.apply(params, {**batch, 'patches': batch['patches'][:, :, :-1]})
-  with pytest.raises(ValueError, match='64 tubelets'):
+  with pytest.raises(UserError, match='64 tubelets'):
     twice = {name: jnp.concatenate([batch[name]] * 2, axis=1) for name in ('patches', 'positions')}
     compiled(model.config)(params, {**batch, **twice})
-  with pytest.raises(ValueError, match='transcripts'):
+  with pytest.raises(UserError, match='transcripts'):
     LOSS(compiled(model.config)(params, batch), {**batch, 'order': batch['order'][:, :3]})
-  with pytest.raises(ValueError, match='word pieces'):
+  with pytest.raises(UserError, match='word pieces'):
     long = {name: jnp.repeat(batch[name], 100, axis=-1) for name in ('tokens', 'token_mask')}
     compiled(model.config)(params, {**batch, **long})
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tvts_jax import objectives
+from tvts_jax.errors import UserError
 from tvts_jax.objectives import contrastive, sorting
 
 
@@ -100,5 +101,5 @@ def test_the_sum_is_weighted_and_named():
   'config, words', [({}, 'contrastive'), ({'sorting': {}}, 'sort'), ({'contrastive': {'tau': 0.1}}, 'temperature')]
 )
 def test_unknown_names_list_the_known(config, words):
-  with pytest.raises(ValueError, match=words):
+  with pytest.raises(UserError, match=words):
     objectives.build(config)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from tvts_jax import optim, sharding
+from tvts_jax.errors import UserError
 from tvts_jax.optim import OptimConfig
 
 PARAMS = {'text': {'kernel': jnp.ones((3, 2)), 'bias': jnp.ones(2)}, 'video': {'kernel': jnp.ones((2, 2))}}
@@ -64,7 +65,7 @@ def test_groups_scale_and_freeze():
   ],
 )
 def test_what_is_refused(settings, words):
-  with pytest.raises(ValueError, match=words):
+  with pytest.raises(UserError, match=words):
     optim.build(OptimConfig(**settings), PARAMS, 10)
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.test_model import LOSS, make
 from tvts_jax import sharding
 from tvts_jax import step as step_lib
+from tvts_jax.errors import UserError
 
 
 def test_a_mesh_takes_all_devices():
@@ -22,26 +23,26 @@ def test_a_mesh_takes_all_devices():
   'sizes, words', [({'data': 3}, '8 devices'), ({'data': -1, 'fsdp': -1}, '-1'), ({'model': 2}, 'tensor')]
 )
 def test_a_mesh_that_does_not_fit(sizes, words):
-  with pytest.raises(ValueError, match=words):
+  with pytest.raises(UserError, match=words):
     sharding.make_mesh(sizes)
 
 
 def test_a_rule_must_decide_something_and_every_parameter_be_decided():
   params = make()[1]
   mesh = sharding.make_mesh({'fsdp': 8})
-  with pytest.raises(ValueError, match='attention/q'):
+  with pytest.raises(UserError, match='attention/q'):
     sharding.layout(params, ((r'attention/q', ('fsdp',)), *sharding.RULES), mesh)
-  with pytest.raises(ValueError, match='no sharding rule matches'):
+  with pytest.raises(UserError, match='no sharding rule matches'):
     sharding.layout(params, sharding.RULES[:-1], mesh)
 
 
 def test_an_axis_that_does_not_divide_is_named():
-  with pytest.raises(ValueError, match=r"attn/k/bias.*'tensor'"):
+  with pytest.raises(UserError, match=r"attn/k/bias.*'tensor'"):
     sharding.layout(make()[1], sharding.RULES, sharding.make_mesh({'tensor': 8}))
 
 
 def test_a_rule_for_another_rank_is_named():
-  with pytest.raises(ValueError, match='video/cls.*names 2 axes'):
+  with pytest.raises(UserError, match='video/cls.*names 2 axes'):
     sharding.layout(make()[1], ((r'video/cls$', (None, 'fsdp')), *sharding.RULES), sharding.make_mesh({'fsdp': 8}))
 
 

@@ -16,6 +16,7 @@ from tvts_jax.convert import names, pth
 from tvts_jax.convert.report import ConvertError
 from tvts_jax.convert.tensors import Tensor
 from tvts_jax.convert.unpickle import Inert
+from tvts_jax.errors import UserError
 from tvts_jax.models.text import TextConfig
 from tvts_jax.models.tvts import TVTSConfig
 
@@ -133,7 +134,7 @@ def build(maker, values, where):
   """A config out of values from outside, whose every fault is the fault of `where`."""
   try:
     return maker(values)
-  except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
+  except (UserError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
     raise ConvertError(f'{where} does not describe a model: {error}') from error
 
 
