@@ -23,17 +23,16 @@ def main(argv):
   # Libraries that log through absl as well say too much at this level.
   ours = lambda record: 'tvts_jax' in record.pathname or record.levelno > stdlib_logging.INFO
   logging.get_absl_handler().addFilter(ours)
-  # Before anything else touches JAX, or the processes of a pod never find each other.
-  from tvts_jax import distributed
-
-  distributed.initialize()
-  from tvts_jax import config, preemption, train
+  from tvts_jax import config, distributed, preemption, train
   from tvts_jax.errors import UserError
 
   try:
+    # Before anything touches a device, or the processes of a pod never find each other.
+    distributed.initialize()
     finished = train.train(config.resolve(_CONFIG.value), _WORKDIR.value)
   except UserError as error:
-    sys.exit(f'tvts_jax: {error}')
+    print(f'tvts_jax: {error}', file=sys.stderr, flush=True)
+    distributed.leave(1)
   sys.exit(0 if finished else preemption.EXIT_CODE)
 
 

@@ -52,8 +52,12 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
 
   # 2. Materialise ------------------------------------------------ resume before init, init before random numbers
   workdir.mkdir(parents=True, exist_ok=True)
-  with preemption.WorkdirLock(workdir), preemption.Stop() as stop, jax.set_mesh(mesh):
-    checkpoints = Checkpoints(workdir / FOLDER, config.checkpoint)
+  with (
+    preemption.WorkdirLock(workdir),
+    preemption.Stop() as stop,
+    jax.set_mesh(mesh),
+    Checkpoints(workdir / FOLDER, config.checkpoint) as checkpoints,
+  ):
     identity = {
       'config': config_lib.text(config),
       'version': __version__,
