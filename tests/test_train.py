@@ -135,12 +135,12 @@ def test_two_processes_with_one_stopped_end_like_two_undisturbed(demo, undisturb
 
 def test_a_work_directory_has_one_run(demo, undisturbed):
   first = start(demo, 'shared')
-  wait_for(first, lambda: (demo / 'shared' / 'checkpoints' / '5').exists())
+  wait_for(first, lambda: (demo / 'shared' / 'config.txt').exists())
   first.send_signal(signal.SIGSTOP)
   assert 'is in use by process' in finish(start(demo, 'shared'), code=1)
   first.kill()
   first.communicate()
-  output = finish(start(demo, 'shared', '--config.optim.lr=0.5', '--config.ema=0.9'), code=1)
+  output = finish(start(demo, 'undisturbed', '--config.optim.lr=0.5', '--config.ema=0.9'), code=1)
   assert 'optim.lr: 0.002 → 0.5' in output and 'ema: 0.0 → 0.9' in output
 
 
