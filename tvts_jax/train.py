@@ -121,11 +121,11 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
         break
       with clock.span('input'):
         batch = next(batches)
-        ids = batch.pop('example_id')
+        batch.pop('example_id')  # For people: JAX has no uint64.
         batch = sharding.put(batch, mesh)
       with clock.span('step'):
         state, step_metrics = step_fn(state, batch, rng)
-        watch.step(s, step_metrics, ids)
+        watch.step(s, step_metrics)
     watch.flush()
     with clock.span('save'):
       checkpoints.close()
@@ -145,19 +145,19 @@ class Watch:
     self.total, self.devices, self.clip_flops = total, mesh.devices.flatten(), clip_flops
     self.pending = None
 
-  def step(self, s: int, device_metrics, ids):
+  def step(self, s: int, device_metrics):
     self.flush()
-    self.pending = s, device_metrics, ids
+    self.pending = s, device_metrics
 
   def flush(self):
     """Looks at the step that was dispatched last."""
     if self.pending is None:
       return
-    s, device_metrics, ids = self.pending
+    s, device_metrics = self.pending
     self.pending = None
     values = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
     if not values.pop('finite'):
-      self.stop_for_nan(s, values, ids)
+      self.stop_for_nan(s, values)
     if (s + 1) % self.config.log_every == 0 or s + 1 == self.total:
       self.writers.write(s + 1, values)
       if jax.process_index() == 0:
@@ -170,7 +170,7 @@ class Watch:
       )
       logging.info('%s', line)
 
-  def stop_for_nan(self, s: int, values: Mapping, ids):
+  def stop_for_nan(self, s: int, values: Mapping):
     bad = ', '.join(name for name, value in values.items() if not np.isfinite(value))
     named = ', '.join(f'{video} #{window}' for video, window in self.source.examples(s)[:4])
     raise UserError(

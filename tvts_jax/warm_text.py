@@ -7,20 +7,17 @@ so a word whose meaning [CLS] has dropped never comes back; this makes it keep t
 a DistilBERT folder as Hugging Face has them, with the tokenizer beside it, which `init.text` takes.
 """
 
-import json
+import pathlib
 import sys
-import time
 
 import jax
 import numpy as np
 import optax
 from absl import app, flags, logging
-from etils import epath
 from ml_collections import config_flags
-from safetensors.numpy import save_file
 
 from tvts_jax import config as config_lib
-from tvts_jax.convert import names
+from tvts_jax.convert import files, names
 from tvts_jax.errors import UserError
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.order import Order
@@ -80,26 +77,25 @@ def warm(config, tokenizer: Tokenizer, steps: int, lr: float = 3e-3):
   return jax.device_get(trained['text']), float(named)
 
 
-def write(out: epath.Path, config, params, tokenizer_folder: str):
+def write(out: pathlib.Path, config, params, tokenizer_folder: str):
   """A DistilBERT folder, complete or not there at all."""
   flat = {f'text/{path}': leaf for path, leaf in names.flatten(params).items()}
   weights = names.apply_table(names.TEXT, config.model, flat)
-  temporary = out.parent / f'{out.name}.{time.time_ns()}'
-  temporary.mkdir(parents=True)
   weights = {name.removeprefix('text_model.'): leaf for name, leaf in weights.items()}
-  save_file(weights, temporary / 'model.safetensors')
   values = config_lib.plain(config.model.text) | {'model_type': 'distilbert', 'activation': 'gelu'}
-  (temporary / 'config.json').write_text(json.dumps(values, indent=2))
-  for file in epath.Path(tokenizer_folder).iterdir():
-    if file.name not in ('config.json', 'model.safetensors'):
-      file.copy(temporary / file.name)
-  temporary.rename(out)
+  with files.appear(out) as temporary:
+    temporary.mkdir()
+    files.write_safetensors(temporary / 'model.safetensors', weights)
+    files.write_json(temporary / 'config.json', values)
+    for file in pathlib.Path(tokenizer_folder).iterdir():
+      if file.name not in ('config.json', 'model.safetensors'):
+        files.copy(file, temporary)
 
 
 def main(argv):
   del argv
   logging.set_verbosity(logging.INFO)
-  out = epath.Path(_OUT.value)
+  out = pathlib.Path(_OUT.value)
   try:
     if out.exists():
       raise UserError(f'{out} exists; give another --out, or remove it')
