@@ -6,25 +6,24 @@
 Variations: root (where the demo's files are), steps, seed.
 
 Where it departs from the paper, it stands in for what a demo can't have. The paper starts from ImageMAE and
-DistilBERT, whose tokens carry position and meaning on day one. Here the embeddings of space and time start large
-(std 1, not 0.02 and 0), the blocks' kernels at 1/√width, and the text encoder is warmed up on the transcripts alone
-(python -m tvts_jax.warm_text) and then learns ten times slower than the rest, without dropout, else it forgets the
-words that only sorting needs.
+DistilBERT, whose tokens carry position and meaning on day one. Here the text encoder is warmed up on the transcripts
+alone (python -m tvts_jax.warm_text) and then learns ten times slower than the rest, without dropout, else it forgets
+the words that only sorting needs; and the video encoder and the sorter start large (model.start='narrow'), so that
+positions and pixels are seen from the first step.
 """
 
 from tvts_jax.config import base, parse_arg
 
 
 def get_config(arg=''):
-  arg = parse_arg(arg, root='runs/demo', steps=1500, seed=0)
+  arg = parse_arg(arg, root='runs/demo', steps=1600, seed=0)
   config = base()
   config.model.video.update(width=64, depth=4, heads=4, patch=8, image_size=32, frames=16)
-  config.model.video.update(kernel_std=0.125, space_std=1.0, time_std=1.0)
   config.model.text.update(vocab_size=256, max_position_embeddings=32, dim=64, hidden_dim=256, n_layers=2, n_heads=4)
   config.model.text.update(dropout=0.0, attention_dropout=0.0)
-  config.model.update(common=64, dtype='float32')
+  config.model.update(common=64, dtype='float32', start='narrow')
 
-  config.input.update(folder=f'{arg.root}/shards', tokenizer=f'{arg.root}/text', batch=32, max_tokens=20, seed=arg.seed)
+  config.input.update(folder=f'{arg.root}/shards', tokenizer=f'{arg.root}/text', batch=32, max_tokens=12, seed=arg.seed)
   config.input.update(seconds=(2.0,), gap_s=1.0, min_words=1)  # The world's clips hold four events of 3 s.
 
   config.optim.update(lr=2e-3, b2=0.98, weight_decay=0.05, clip=1.0, groups=(('^text/', {'lr': 0.1}),))
@@ -33,7 +32,7 @@ def get_config(arg=''):
   config.steps = arg.steps
   config.seed = arg.seed
 
-  config.evals = {'sorting': {'every_steps': 250, 'batch': 128}}
+  config.evals = {'sorting': {'every_steps': 400, 'batch': 128}}
   config.log_every = 50
-  config.checkpoint.every_steps = 500
+  config.checkpoint.every_steps = 400
   return config

@@ -21,10 +21,9 @@ from collections import Counter
 from etils import epath
 
 from data import local, manifest, plan, report, shards, sources, work
-from data.outcomes import CODES, ENDS, EXITS, SKIPS, BuildError, ItemError
+from data.outcomes import CODES, ENDS, SKIPS, BuildError, ending
 from data.runner import Limits
 from data.windows import WindowConfig
-from tvts_jax.input.errors import InputError
 
 LOCK = '.lock'
 LOCAL = 'local'  # the runner that is no Beam runner
@@ -48,23 +47,7 @@ def main(argv=None) -> int:
   # One process a core: libraries that start threads of their own only get in each other's way.
   os.environ.update(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  try:
-    build(args, beam_options)
-  except KeyboardInterrupt:
-    return _end('interrupted: give the same command again to go on', 'interrupted')
-  except BuildError as e:
-    return _end(f'error: {e}', e.end)
-  except (ItemError, InputError) as e:
-    return _end(f'error: {e}', 'request')
-  except OSError as e:
-    return _end(f'error: {e}; the build goes on from here when this is mended', 'output')
-  return EXITS['done']
-
-
-def _end(sentence: str, end: str) -> int:
-  """On a terminal the sentence must not overwrite the line of progress."""
-  print('\n' * sys.stderr.isatty() + sentence, file=sys.stderr)
-  return EXITS[end]
+  return ending(lambda: build(args, beam_options))
 
 
 def build(args, beam_options: list[str]) -> None:

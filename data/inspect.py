@@ -2,12 +2,13 @@
 
   python -m data.inspect DIR                                a few records and the quality of the data
   python -m data.inspect DIR --id ID                        the windows of one video
-  python -m data.inspect DIR --seed 0 --step 1200 --batch 256      what that training step was given
+  python -m data.inspect DIR --seed 0 --step 1200 --batch 256      what that step of a training would be given
+  python -m data.inspect --run WORKDIR --step 1200          what that step of a run was given
 
 Each record is shown as frames on a time line with the words under them, and with the K transcripts and M
 frames that training draws from it: those of --seed and the epoch of --step, or of epoch 0. A step names its
-records only together with the size of the global batch, and for a run that reads this folder alone.
-Exit codes: 0 done, 1 the data can not be read, 2 wrong arguments.
+records only together with the size of the global batch; a run knows that, and all else about its input.
+Exit codes: 0 done, 1 an error that one sentence names, 2 wrong arguments.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import numpy as np
 from data import quality, timeline
 from data.shards import publish
 from tvts_jax import page
+from tvts_jax.errors import ending
 from tvts_jax.input import index, records
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
@@ -60,7 +62,41 @@ def drawn(record: records.Record, example_id: int, epoch: int, seed: int, config
     return str(e)
 
 
-def build_page(manifest: index.Manifest, ids: index.Index, args, config: SamplingConfig) -> str:
+def card(manifest: index.Manifest, ids: index.Index, row: int, epoch: int, seed: int, config, note: str = '') -> str:
+  record, example_id = records.decode(index.read_record(manifest, ids, row)), int(ids.example_id[row])
+  sample = drawn(record, example_id, epoch, seed, config)
+  return timeline.card(record, sample, f'example {example_id:016x} \u00b7 drawn in epoch {epoch}{note}')
+
+
+def page_of_run(args) -> str:
+  """The batch of a step, made as the run made it."""
+  from tvts_jax import config as config_lib
+  from tvts_jax.input import pipeline
+
+  config = config_lib.read_input(args.run)
+  source = pipeline.open(config)
+  source.batch(args.step)  # Whatever is damaged is found now, and has the same stand-ins as in the run.
+  clips = source.clips(args.step)
+  names = [part.name(row) for part, row, _ in clips]
+  shown = [clip for clip, (video, _) in zip(clips, names) if args.id in (None, video)][: args.records]
+  if not shown:
+    raise InputError(f'no video {args.id!r} in the batch of step {args.step}.')
+  listed = ' \u00b7 '.join(f'<bdi>{page.text(video, 120)}</bdi> #{window}' for video, window in names)
+  parts = [
+    f'<h1>{page.text(args.run)} step {args.step}</h1>',
+    f'<h2>Batch <span class="soft">of {len(clips)}, by place</span></h2><p class="soft">{listed}</p>',
+    f'<h2>Records <span class="soft">{len(shown)} of {len(clips)}</span></h2>',
+  ]
+  for part, row, epoch in shown:
+    note = f' \u00b7 {page.text(part.manifest.folder)} {page.text(part.manifest.split)}'
+    parts.append(card(part.manifest, part.index, row, epoch, config.seed, part.config, note))
+  return page.document(f'{args.run} step {args.step}', timeline.STYLE, '\n'.join(parts))
+
+
+def page_of_folder(args) -> str:
+  manifest = index.load(args.folder, args.split or index.splits(args.folder)[0])
+  config = sampling_config(manifest, args.sampling)
+  ids = index.load_index(manifest)
   read = lambda i: records.decode(index.read_record(manifest, ids, i))
   chosen, epochs = choose(manifest, ids, args)
   sampled = spread(len(ids), args.sample)
@@ -77,10 +113,7 @@ def build_page(manifest: index.Manifest, ids: index.Index, args, config: Samplin
     quality.report([quality.measure(read(i), config) for i in sampled], manifest, config),
     f'<h2>Records <span class="soft">{len(chosen)} of {len(ids)}</span></h2>',
   ]
-  for i, epoch in zip(chosen, epochs):
-    record, example_id = read(i), int(ids.example_id[i])
-    sample = drawn(record, example_id, epoch, args.seed, config)
-    parts.append(timeline.card(record, sample, f'example {example_id:016x} \u00b7 drawn in epoch {epoch}'))
+  parts += [card(manifest, ids, row, epoch, args.seed, config) for row, epoch in zip(chosen, epochs)]
   return page.document(f'{manifest.folder.name} {manifest.split}', timeline.STYLE, '\n'.join(parts))
 
 
@@ -91,7 +124,7 @@ def sampling_config(manifest: index.Manifest, changes: list[str]) -> SamplingCon
   for change in changes:
     key, _, value = change.partition('=')
     if key not in fields:
-      raise ValueError(f'{key!r} is no setting of sampling; known: {", ".join(sorted(fields))}')
+      raise InputError(f'{key!r} is no setting of sampling; known: {", ".join(sorted(fields))}')
     try:
       values[key] = json.loads(value)
     except json.JSONDecodeError:
@@ -99,7 +132,7 @@ def sampling_config(manifest: index.Manifest, changes: list[str]) -> SamplingCon
   try:
     return SamplingConfig(**values)
   except (InputError, TypeError) as e:
-    raise ValueError(f'--sampling {" ".join(changes)}: {e}') from e
+    raise InputError(f'--sampling {" ".join(changes)}: {e}') from e
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -111,43 +144,48 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add('folder', metavar='DIR', help='folder that data.build made')
+  add('folder', metavar='DIR', nargs='?', help='folder that data.build made')
+  add('--run', metavar='WORKDIR', help='work directory of a training run, for --step')
   add('--split', help='which split (the first one)')
-  add('--records', type=int, default=8, help=f'how many to show, at most {MAX_RECORDS} (%(default)s)')
+  add('--records', type=int, help=f'how many to show, at most {MAX_RECORDS} (of a run all that may be, otherwise 8)')
   add('--id', help='show the windows of this video')
   add('--seed', type=int, default=0, help='of the training run (%(default)s)')
   add('--step', type=int, help='training step whose batch and draws to show')
-  add('--batch', type=int, help='size of the global batch, which --step needs')
+  add('--batch', type=int, help='size of the global batch, which --step needs without --run')
   add('--sampling', nargs='*', default=[], metavar='KEY=VALUE', help='where training differs, as in frames=8')
   add('--sample', type=int, default=256, help='records that the quality report reads (%(default)s)')
   add('--out', type=Path, default=Path('inspect.html'), help='the page (%(default)s)')
   args = parser.parse_args(argv)
+  if args.records is None:
+    args.records = 8 if args.run is None else MAX_RECORDS
   if not 1 <= args.records <= MAX_RECORDS or args.sample < 1:
     parser.error(f'--records must be 1 to {MAX_RECORDS} and --sample at least 1')
-  if (args.step is None) != (args.batch is None):
+  if (args.folder is None) == (args.run is None):
+    parser.error('give either DIR or --run WORKDIR')
+  if args.run is not None:
+    for name in ('split', 'seed', 'batch', 'sampling'):
+      if getattr(args, name) != parser.get_default(name):
+        parser.error(f'--{name} goes with DIR: a run knows its own')
+    if args.step is None or args.step < 0:
+      parser.error('--run needs a --step of at least 0')
+  elif (args.step is None) != (args.batch is None):
     parser.error('--step and --batch go together: which records a step holds depends on the global batch')
-  if args.step is not None and (args.step < 0 or args.batch < 1):
+  elif args.step is not None and (args.step < 0 or args.batch < 1):
     parser.error('--step must be at least 0 and --batch at least 1')
   return args
 
 
 def main(argv: list[str] | None = None) -> int:
   args = parse_args(argv)
-  try:
-    manifest = index.load(args.folder, args.split or index.splits(args.folder)[0])
-    config = sampling_config(manifest, args.sampling)
-    html = build_page(manifest, index.load_index(manifest), args, config)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with publish(args.out) as f:
-      f.write(html.encode())
-  except ValueError as e:
-    print(f'data.inspect: {e}', file=sys.stderr)
-    return 2
-  except (InputError, OSError) as e:
-    print(f'data.inspect: {e}', file=sys.stderr)
-    return 1
+  return ending(lambda: write(args))
+
+
+def write(args) -> None:
+  html = page_of_folder(args) if args.run is None else page_of_run(args)
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  with publish(args.out) as f:
+    f.write(html.encode())
   print(f'{args.out}: {len(html) / 1e6:.1f} MB, open it in a browser')
-  return 0
 
 
 if __name__ == '__main__':

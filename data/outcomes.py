@@ -1,4 +1,9 @@
-"""Every way an item can fail or be left out, by name: one list for the builder, its log and its tests."""
+"""Every way an item or a command can end, by name: one list for the builder, its log and its tests."""
+
+import concurrent.futures
+import sys
+
+from tvts_jax.errors import UserError
 
 CODES = {
   'too_few_words': 'no window holds enough words in every transcript',
@@ -85,3 +90,24 @@ class BuildError(Exception):
 
   def __reduce__(self):
     return BuildError, (str(self), self.end)
+
+
+def ending(work) -> int:
+  """Does the work of a command that goes on where it stopped → its exit code, after a sentence if it ended early."""
+  try:
+    work()
+  except KeyboardInterrupt:
+    sentence, end = 'interrupted: give the same command again to go on', 'interrupted'
+  except BuildError as e:
+    sentence, end = f'error: {e}', e.end
+  except (ItemError, UserError) as e:
+    sentence, end = f'error: {e}', 'request'
+  except OSError as e:
+    sentence, end = f'error: {e}; the same command goes on from here when this is mended', 'output'
+  except concurrent.futures.BrokenExecutor as e:
+    sentence, end = f'error: {e} Give the same command again to go on', 'worker'
+  else:
+    return EXITS['done']
+  # On a terminal the sentence must not overwrite the line of progress.
+  print('\n' * sys.stderr.isatty() + sentence, file=sys.stderr)
+  return EXITS[end]

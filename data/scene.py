@@ -21,7 +21,7 @@ import numpy as np
 from data.transcripts import Word
 from tvts_jax.input.rng import generator
 
-SIZE, FPS, SLOTS, SLOT_S = 64, 4, 4, 3.0
+SIZE, FPS, SLOTS, SLOT_S = 64, 3, 4, 3.0
 DURATION_MS = int(SLOTS * SLOT_S * 1000)
 
 COLOURS = {

@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from tvts_jax.errors import ending
 from tvts_jax.input import index as shard_index
 from tvts_jax.input import records
 from tvts_jax.input.errors import InputError
@@ -85,17 +86,16 @@ def main(argv=None) -> int:
   parser.add_argument('--size', type=int, default=30522, help='pieces at most (default: %(default)s, as BERT)')
   parser.add_argument('--split', default='train', help='whose transcripts to read (default: %(default)s)')
   args = parser.parse_args(argv)
-  try:
-    if os.path.exists(args.out):
-      raise InputError(f'{args.out} is there already: name a folder that is not, or delete it')
-    counts = words(args.folder, args.split)
-    tokenizer = train(counts, args.size)
-    save(tokenizer, args.out)
-  except (InputError, OSError) as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 2
+  return ending(lambda: make(args))
+
+
+def make(args: argparse.Namespace) -> None:
+  if os.path.exists(args.out):
+    raise InputError(f'{args.out} is there already: name a folder that is not, or delete it')
+  counts = words(args.folder, args.split)
+  tokenizer = train(counts, args.size)
+  save(tokenizer, args.out)
   print(f'{args.out}: {len(tokenizer)} pieces from {sum(counts.values())} words, {len(counts)} different ones')
-  return 0
 
 
 if __name__ == '__main__':

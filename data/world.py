@@ -1,7 +1,7 @@
 """The narrated world: short videos and their narration out of a seed, for demos, tests and probes.
 
   python -m data.world --out DIR
-  python -m data.build DIR/index.jsonl --out SHARDS --window-s 12 --seconds 2 --fps 4 --short-side 32
+  python -m data.build DIR/index.jsonl --out SHARDS --window-s 12 --seconds 2 --fps 1.5 --short-side 32
 
 Each clip is 12 s: four events of 3 s, in each a flock of one coloured shape does one of eight motions on a
 dark texture, while a narrator says so: see data/scene.py for why a model can learn order from it, and from
@@ -11,7 +11,8 @@ DIR/index.jsonl lists them for data.build; DIR/labels.jsonl says what is in each
 Frames are 64x64: a frame is 2x2 copies of one 32x32 torus, large enough that the halved colour planes of
 H.264 and JPEG keep the colours apart. Shards take half of that side: a model with 8x8 patches then gets a
 quarter of the bytes and of the patch-embedding work, and the reduction averages the codec's noise away.
-Transcripts of 2 s with gaps of 1 s span 11 of the 12 s, so wherever they begin, each hears one event.
+Transcripts of 2 s with gaps of 1 s span 11 of the 12 s, so wherever they begin, each hears one event. At 1.5
+frames/s, each of the 16 segments of that span holds one frame: motions look as fast in one draw as in another.
 
 The command is restartable (finished clips are kept) and its bytes do not depend on the number of workers.
 """
@@ -35,10 +36,10 @@ import cv2
 import numpy as np
 
 from data.dialects import WRITERS
-from data.outcomes import EXITS, BuildError
+from data.outcomes import EXITS, BuildError, ending
 from data.scene import DURATION_MS, FPS, SPLITS, labels_of, render, write_script
 
-VERSION = 1  # part of a folder's settings: raise it when the same seed gives other clips
+VERSION = 2  # part of a folder's settings: raise it when the same seed gives other clips
 
 
 def encode_mp4(frames: np.ndarray, *, fps: int = FPS) -> bytes:
@@ -162,23 +163,13 @@ def claim(folder: Path, settings: dict):
 def main(argv: list[str] | None = None) -> int:
   args, counts = _parse(argv)
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  try:
-    with claim(args.out, {'version': VERSION, 'seed': args.seed, 'clips': counts}):
-      write_world(args.out, args.seed, counts, args.workers)
-  except KeyboardInterrupt:
-    print('interrupted: give the same command again to go on', file=sys.stderr)
-    return EXITS['interrupted']
-  except BuildError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return e.exit
-  except OSError as e:
-    print(f'error: {e}; the same command goes on from here when this is mended', file=sys.stderr)
-    return EXITS['output']
-  except concurrent.futures.BrokenExecutor as e:
-    print(f'error: {e} Give the same command again to go on', file=sys.stderr)
-    return EXITS['worker']
+  return ending(lambda: make(args, counts))
+
+
+def make(args: argparse.Namespace, counts: dict[str, int]) -> None:
+  with claim(args.out, {'version': VERSION, 'seed': args.seed, 'clips': counts}):
+    write_world(args.out, args.seed, counts, args.workers)
   print(f'{sum(counts.values())} clips in {args.out}: {", ".join(f"{v} {k}" for k, v in counts.items() if v)}')
-  return EXITS['done']
 
 
 def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:

@@ -46,7 +46,7 @@ fi
 root=${ROOT:-runs/demo}
 run -m data.world --out "$root/world" --probe-train 0 --probe-test 0
 run -m data.build "$root/world/index.jsonl" --out "$root/shards" \
-  --window-s 12 --seconds 2 --fps 4 --short-side 32 --min-words 1
+  --window-s 12 --seconds 2 --fps 1.5 --short-side 32 --min-words 1
 [ -d "$root/vocab" ] || run -m data.vocab "$root/shards" --out "$root/vocab" --size 256
 [ -d "$root/text" ] || run -m tvts_jax.warm_text --config="configs/demo.py:root=$root" --tokenizer="$root/vocab" --out="$root/text"
 run -m tvts_jax.main --config="configs/demo.py:root=$root" --workdir="$root/run"

@@ -9,8 +9,11 @@ SIGINT (Ctrl-C), SIGTERM and SIGHUP are passed on to all processes, each time. O
 SIGTERM, and SIGKILL after --grace seconds; after 75, which says "saved, run me again", they get the time but no
 SIGTERM, for they are leaving too. What a process leaves running behind itself is ended with it.
 
+With --restarts N all processes are then started again, up to N times, and a run goes on from its last checkpoint: but
+not after 0 or 75, nor after 1 or 2, which would only come again, nor once a signal was passed on.
+
 Exit codes: 0 if all processes left with 0; otherwise that of the first that did not, where 128 + n is a death by
-signal n; 2 if the command line is wrong or the command can not be started.
+signal n; 2 if the command line is wrong or the command can not be started; 70 if they failed after N restarts, too.
 """
 
 import argparse
@@ -30,21 +33,38 @@ LIBC = ctypes.CDLL(None)
 # Where one of these is set, gRPC would ask a proxy the way even to this machine.
 PROXIES = ('grpc_proxy', 'https_proxy', 'HTTPS_PROXY', 'http_proxy')
 
+FINAL = (0, 1, 2, os.EX_TEMPFAIL)  # Done, an error that a person must mend, a wrong command, saved as asked.
+GAVE_UP = os.EX_SOFTWARE  # 70
+
 
 def main(argv=None) -> int:
   args = arguments(argv)
-  pod = Pod()
+  pod, passed_on = Pod(), []
+
+  def pass_on(number, frame):
+    passed_on.append(number)
+    pod.send(number)
+
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, lambda number, frame: pod.send(number))
-  address = f'127.0.0.1:{free_port()}'
-  try:
-    for index in range(args.processes):
-      pod.start(args.command, environment(address, args.processes, index, args.devices))
-  except OSError as e:
-    pod.kill()
-    print(f'local_pod: {args.command[0]} can not be started: {e.strerror}', file=sys.stderr)
-    return 2
-  return pod.wait(args.grace)
+    signal.signal(number, pass_on)
+  for restart in range(args.restarts + 1):
+    if restart:
+      print(f'local_pod: starting all again, {restart} of {args.restarts}', file=sys.stderr, flush=True)
+      pod = Pod()
+    address = f'127.0.0.1:{free_port()}'
+    try:
+      for index in range(args.processes):
+        pod.start(args.command, environment(address, args.processes, index, args.devices))
+    except OSError as e:
+      pod.kill()
+      print(f'local_pod: {args.command[0]} can not be started: {e.strerror}', file=sys.stderr)
+      return 2
+    for number in passed_on[:]:
+      pod.send(number)  # Those that were started after it have missed it.
+    code = pod.wait(args.grace)
+    if code in FINAL or passed_on:
+      return code
+  return GAVE_UP if args.restarts else code
 
 
 def arguments(argv):
@@ -54,6 +74,7 @@ def arguments(argv):
   parser.add_argument(
     '--grace', type=float, default=20, metavar='SECONDS', help='left to the others once one failed (default: 20)'
   )
+  parser.add_argument('--restarts', type=count, default=0, metavar='N', help='after failures, at most (default: 0)')
   parser.add_argument('command', nargs='+', help='after --, a program and its arguments')
   return parser.parse_args(argv)
 
@@ -62,6 +83,10 @@ def positive(text: str) -> int:
   if not text.isdecimal() or int(text) == 0:
     raise argparse.ArgumentTypeError(f'{text!r} is not a number from 1 up')
   return int(text)
+
+
+def count(text: str) -> int:
+  return 0 if text == '0' else positive(text)
 
 
 def free_port() -> int:

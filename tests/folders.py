@@ -1,6 +1,7 @@
 """Finished folders of shards out of records made by hand, for tests of whatever reads them."""
 
 import json
+import os
 
 from etils import epath
 
@@ -58,6 +59,14 @@ def example(record, changes):
     else:
       features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
   return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def flip(path, at):
+  """Flips one bit, as a disk does: nobody wrote, so the file's time stays."""
+  data, times = bytearray(path.read_bytes()), os.stat(path)
+  data[at] ^= 4
+  path.write_bytes(bytes(data))
+  os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def write(folder, splits, config=None, sampling=None):

@@ -1,7 +1,9 @@
 """A train state whose every bit is known, and the processes that save it: python -m tests.saved NAME FOLDER"""
 
+import logging
 import os
 import resource
+import signal
 import sys
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from tvts_jax import checkpoint, distributed, preemption, sharding
 from tvts_jax.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
@@ -59,37 +62,49 @@ def exact(restored, step: int, spec) -> bool:
   return all(jax.tree.leaves(jax.tree.map(every, restored, spec, bits(step, spec))))
 
 
+class Heard(logging.Handler):
+  """What is logged, and by being there the end of where it went before: a full disk would hit that, too."""
+
+  def __init__(self):
+    super().__init__(logging.WARNING)
+    self.messages = []
+    logging.getLogger().addHandler(self)
+
+  def emit(self, record):
+    self.messages.append(record.getMessage())
+
+
+def file_limit(size: int | None) -> None:
+  """As if the disk were full for all files larger than `size` bytes."""
+  hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+  resource.setrlimit(resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
+
+
 def faults(folder: Path) -> None:
   """A disk that fills up and is freed again; then a save that the process shall not survive."""
-  spec = abstract(sharding.make_mesh({'fsdp': -1}))
+  spec, heard = abstract(sharding.make_mesh({'fsdp': -1})), Heard()
   checkpoints = Checkpoints(folder, CheckpointConfig(keep=2))
   checkpoints.save(1, state(1, spec), {'step': 1})
   checkpoints.save(2, state(2, spec), {'step': 2})
   assert checkpoints.latest() == 2
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  # The limit hits what is printed, too, if that goes into a file.
-  said = []
+  left = []
   large = jax.device_put(np.random.default_rng(0).random((8, 1024, 1024), np.float32))
   for size, content in ((2**20, {'large': large}), (100, state(3, spec))):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-      checkpoints.save(3, content, {'step': 3})
-      checkpoints.latest()
-    except CheckpointError as error:
-      said.append(f'refused: {error}')
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    said.append(f'left: {checkpoints.latest()}')
-  print(*said, sep='\n', flush=True)
+    file_limit(size)
+    checkpoints.save(3, content, {'step': 3})
+    left.append(checkpoints.latest())
+    file_limit(None)
   for step in (4, 5):
     checkpoints.save(step, state(step, spec), {'step': step})
-  print('after:', checkpoints.latest(), flush=True)
+  print('left:', *left, 'after:', checkpoints.latest())
+  print(*(f'heard: {message}' for message in heard.messages if 'step 3' in message), sep='\n', flush=True)
   checkpoints.save(6, {'large': large}, {'step': 6})
-  checkpoints.close()
+  os.kill(os.getpid(), signal.SIGSTOP)
   raise AssertionError('the parent should have killed this process')
 
 
 def pod(folder: Path) -> None:
-  """Two processes: restore what one saved, agree when to save by the clock and when to stop, save, leave."""
+  """Two processes: restore what one saved, pass by a damaged one, agree when to save and when to stop, save, leave."""
   distributed.initialize()
   index, mesh = jax.process_index(), sharding.make_mesh({'data': 2, 'fsdp': 2})
   spec = abstract(mesh)
@@ -105,6 +120,8 @@ def pod(folder: Path) -> None:
     fake = lambda speed: type('clock', (), {'monotonic': staticmethod(lambda: now * speed)})
     now, checkpoint.time = 0.0, fake(1 + 7 * index)
     checkpoints = Checkpoints(folder / 'checkpoints', CheckpointConfig(every_steps=None, every_minutes=1, keep=2))
+    step, resumed, meta = checkpoints.resume(spec, lambda meta: None)
+    print('resumed', exact(resumed, 1, spec), step, meta, flush=True)
     due = []
     for s in range(1, 400):
       now += 1.0
@@ -120,25 +137,35 @@ def pod(folder: Path) -> None:
       time.sleep(0.02)
     else:
       raise AssertionError('no process was asked to stop')
-    checkpoints.save(s, state(s, spec), {'by': index})
+    checkpoints.save_last(s, state(s, spec), {'by': index})
     checkpoints.close()
     print('stopped at', s, flush=True)
   sys.exit(preemption.EXIT_CODE)
 
 
 def full(folder: Path) -> None:
-  """Two processes, one of which has no space left."""
+  """Two processes, one of which has no space left: for one save, and later for good."""
   distributed.initialize()
-  spec = abstract(sharding.make_mesh({'data': 2, 'fsdp': -1}))
-  checkpoints = Checkpoints(folder, CheckpointConfig(keep=1))
+  spec, checkpoint.RETRY = abstract(sharding.make_mesh({'data': 2, 'fsdp': -1})), 0.1
+  limit = lambda size: file_limit(size) if jax.process_index() == 1 else None
+  checkpoints = Checkpoints(folder, CheckpointConfig(every_steps=50, every_minutes=None, keep=1))
   checkpoints.save(1, state(1, spec), {})
-  checkpoints.latest()
-  if jax.process_index() == 1:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+  assert checkpoints.latest() == 1
+  limit(100)
   checkpoints.save(2, state(2, spec), {})
-  for s in range(3, 10**6):
-    checkpoints.due(s)
-    time.sleep(0.01)
+  tries = []
+  try:
+    for s in range(3, 10**6):
+      if checkpoints.due(s):
+        limit(100 if tries else None)
+        checkpoints.save(s, state(s, spec), {})
+        tries.append(s)
+      time.sleep(0.01)
+  except CheckpointError as error:
+    print('tries', *tries, flush=True)
+    print('stopped:', error, flush=True)
+  multihost_utils.sync_global_devices('both have said so')
+  distributed.leave(1)
 
 
 if __name__ == '__main__':

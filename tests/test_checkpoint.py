@@ -1,20 +1,25 @@
 """Checkpoints: exact on any mesh, whole or not there, refused when they do not fit. With real processes and faults."""
 
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import saved
-from tvts_jax import checkpoint, sharding
+from tvts_jax import checkpoint, checksums, sharding, storage
 from tvts_jax.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, differences, restore_params
 from tvts_jax.errors import UserError
 from tvts_jax.preemption import EXIT_CODE, WorkdirLock
@@ -35,6 +40,13 @@ def save(folder, *steps, keep=3, ema=True):
   with Checkpoints(folder, CheckpointConfig(keep=keep)) as checkpoints:
     for step in steps:
       checkpoints.save(step, saved.state(step, spec(ema=ema)), {'step': step})
+
+
+def until(condition, seconds=60):
+  end = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < end, 'it did not happen in time'
+    time.sleep(0.005)
 
 
 def listing(folder) -> dict:
@@ -125,27 +137,36 @@ def test_parameters_start_another_run(ready):
 
 def test_only_the_owner_cleans_up(tmp_path):
   save(tmp_path, 1)
-  (tmp_path / '2.orbax-checkpoint-tmp' / 'state').mkdir(parents=True)
+  (tmp_path / '2-0.unfinished' / 'state').mkdir(parents=True)
   assert Checkpoints(tmp_path, None).latest() == 1
-  assert (tmp_path / '2.orbax-checkpoint-tmp').exists()
+  assert (tmp_path / '2-0.unfinished').exists()
   save(tmp_path, 2)
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', '2']
 
 
-def test_what_is_missing_or_damaged_is_said(tmp_path):
+def test_in_a_bucket_only_the_list_makes_it_complete(tmp_path, monkeypatch):
+  """As if folders could not be renamed; what a save leaves that is killed there is all but the list."""
+  monkeypatch.setattr(storage, 'is_local', lambda path: False)
+  monkeypatch.setattr(checkpoint, 'is_local', lambda path: False)
+  save(tmp_path, 1, 2)
+  (tmp_path / '2' / checksums.LIST).unlink()
+  assert Checkpoints(tmp_path, None).latest() == 1
+  with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
+    step, restored, _ = checkpoints.resume(spec(), lambda meta: None)
+    assert step == 1 and saved.exact(restored, 1, spec())
+    assert [p.name for p in tmp_path.iterdir()] == ['1']
+    checkpoints.save(2, saved.state(2, spec()), {})
+  assert saved.exact(Checkpoints(tmp_path, None).restore(spec())[0], 2, spec())
+
+
+def test_what_is_missing_is_said(tmp_path):
   with pytest.raises(CheckpointError, match=f'there is no checkpoint in {tmp_path / "none"}'):
     Checkpoints(tmp_path / 'none', None).restore(spec())
   assert not (tmp_path / 'none').exists()
+  assert Checkpoints(tmp_path, CheckpointConfig()).resume(spec(), None) is None
   save(tmp_path, 1, 2)
   with pytest.raises(CheckpointError, match='no checkpoint of step 3 in .*; there are 1, 2'):
     Checkpoints(tmp_path, None).read_meta(3)
-  for file in (tmp_path / '2' / 'state').rglob('d/*'):
-    os.truncate(file, file.stat().st_size // 2)
-  (tmp_path / '1' / 'meta' / 'metadata').write_text('{"format": 1, ')
-  for step in (1, 2):
-    with pytest.raises(CheckpointError, match=f'{tmp_path / str(step)} can not be read: ') as error:
-      Checkpoints(tmp_path, None).restore(spec(), step)
-    assert '\n' not in str(error.value)
   (tmp_path / 'file').write_text('')
   with pytest.raises(CheckpointError, match='file/checkpoints can not hold checkpoints: Not a directory'):
     Checkpoints(tmp_path / 'file' / 'checkpoints', CheckpointConfig())
@@ -153,10 +174,245 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
 
 def test_a_later_format_is_refused(tmp_path):
   save(tmp_path, 1)
-  meta = tmp_path / '1' / 'meta' / 'metadata'
+  meta = epath.Path(tmp_path) / '1' / storage.META
   meta.write_text(meta.read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 99'))
-  with pytest.raises(CheckpointError, match='has the format 99, and this version reads 1'):
+  checksums.write(meta.parent)
+  with pytest.raises(CheckpointError, match='has the format 99, and this version reads 2'):
     Checkpoints(tmp_path, None).read_meta()
+
+
+def flip(data: bytes, bit: int) -> bytes:
+  flipped = bytearray(data)
+  flipped[bit // 8] ^= 1 << bit % 8
+  return bytes(flipped)
+
+
+def test_each_change_of_each_file_is_seen_and_named(ready, tmp_path):
+  folder, rng = epath.Path(tmp_path / 'copy'), np.random.default_rng(0)
+  shutil.copytree(ready / 'checkpoints' / '1', folder)
+  files = {path: path.read_bytes() for path in checksums.files(folder)}
+  assert len(files) >= 10 and folder / checksums.LIST in files
+  assert checksums.damage(folder) is None
+  tried = 0
+  for path, data in files.items():
+    size, name = len(data), path.relative_to(folder).as_posix()
+    bits = {0, 8 * size - 1, *rng.integers(8 * size, size=20).tolist()}
+    changed = [flip(data, bit) for bit in bits] + [data[:-1], data[1:], data[: size // 2], b'', data + b'\n', None]
+    for content in changed:
+      path.unlink() if content is None else path.write_bytes(content)
+      assert (checksums.damage(folder) or '').startswith(name + ' '), (name, content)
+      tried += 1
+    path.write_bytes(data)
+    for added in (path.parent / 'added', path.with_name(path.name + '~')):
+      added.write_bytes(b'')
+      assert checksums.damage(folder) == f'{added.relative_to(folder)} does not belong there'
+      added.unlink()
+  assert tried > 250 and checksums.damage(folder) is None
+
+
+def test_the_list_is_one_for_sha256sum(ready):
+  folder = ready / 'checkpoints' / '2'
+  done = subprocess.run(['sha256sum', '-c', checksums.LIST], cwd=folder, capture_output=True, text=True)
+  files = [path for path in folder.rglob('*') if path.is_file()]
+  assert done.returncode == 0 and done.stdout.count(': OK\n') == len(files) - 1
+
+
+DAMAGE = {
+  'flipped': ('state/d/*', lambda path: path.write_bytes(flip(path.read_bytes(), 8 * path.stat().st_size // 2))),
+  'cut': ('state/manifest.ocdbt', lambda path: os.truncate(path, path.stat().st_size - 1)),
+  'deleted': (storage.META, lambda path: path.unlink()),
+  'emptied': (checksums.LIST, lambda path: os.truncate(path, 0)),
+  'no file': ('state/_METADATA', lambda path: (path.unlink(), path.mkdir())),
+}
+
+
+def damage(folder, kind: str) -> str:
+  """-> what it was done to."""
+  pattern, change = DAMAGE[kind]
+  path = next(Path(folder).glob(pattern))
+  change(path)
+  return path.relative_to(folder).as_posix()
+
+
+@pytest.mark.parametrize('kind', DAMAGE)
+def test_the_newest_good_one_is_used_and_the_damaged_kept_aside(ready, tmp_path, kind, caplog):
+  folder = tmp_path / 'checkpoints'
+  shutil.copytree(ready / 'checkpoints', folder)
+  name = damage(folder / '2', kind)
+  before = {path.relative_to(folder / '2'): path.is_file() and path.read_bytes() for path in (folder / '2').rglob('*')}
+  with Checkpoints(folder, CheckpointConfig()) as checkpoints:
+    step, restored, meta = checkpoints.resume(spec(), lambda meta: None)
+    assert step == 1 and saved.exact(restored, 1, spec()) and meta == {'step': 1}
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
+    assert line.startswith(f'{folder}/2 is damaged: {name} ') and line.endswith('kept aside as 2.damaged')
+    aside = folder / '2.damaged'
+    assert before == {path.relative_to(aside): path.is_file() and path.read_bytes() for path in aside.rglob('*')}
+    assert checkpoints.latest() == 1
+    checkpoints.save(2, saved.state(2, spec()), {'again': True})
+  again = Checkpoints(folder, CheckpointConfig())
+  assert saved.exact(again.resume(spec(), lambda meta: None)[1], 2, spec())
+  assert sorted(path.name for path in folder.iterdir()) == ['1', '2', '2.damaged']
+
+
+def test_where_none_is_good_nothing_begins_anew(ready, tmp_path):
+  shutil.copytree(ready / 'checkpoints', tmp_path / 'checkpoints')
+  names = [damage(tmp_path / 'checkpoints' / step, 'flipped') for step in '21']
+  before = listing(tmp_path)
+  for _ in range(2):
+    with pytest.raises(CheckpointError, match=f'2 is damaged: {names[0]} has changed; .*1 is damaged: {names[1]}'):
+      Checkpoints(tmp_path / 'checkpoints', CheckpointConfig()).resume(spec(), lambda meta: None)
+  assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize('kind', ['other arrays', 'unreadable'])
+def test_files_as_they_were_saved_are_not_enough(ready, tmp_path, kind, caplog):
+  """What was listed may have been wrong already."""
+  shutil.copytree(ready / 'checkpoints', tmp_path, dirs_exist_ok=True)
+  if kind == 'unreadable':
+    damage(tmp_path / '2', 'cut')
+  else:
+    shutil.rmtree(tmp_path / '2' / 'state')
+    shutil.copytree(tmp_path / '1' / 'state', tmp_path / '2' / 'state')
+  checksums.write(epath.Path(tmp_path / '2'))
+  told = {'other arrays': ' is not what was saved, though the files are', 'unreadable': '2 can not be read: '}[kind]
+  for devices in (8, 1):
+    with pytest.raises(CheckpointError, match=told):
+      Checkpoints(tmp_path, None).restore(spec(devices))
+  step, restored, _ = Checkpoints(tmp_path, CheckpointConfig()).resume(spec(), lambda meta: None)
+  assert step == 1 and saved.exact(restored, 1, spec()) and told in caplog.text
+  assert {path.name for path in tmp_path.iterdir()} == {'1', '2.damaged'}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_fingerprint_depends_on_each_bit_and_its_place_but_on_no_mesh(data):
+  dtype = data.draw(st.sampled_from(['float32', 'int32', 'uint32', 'bfloat16', 'int8', 'bool']))
+  shape = data.draw(st.sampled_from([(), (8,), (16, 3), (2, 8, 4)]))
+  size, itemsize = math.prod(shape), jnp.dtype(dtype).itemsize
+  raw = data.draw(st.binary(min_size=size * itemsize, max_size=size * itemsize))
+  raw = bytes(byte & 1 for byte in raw) if dtype == 'bool' else raw
+  as_array = lambda raw: np.frombuffer(raw, jnp.dtype(dtype)).reshape(shape)
+  prints = lambda array: checksums.fingerprints({'x': array})['x']
+  own = prints(as_array(raw))
+  mesh = sharding.make_mesh({'fsdp': -1})
+  split = [axis for axis, n in enumerate(shape) if n % 8 == 0]
+  for axis in split:
+    place = jax.NamedSharding(mesh, jax.P(*[None] * axis, 'fsdp'))
+    assert prints(jax.device_put(as_array(raw), place)) == own
+  element, bit = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, 8 * itemsize - 1))
+  bit = 0 if dtype == 'bool' else bit
+  assert prints(as_array(flip(raw, 8 * itemsize * element + bit))) != own
+  swapped, other = as_array(raw).copy().ravel(), data.draw(st.integers(0, size - 1))
+  swapped[[element, other]] = swapped[[other, element]]
+  assert (prints(swapped.reshape(shape)) == own) == (swapped.tobytes() == raw)
+
+
+def test_a_reader_is_told_and_changes_nothing(ready, tmp_path):
+  shutil.copytree(ready / 'checkpoints', tmp_path / 'checkpoints')
+  name = damage(tmp_path / 'checkpoints' / '2', 'flipped')
+  before, told = listing(tmp_path), f'2 is damaged: {name} has changed; move it away to use 1, the newest that is whole'
+  with pytest.raises(CheckpointError, match=told) as error:
+    restore_params(tmp_path, spec().params)
+  assert '\n' not in str(error.value)
+  with pytest.raises(CheckpointError, match=told):
+    Checkpoints(tmp_path / 'checkpoints', None).read_meta()
+  assert restore_params(tmp_path, spec().params, step=1) is not None
+  assert listing(tmp_path) == before
+  damage(tmp_path / 'checkpoints' / '1', 'deleted')
+  with pytest.raises(CheckpointError, match='no other is whole'):
+    restore_params(tmp_path, spec().params)
+
+
+def test_only_good_ones_count_as_kept(tmp_path, caplog):
+  save(tmp_path, 1, 2, 3)
+  damage(tmp_path / '2', 'cut')
+  with Checkpoints(tmp_path, CheckpointConfig(keep=3)) as checkpoints:
+    assert checkpoints.resume(spec(), lambda meta: None)[0] == 3
+    checkpoints.save(4, saved.state(4, spec()), {})
+    assert checkpoints.latest() == 4
+    assert {path.name for path in tmp_path.iterdir()} == {'1', '2.damaged', '3', '4'}
+    assert f'{tmp_path}/2 is damaged: state/manifest.ocdbt has changed' in caplog.text
+    checkpoints.save(5, saved.state(5, spec()), {})
+  assert {path.name for path in tmp_path.iterdir()} == {'2.damaged', '3', '4', '5'}
+
+
+class Outage:
+  """Takes the folder away, and puts a file there, so that nothing can be written."""
+
+  def __init__(self, folder):
+    self.folder, self.elsewhere = folder, folder.with_name('elsewhere')
+
+  def __enter__(self):
+    self.folder.rename(self.elsewhere)
+    self.folder.write_text('')
+    return self
+
+  def __exit__(self, *error):
+    self.end()
+
+  def end(self):
+    if self.folder.is_file():
+      self.folder.unlink()
+      self.elsewhere.rename(self.folder)
+
+
+def test_a_save_that_fails_is_tried_again_soon(tmp_path, monkeypatch, caplog):
+  now, folder = 0.0, tmp_path / 'run'
+  monkeypatch.setattr(checkpoint, 'time', SimpleNamespace(monotonic=lambda: now))
+  state = saved.state(1, spec())
+  config = CheckpointConfig(every_steps=None, every_minutes=15, keep=1, failures=3)
+  with Checkpoints(folder, config) as checkpoints:
+    checkpoints.save(1, state, {})
+    assert checkpoints.latest() == 1
+    saves = []
+    with Outage(folder) as outage:
+      for step in range(2, 300):
+        now = step * 10.0  # seconds
+        if checkpoints.due(step):
+          checkpoints.save(step, state, {})
+          saves.append(step)
+          until(lambda: checkpoints._saving[1].done())
+        if len(saves) == 2:
+          outage.end()
+    assert saves == [90, 96, 102, 192, 282]  # After 15 minutes; twice one minute after a failure; again after 15.
+    left = f'could not be saved in {folder}: Not a directory; the newest complete one is 1'
+    assert [text for text in caplog.messages if ' saved ' in text] == [f'step 90 {left}', f'step 96 {left}']
+    assert checkpoints.latest() == 282
+
+
+def test_saves_that_fail_in_a_row_stop_the_run(tmp_path):
+  folder, state = tmp_path / 'run', saved.state(1, spec())
+  checkpoints = Checkpoints(folder, CheckpointConfig(every_steps=10, every_minutes=None, keep=1, failures=2))
+  checkpoints.save(10, state, {})
+  assert checkpoints.latest() == 10
+  steps = []
+  with Outage(folder), pytest.raises(CheckpointError) as error:
+    for step in range(11, 1000):
+      if checkpoints.due(step):
+        steps.append(step)
+        checkpoints.save(step, state, {})
+      if checkpoints._saving:
+        until(lambda: checkpoints._saving[1].done())
+  assert steps == [20, 30, 31]  # Two fail, and it stops at once.
+  assert 'step 30 could not be saved in' in str(error.value) and 'in a row: 2, so the run stops' in str(error.value)
+  assert '\n' not in str(error.value) and saved.exact(Checkpoints(folder, None).restore(spec(), 10)[0], 1, spec())
+
+
+def test_the_last_save_is_tried_until_it_stands(tmp_path, monkeypatch):
+  monkeypatch.setattr(checkpoint, 'LAST_RETRIES', (0.05, 0.05))
+  folder = tmp_path / 'run'
+  with Checkpoints(folder, CheckpointConfig(failures=1)) as checkpoints:
+    checkpoints.save(1, saved.state(1, spec()), {})
+    assert checkpoints.latest() == 1
+    with Outage(folder) as outage:
+      with pytest.raises(CheckpointError, match='2 could not be saved .*complete one is 1; it was tried 3 times'):
+        checkpoints.save_last(2, saved.state(2, spec()), {})
+      pauses = []
+      sleep = lambda seconds: (pauses.append(seconds), outage.end())
+      monkeypatch.setattr(checkpoint, 'time', SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+      checkpoints.save_last(3, saved.state(3, spec()), {})
+      assert pauses == [0.05]
+  assert saved.exact(Checkpoints(folder, None).restore(spec())[0], 3, spec())
 
 
 def test_due_by_steps_and_minutes(tmp_path, monkeypatch):
@@ -178,7 +434,9 @@ def test_due_by_steps_and_minutes(tmp_path, monkeypatch):
   assert not any(Checkpoints(tmp_path, CheckpointConfig(None, None)).due(s) for s in range(99))
 
 
-@pytest.mark.parametrize('bad', [dict(every_steps=0), dict(keep=0), dict(every_minutes=0.0), dict(every_minutes=-1)])
+@pytest.mark.parametrize(
+  'bad', [dict(every_steps=0), dict(keep=0), dict(failures=0), dict(every_minutes=0.0), dict(every_minutes=-1)]
+)
 def test_impossible_settings_are_refused(bad):
   with pytest.raises(UserError, match=f'checkpoint.{next(iter(bad))} is {next(iter(bad.values()))}'):
     CheckpointConfig(**bad)
@@ -202,37 +460,29 @@ def test_differences_read_as_lines():
   assert differences(old, new) == ['ema: (absent) → 0.9', 'optim.lr: 0.1 → 0.2', 'seed: 1 → (absent)']
 
 
-def until(condition, seconds=60):
-  end = time.monotonic() + seconds
-  while not condition():
-    assert time.monotonic() < end, 'it did not happen in time'
-    time.sleep(0.005)
-
-
 def test_a_full_disk_and_a_death_amid_a_save_lose_nothing(tmp_path):
-  out = tmp_path / 'out'
+  out, run = tmp_path / 'out', tmp_path / 'run'
   with open(out, 'w') as file:
-    child = subprocess.Popen(
-      [sys.executable, '-m', 'tests.saved', 'faults', tmp_path / 'run'], stdout=file, stderr=file, cwd=ROOT
-    )
+    child = subprocess.Popen([sys.executable, '-m', 'tests.saved', 'faults', run], stdout=file, stderr=file, cwd=ROOT)
+  stopped = lambda: Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()[0] == 'T'
   try:
-    until(lambda: (tmp_path / 'run' / '6.orbax-checkpoint-tmp').exists() or child.poll() is not None)
+    until(lambda: child.poll() is not None or stopped())
   finally:
     child.kill()
   assert child.wait() == -signal.SIGKILL, out.read_text()
   said = out.read_text()
-  refusal = f'refused: step 3 could not be saved in {tmp_path / "run"}: File too large; the newest complete one is 2\n'
-  assert said.count(refusal) == 2 and said.count('left: 2\n') == 2 and 'after: 5\n' in said, said
+  told = f'heard: step 3 could not be saved in {run}: File too large; the newest complete one is 2\n'
+  assert said.count(told) == 2 and 'left: 2 2 after: 5\n' in said, said
 
-  names = {p.name for p in (tmp_path / 'run').iterdir()}
-  assert names == {'4', '5', '6.orbax-checkpoint-tmp'}
-  with Checkpoints(tmp_path / 'run', CheckpointConfig(keep=2)) as checkpoints:
+  unfinished = {path.name for path in run.iterdir()} - {'4', '5'}
+  assert len(unfinished) == 1 and unfinished.pop().startswith('6-')
+  with Checkpoints(run, CheckpointConfig(keep=2)) as checkpoints:
     assert checkpoints.latest() == 5
     for step in (4, 5):
       restored, meta = checkpoints.restore(spec(), step)
       assert saved.exact(restored, step, spec()) and meta == {'step': step}
     checkpoints.save(6, saved.state(6, spec()), {'step': 6})
-  assert sorted(p.name for p in (tmp_path / 'run').iterdir()) == ['5', '6']
+  assert sorted(p.name for p in run.iterdir()) == ['5', '6']
 
 
 def pod(name, folder, *options, **files):
@@ -242,17 +492,32 @@ def pod(name, folder, *options, **files):
   )
 
 
-def test_a_disk_full_for_one_of_two_processes_stops_both_and_keeps_the_last(tmp_path):
-  failed = pod('full', tmp_path, '--grace', '1', stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-  said = failed.communicate(timeout=60)[0].decode()
-  error = f'[1] tvts_jax.checkpoint.CheckpointError: step 2 could not be saved in {tmp_path}: File too large; '
-  assert failed.returncode == 1 and error + 'the newest complete one is 1\n' in said, said
-  restored, _ = Checkpoints(tmp_path, None).restore(spec())
-  assert saved.exact(restored, 1, spec())
+def test_a_disk_full_for_one_of_two_processes_is_one_for_both(tmp_path):
+  """Once: both try again. For good: both stop, at the same step."""
+  run = pod('full', tmp_path, '--grace', '1', stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+  try:
+    said = run.communicate(timeout=200)[0].decode()
+  finally:
+    run.kill()
+  assert run.returncode == 1, said
+  lines = lambda start: [line[4:] for line in said.splitlines() if line[4:].startswith(start)]
+  assert len(lines('tries')) == 2 and len(set(lines('tries'))) == 1, said
+  first, *failed = map(int, lines('tries')[0].split()[1:])
+  assert len(failed) == 3
+  assert lines('stopped') == 2 * [
+    f'stopped: step {failed[-1]} could not be saved in {tmp_path}: File too large (process 1); the newest complete one '
+    f'is {first}; saves that failed in a row: 3, so the run stops: make room or mend it there, then run the same '
+    'command again'
+  ], said
+  assert 'step 2 could not be saved' in said
+  assert [path.name for path in tmp_path.iterdir()] == [str(first)]
+  assert saved.exact(Checkpoints(tmp_path, None).restore(spec())[0], first, spec())
 
 
 def test_two_processes_and_one_are_the_same_run(tmp_path):
   save(tmp_path / 'given', 7)
+  save(tmp_path / 'checkpoints', 1, 2)
+  damage(tmp_path / 'checkpoints' / '2', 'flipped')
   out = tmp_path / 'out'
   with open(out, 'w') as file:
     run = pod('pod', tmp_path, stdout=file, stderr=file)
@@ -269,7 +534,8 @@ def test_two_processes_and_one_are_the_same_run(tmp_path):
     run.kill()
 
   said = out.read_text()
-  assert said.count("restored True {'step': 7}") == 2
+  assert said.count("restored True {'step': 7}") == 2 and said.count("resumed True 1 {'step': 1}") == 2
+  assert said.count('2 is damaged: state/d/') == 1 and (tmp_path / 'checkpoints' / '2.damaged').exists()
   assert said.count(f'refused: {tmp_path} is in use by ') == 2 and 'both run' not in said
   due = {line[4:] for line in said.splitlines() if line[4:].startswith('due')}
   assert len(due) == 1, said

@@ -46,6 +46,11 @@ def test_every_config_has_a_golden_text():
     (lambda c: c.update(init={'run': 'a', 'text': 'b'}), ['init.run', 'init.text', 'contradict']),
     (lambda c: c.update(ema=1.0), ['ema=1.0']),
     (lambda c: c.checkpoint.update(every_step=5), ['checkpoint', 'every_step']),
+    (lambda c: c.evals.sorting.update(every_steps=0), ['evals.sorting.every_steps is 0']),
+    (lambda c: c.evals.sorting.update(every_step=5), ["'every_step'", 'every_steps', 'batch']),
+    (lambda c: c.evals.sorting.update(batch=0), ['batch=0']),
+    (lambda c: c.evals.sorting.update(frames=8), ['evals.sorting.frames=8 contradicts the model, which has 16']),
+    (lambda c: c.evals.update(retrieval={}), ["evals.retrieval asks for 'retrieval'", 'sorting']),
   ],
 )
 def test_what_is_refused_by_name(change, words):

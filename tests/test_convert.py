@@ -1,5 +1,6 @@
 """Weights in: the published layouts, what a load reports, and what it refuses."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -152,6 +153,28 @@ def test_a_part_out_of_a_whole_model_needs_no_values_to_replace():
   assert report.unused['text_model.embeddings.word_embeddings.weight'] == 'another part of the model'
 
 
+@pytest.mark.parametrize('frames, image_size', [(16, 96), (4, 32), (8, 96), (4, 64)])
+def test_positions_of_other_clips_are_resized(frames, image_size, caplog):
+  config, whole, _ = convert.import_tvts(PLAIN)
+  clips = dataclasses.replace(config.video, frames=frames, image_size=image_size)
+  other = dataclasses.replace(config, video=clips)
+  with caplog.at_level('INFO'):
+    params, report = convert.load_part(names.unflatten(names.spec(other)), other, 'video', PLAIN)
+  assert f'8 frames of 64 pixels are resized to those of {frames} frames of {image_size} pixels' in caplog.text
+  assert len(report.matched) == len(convert.load_part(whole, config, 'video', PLAIN)[1].matched)
+  spec = names.unflatten(names.spec(other))['video']
+  assert jax.tree.map(np.shape, params['video']) == jax.tree.map(lambda leaf: leaf.shape, spec)
+  weights.equal(params, params | {'video': jax.device_get(video.resize_positions(whole['video'], config.video, clips))})
+
+
+def test_positions_of_images_are_resized_in_space_alone():
+  config = weights.config_of(video=dict(width=64, heads=4, patch=16, image_size=32, frames=8))
+  blank = jax.tree.map(np.zeros_like, weights.random_params(config))
+  params, report = convert.load_part(blank, config, 'video', MAE)
+  assert params['video']['space_position'].shape == (4, 64) and params['video']['space_position'].any()
+  assert list(report.kept) == ['video_model.temporal_embed'] and not params['video']['time_position'].any()
+
+
 geometries = st.fixed_dictionaries(
   {
     'video': st.fixed_dictionaries(
@@ -230,10 +253,10 @@ def tiny_state():
 def test_another_geometry_names_the_parameter_and_both_shapes():
   config, params, _ = convert.import_tvts(PLAIN)
   for setting, value, text in (
-    ('image_size', 32, r'video_model.pos_embed .*has shape \[1, 17, 64\] in the file, but \[1, 5, 64\] in the model'),
+    ('patch', 32, r'video_model.patch_embed.proj.weight .*shape \[64, 3, 2, 16, 16\] in the file, but .* 32\] in the'),
     ('depth', 1, r'video_model\.blocks\.1\..* has no place in the model'),
     ('depth', 3, r'video_model\.blocks\.2\.norm1\.weight \(video/blocks/norm1/scale\) is missing'),
-    ('tubelet', 4, r'video_model.temporal_embed .*shape \[1, 4, 64\] in the file, but \[1, 2, 64\]'),
+    ('tubelet', 4, r'video_model.patch_embed.proj.weight .*shape \[64, 3, 2, 16, 16\] in the file, but \[64, 3, 4, 16'),
   ):
     values = config.to_dict()
     values['video'][setting] = value

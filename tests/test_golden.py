@@ -83,12 +83,12 @@ def test_every_intermediate_of_the_video_encoder(dtype):
   tokens = call(params['video'], batch['patches'], batch['positions'])
   check(dtype, tokens, 'mid/video/tokens_masked')
 
-  block = layers.PreNormBlock(4, 256, layers.normal_init(), jnp.dtype(dtype), jnp.dtype(dtype))
+  block = layers.PreNormBlock(4, 256, layers.normal_init, jnp.dtype(dtype), jnp.dtype(dtype))
   for i, key in enumerate(('mid/video/block00', 'mid/video/block01')):
     one = of_layer(i, params['video']['blocks'])
     if i == 0:
       normed = layers.layer_norm(1e-6, dtype, dtype, name=None).apply({'params': one['norm1']}, tokens)
-      attention = layers.Attention(4, layers.normal_init(), jnp.dtype(dtype), jnp.dtype(dtype))
+      attention = layers.Attention(4, layers.normal_init, jnp.dtype(dtype), jnp.dtype(dtype))
       check(dtype, attention.apply({'params': one['attn']}, normed), 'mid/video/block0_attn')
     tokens = block.apply({'params': one}, tokens)
     check(dtype, tokens, key)

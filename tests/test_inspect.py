@@ -101,12 +101,50 @@ def test_a_step_shows_what_training_was_given(folder, tmp_path):
   assert run(folder, tmp_path / 'other.html', '--seed', 8, '--step', 5, '--batch', 6).text != reader.text
 
 
+@pytest.fixture(scope='module')
+def other_folder(tmp_path_factory):
+  """Of another split and sampling, with records in it whose frames do not decode."""
+  made = [folders.record(f'other {i}', seconds=20, frames=40, words=60 + i) for i in range(12)]
+  for i in (2, 5, 7):
+    made[i] = dataclasses.replace(made[i], frames=[frame[:-12] + records.JPEG_END for frame in made[i].frames])
+  sampling = {'transcripts': 4, 'seconds': [2], 'gap_s': 0.5, 'min_words': 1}
+  return folders.write(tmp_path_factory.mktemp('other'), {'more': [made]}, sampling=sampling)
+
+
+@pytest.mark.parametrize('mix', ['weight', 'alternate'])
+def test_a_step_of_a_run_shows_its_batch_whatever_its_config(folder, other_folder, mix, tmp_path):
+  from data import vocab
+  from tvts_jax import config as config_lib
+  from tvts_jax.input import pipeline
+
+  vocab.save(vocab.train(vocab.words(folder, 'train'), 200), tmp_path / 'vocab')
+  config = config_lib.base()
+  config.model.video.update(size='tiny', patch=8, image_size=16, frames=8)
+  other = dict(folder=str(other_folder), split='more', seconds=(2,), gap_s=0.5, min_words=1, weight=0.5)
+  config.input.update(sources=({'folder': str(folder)}, other), mix=mix, batch=6, seed=11, max_bad=1.0)
+  config.input.tokenizer = str(tmp_path / 'vocab')
+  config.steps = 10
+  run = config_lib.resolve(config)
+  (tmp_path / 'config.txt').write_text(config_lib.text(run))
+  source = pipeline.open(run.input)
+  for step in (0, 1, 2, 13):
+    batch = source.batch(step)
+    assert inspect.main(['--run', str(tmp_path), '--step', str(step), '--out', str(tmp_path / 'page.html')]) == 0
+    text = read(tmp_path / 'page.html').text
+    assert re.findall(r'example ([0-9a-f]{16})', text) == [f'{i:016x}' for i in batch['example_id'].tolist()]
+    shown = re.findall(r'class="chip"[^>]*>(\d+)</span>', (tmp_path / 'page.html').read_text())
+    assert [int(place) - 1 for place in shown] == batch['order'].ravel().tolist()
+    assert all(video in text for video, _ in source.examples(step))
+  assert str(source.trouble), 'a batch with a stand-in should have been among them'
+
+
 def test_the_pipeline_draws_the_same(folder):
   from tvts_jax.input.config import InputConfig
   from tvts_jax.input.examples import Examples
+  from tvts_jax.input.trouble import Trouble
 
   config = InputConfig(folder=str(folder), image_size=16, patch=8, seed=3, frames=8)
-  examples = Examples(config, lambda texts: (texts, texts))
+  examples = Examples(config, lambda texts: (texts, texts), Trouble())
   for row, epoch in ((0, 0), (5, 0), (5, 3)):
     made = examples.load(row, epoch)
     record = records.decode(index.read_record(examples.manifest, examples.index, row))
@@ -260,12 +298,18 @@ def test_refusals(folder, tmp_path, capsys):
   refused(1, "has no split 'test'; it has: train, val", folder, '--split', 'test')
   refused(1, "no video 'nobody'", folder, '--id', 'nobody')
   refused(1, 'batch of at most', folder, '--step', 0, '--batch', 24)
-  refused(2, "'frame' is no setting of sampling; known: ", folder, '--sampling', 'frame=8')
-  refused(2, 'known: random, center', folder, '--sampling', 'pick=middle')
-  refused(2, '--sampling frames=many', folder, '--sampling', 'frames=many')
-  for wrong in (['--step', '3'], ['--batch', '3'], ['--records', '65'], ['--records', '0'], ['--sample', '0']):
+  refused(1, "'frame' is no setting of sampling; known: ", folder, '--sampling', 'frame=8')
+  refused(1, 'known: random, center', folder, '--sampling', 'pick=middle')
+  refused(1, '--sampling frames=many', folder, '--sampling', 'frames=many')
+  refused(1, 'config.txt is not there', '--run', tmp_path, '--step', 3)
+  (tmp_path / 'config.txt').write_text('input.batch: 3\ninput.seed: (\n')
+  refused(1, "config.txt is damaged at 'input.seed: ('", '--run', tmp_path, '--step', 3)
+  wrongs = [[folder, '--step', 3], [folder, '--batch', 3], [folder, '--records', 65], [folder, '--records', 0]]
+  wrongs += [[folder, '--sample', 0], [folder, '--run', tmp_path, '--step', 3], [], ['--run', tmp_path]]
+  wrongs += [['--run', tmp_path, '--step', 3, '--batch', 3], ['--run', tmp_path, '--step', -1]]
+  for wrong in wrongs:
     with pytest.raises(SystemExit) as e:
-      inspect.main([str(folder), *wrong])
+      inspect.main([str(argument) for argument in wrong])
     assert e.value.code == 2
   capsys.readouterr()
   hurt = folders.write(tmp_path / 'hurt', {'train': [[folders.record(frames=3)]]})

@@ -111,6 +111,41 @@ def test_after_saved_run_me_again_nobody_is_hurried():
   assert run(*bash(script)) == (75, '[1] saved\n', 'local_pod: process 0 left with 75\n')
 
 
+def lives(tmp_path, *ends):
+  """Each time that all are started, process 1 ends as the next of `ends` says, and process 0 waits to be asked."""
+  script = f'cd {tmp_path}; mkdir -p $JAX_PROCESS_ID; i=$(ls $JAX_PROCESS_ID | wc -l); touch $JAX_PROCESS_ID/$i; '
+  script += 'case $JAX_PROCESS_ID,$i in ' + ' '.join(f'1,{i}) {end};;' for i, end in enumerate(ends))
+  return bash(script + f' 0,{len(ends) - 1}) ;; *) exec sleep 60;; esac')
+
+
+def test_all_are_started_again_after_a_failure_until_they_succeed(tmp_path):
+  again = ''.join(
+    f'local_pod: process 1 left with {code}\nlocal_pod: starting all again, {i} of 5\n'
+    for i, code in ((1, 137), (2, 76), (3, 3))
+  )
+  ends = 'kill -9 $$', 'exit 76', 'exit 3', ''
+  assert run('--restarts', '5', *lives(tmp_path, *ends)) == (0, '', again)
+
+
+def test_after_the_last_restart_one_code_tells_of_it(tmp_path):
+  code, _, err = run('--restarts', '2', *lives(tmp_path, 'exit 3', 'exit 4', 'exit 5', 'exit 0'))
+  assert code == 70 and err.count('starting all again') == 2 and err.endswith('process 1 left with 5\n')
+
+
+@pytest.mark.parametrize('final', [1, 2])
+def test_what_would_only_fail_again_is_not_started_again(tmp_path, final):
+  code, _, err = run('--restarts', '2', *lives(tmp_path, f'exit {final}'))
+  assert (code, err) == (final, f'local_pod: process 1 left with {final}\n')
+
+
+def test_a_pod_that_was_asked_to_stop_is_not_started_again():
+  pod = start('--restarts', '2', *bash('echo up; exec sleep 60'))
+  assert {pod.stdout.readline(), pod.stdout.readline()} == {'[0] up\n', '[1] up\n'}
+  pod.send_signal(signal.SIGTERM)
+  _, err = pod.communicate(timeout=30)
+  assert pod.returncode == 128 + signal.SIGTERM and 'again' not in err
+
+
 COUNTING = """
 import signal, sys, time
 got = []
@@ -144,7 +179,7 @@ def test_a_reader_who_leaves_does_not_stop_the_run(tmp_path):
 def test_a_command_that_is_none():
   code, out, err = run('--', 'no-such-program')
   assert (code, out, err) == (2, '', 'local_pod: no-such-program can not be started: No such file or directory\n')
-  for args in [[], ['--processes', '0', *bash('true')], ['--devices', 'two', *bash('true')]]:
+  for args in [[], *([option, *bash('true')] for option in ('--processes=0', '--devices=two', '--restarts=-1'))]:
     code, _, err = run(*args)
     assert code == 2 and 'error: ' in err and 'Traceback' not in err
   code, out, _ = run('--help')

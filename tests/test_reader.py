@@ -6,6 +6,7 @@ import pytest
 from tests import folders
 from tvts_jax.input import index, reader
 from tvts_jax.input.order import Order
+from tvts_jax.input.trouble import Trouble
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ class Counting(reader.Reader):
   """Notes every request to storage."""
 
   def __init__(self, *args):
-    super().__init__(*args)
+    super().__init__(*args, Trouble())
     self.requests = []
 
   def _fetch(self, first, stop):
@@ -67,12 +68,9 @@ def test_threads_share_a_request(opened):
 
 def test_damage_names_shard_and_record_and_spares_the_others(opened):
   manifest, rows = opened
-  path = manifest.folder / manifest.shards[1].name
-  data = bytearray(path.read_bytes())
-  data[int(rows.offset[12]) + 40] ^= 4
-  path.write_bytes(bytes(data))
-  opened_reader = reader.Reader(manifest, rows, 64)
-  with pytest.raises(index.DamagedRecord, match='train-00001-of-00003.tfrecord: record 12 at byte'):
+  folders.flip(manifest.folder / manifest.shards[1].name, int(rows.offset[12]) + 40)
+  opened_reader = reader.Reader(manifest, rows, 64, Trouble())
+  with pytest.raises(index.DamagedRecord, match='train-00001-of-00003.tfrecord: record 2 at byte'):
     opened_reader.read(12)
   assert opened_reader.read(13) == index.read_record(manifest, rows, 13)
 
@@ -82,7 +80,7 @@ def test_storage_that_fails_once_is_asked_again(opened):
   path = manifest.folder / manifest.shards[0].name
   counting = Counting(*opened, 64)
   path.rename(path.with_suffix('.away'))
-  with pytest.raises(FileNotFoundError):
+  with pytest.raises(index.FolderError, match='missing'):
     counting.read(3)
   path.with_suffix('.away').rename(path)
   assert counting.read(3) == index.read_record(manifest, rows, 3)

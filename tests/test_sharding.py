@@ -1,5 +1,6 @@
 """Meshes and rules: what fits, and what is refused by name."""
 
+import collections
 import math
 import re
 
@@ -53,43 +54,52 @@ def test_shapes_alone_are_enough():
   assert sharding.layout(params, sharding.RULES, mesh) == sharding.layout(shapes, sharding.RULES, mesh)
 
 
-def collectives(sizes):
-  """(kind, elements that arrive) of each collective in the compiled train step, and the number of parameters."""
-  model, params, batch = make(B=16, visible=12)
+BATCH = 16 * 11  # Eleven divides the size of no parameter, so what it divides has the batch in it.
+EMBEDDINGS = BATCH * 16  # Those of one side of the contrastive loss: the most of a batch that may cross.
+
+
+def collectives(sizes, micro_batches=1):
+  """Of the compiled train step: (the kind of each collective instruction, the sizes of the arrays that arrive by kind);
+  and of the model: (its number of parameters, how many arrays of them are split)."""
+  model, params, batch = make(B=BATCH, visible=12)
+  assert not any(leaf.size % 11 == 0 for leaf in jax.tree.leaves(params))
   tx = optax.adam(1e-3)
   state = jax.eval_shape(lambda params: step_lib.State(jnp.int32(0), params, tx.init(params), None), params)
   mesh = sharding.make_mesh(sizes)
   place = sharding.state_layout(state, sharding.RULES, mesh)
-  everywhere = jax.NamedSharding(mesh, jax.P())
-  batch_place = jax.NamedSharding(mesh, sharding.BATCH)
-  step = step_lib.make_train_step(model, LOSS, tx)
+  step = step_lib.make_train_step(model, LOSS, tx, micro_batches=micro_batches)
   with jax.set_mesh(mesh):
-    step = jax.jit(step, in_shardings=(place, batch_place, everywhere), out_shardings=(place, everywhere))
-    text = step.lower(state, batch, jax.random.key(0)).compile().as_text()
-  found = []
-  for types, kind in re.findall(
-    r'= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\(', text
-  ):
-    found.append(
-      (kind, sum(math.prod(map(int, filter(None, s.split(',')))) for s in re.findall(r'\[([\d,]*)\]', types)))
-    )
-  return found, sum(leaf.size for leaf in jax.tree.leaves(params))
+    text = step_lib.compile_step(step, state, batch, jax.random.key(0), place, mesh).as_text()
+  kinds = 'all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast'
+  found = re.findall(rf'= (.+?) ({kinds})(?:-start)?\(', text)
+  arrived = collections.defaultdict(list)
+  for types, kind in found:
+    arrived[kind] += [math.prod(map(int, filter(None, s.split(',')))) for s in re.findall(r'\[([\d,]*)\]', types)]
+  split = sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(place.params))
+  return [kind for _, kind in found], arrived, sum(leaf.size for leaf in jax.tree.leaves(params)), split
 
 
-def test_a_data_mesh_moves_gradients_and_embeddings_alone():
-  found, parameters = collectives({'data': 8})
-  assert {kind for kind, _ in found} == {'all-reduce', 'all-gather'}
+@pytest.mark.parametrize('micro_batches', [1, 2])
+def test_a_data_mesh_moves_gradients_and_embeddings_alone(micro_batches):
+  kinds, arrived, parameters, _ = collectives({'data': 8}, micro_batches)
+  assert set(kinds) == {'all-reduce', 'all-gather'}
+  # The embeddings and which of them belong together.
+  assert kinds.count('all-gather') == 2 and sorted(arrived['all-gather']) == [2 * BATCH, EMBEDDINGS]
   # Each gradient crosses once, as the sum over devices; the blocks' once for the loop, which holds it one layer deep.
-  reduced = sum(size for kind, size in found if kind == 'all-reduce')
-  assert 0.5 * parameters < reduced < 1.1 * parameters
-  # What is gathered is the contrastive embeddings of 16 clips in 16 dimensions, and indices.
-  assert max(size for kind, size in found if kind == 'all-gather') <= 16 * 16
+  assert 0.5 * parameters < sum(arrived['all-reduce']) < parameters
+  assert kinds.count('all-reduce') <= 8 and most_of_a_batch(arrived['all-reduce']) == EMBEDDINGS
 
 
 def test_an_fsdp_mesh_moves_weights_and_no_activations():
-  found, parameters = collectives({'fsdp': 8})
-  largest = 32 * 384  # The embedding of tubelets is the largest weight; a device's activations are 2·13·32 a tensor.
-  assert max(size for kind, size in found if kind == 'all-gather') <= largest
-  # Forward and backward may each gather the weights once; an activation of every block would be far beyond.
-  assert sum(size for kind, size in found if kind == 'all-gather') < 2 * parameters
-  assert sum(size for kind, size in found if kind in ('all-to-all', 'collective-permute')) < 0.05 * parameters
+  kinds, arrived, parameters, split = collectives({'fsdp': 8})
+  assert set(kinds) <= {'all-reduce', 'reduce-scatter', 'all-gather'}
+  # Forward and backward each gather a split weight at most once.
+  weights = [size for size in arrived['all-gather'] if size % 11]
+  assert len(weights) <= 2 * split and sum(weights) < parameters
+  assert len(arrived['all-gather']) == len(weights) + 2 and most_of_a_batch(arrived['all-gather']) == EMBEDDINGS
+  reduced = arrived['all-reduce'] + arrived['reduce-scatter']
+  assert sum(reduced) < parameters and most_of_a_batch(reduced) == EMBEDDINGS
+
+
+def most_of_a_batch(sizes):
+  return max(size for size in sizes if size % 11 == 0)

@@ -7,79 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-STEPS = 12
+from tests.runs import STEPS, assert_equal_runs, call, demo, finish, rows, start, wait_for
 
-
-def call(*arguments):
-  return subprocess.run([sys.executable, '-m', *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
-
-
-@pytest.fixture(scope='module')
-def demo(tmp_path_factory):
-  """A world of a few clips, and all that the demo makes of it."""
-  root = tmp_path_factory.mktemp('demo')
-  probes = ['--probe-train', '0', '--probe-test', '0']
-  call('data.world', '--out', f'{root}/world', '--clips', '40', '--val', '16', *probes)
-  shape = ['--window-s', '12', '--seconds', '2', '--fps', '4', '--short-side', '32', '--min-words', '1']
-  call('data.build', f'{root}/world/index.jsonl', '--out', f'{root}/shards', *shape)
-  call('data.vocab', f'{root}/shards', '--out', f'{root}/vocab', '--size', '256')
-  text = ['--config', f'configs/demo.py:root={root}', '--tokenizer', f'{root}/vocab', '--out', f'{root}/text']
-  call('tvts_jax.warm_text', *text, '--steps', '2', '--config.input.batch=8')
-  return root
-
-
-def start(demo, name, *settings, pod=(), **options):
-  command = [
-    *pod,
-    *(sys.executable, '-m', 'tvts_jax.main', f'--config=configs/demo.py:root={demo},steps={STEPS}'),
-    *(f'--workdir={demo}/{name}', '--config.input.batch=8', '--config.evals.sorting.batch=8', '--config.log_every=1'),
-    *('--config.checkpoint.every_steps=5', '--config.evals.sorting.every_steps=6', *settings),
-  ]
-  environment = {**os.environ, 'JAX_NUM_CPU_DEVICES': '2', 'JAX_PLATFORMS': 'cpu'}
-  return subprocess.Popen(
-    command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-  )
-
-
-def finish(process, code=0) -> str:
-  output = process.communicate(timeout=240)[0]
-  assert process.returncode == code, output[-3000:]
-  return output
-
-
-def wait_for(process, condition):
-  while not condition():
-    assert process.poll() is None, process.communicate()[0][-3000:]
-    time.sleep(0.01)
-
-
-def rows(folder) -> list[dict]:
-  """What the run wrote of itself, without the times."""
-  lines = (folder / 'metrics.jsonl').read_text().splitlines()
-  return [{key: value for key, value in json.loads(line).items() if key != 'time'} for line in lines]
-
-
-def state(folder) -> dict[str, np.ndarray]:
-  path = folder / 'checkpoints' / str(STEPS) / 'state'
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    names = checkpointer.metadata(path).item_metadata.tree
-    # On the host, because the devices that saved them may not be here.
-    return checkpointer.restore(path, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
-
-
-def assert_equal_runs(a, b):
-  assert rows(a) == rows(b)
-  before, after = state(a), state(b)
-  assert before.keys() == after.keys()
-  for name, value in before.items():
-    np.testing.assert_array_equal(value, after[name], err_msg=name)
+__all__ = ['demo']  # A fixture.
 
 
 @pytest.fixture(scope='module')
@@ -146,13 +80,18 @@ def test_a_work_directory_has_one_run(demo, undisturbed):
 
 def test_a_next_stage_starts_from_another_run(demo, undisturbed):
   settings = [f'--config.init.run={demo}/undisturbed', '--config.optim.lr=0.0', '--config.micro_batches=2']
-  finish(start(demo, 'next', *settings, '--config.init.text=', '--config.ema=0.5'))
+  settings += ['--config.init.text=', '--config.ema=0.5', '--config.model.video.frames=8', '--config.profile_at=2']
+  assert '16 frames of 32 pixels are resized to those of 8 frames' in finish(start(demo, 'next', *settings))
+  assert len(list((demo / 'next' / 'tensorboard' / 'plugins' / 'profile').glob('*/*.xplane.pb'))) == 1
 
 
 def test_nan_stops_the_run_before_the_update(demo):
   output = finish(start(demo, 'nan', '--config.optim.lr=1e30', '--config.optim.clip=1e30'), code=1)
-  assert re.search(r'step \d+ gave no number \(.*loss.*clips begin with train-\d+ #0', output), output[-2000:]
-  assert 'data.inspect' in output and 'Traceback' not in output
+  found = re.search(r'step \d+ gave no number \(.*loss.*clips begin with (train-\d+) #0', output)
+  assert found and 'Traceback' not in output, output[-2000:]
+  call(*re.search(r'python -m (data\.inspect .*?)\. ', output)[1].split(), '--out', f'{demo}/nan.html')
+  shown = re.findall(r'<h3><bdi>(.*?)</bdi>', (demo / 'nan.html').read_text())
+  assert len(shown) == 8 and shown[0] == found[1]
 
 
 def test_a_run_leaves_for_pytorch(demo, undisturbed):

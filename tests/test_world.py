@@ -74,7 +74,7 @@ def test_index_names_files_that_hold_what_render_gives(folder):
     assert heard.timing == 'word'
     formats[heard.source] += 1
     shown = decode(str(folder / row['video']))
-    assert [t for t, _ in shown] == [k / 4 for k in range(48)]
+    assert [t for t, _ in shown] == [k / 3 for k in range(36)]
     assert np.abs(np.stack([f for _, f in shown]).astype(int) - frames).mean() < 8
   assert set(formats) == {'json3', 'vtt', 'whisper', 'whisper_cpp'}
 

@@ -159,10 +159,11 @@ def measure(args, folder: str, tokenizer: str, videos: list[str]) -> dict:
   from tvts_jax.input.config import InputConfig
   from tvts_jax.input.examples import Examples
   from tvts_jax.input.tokens import Tokenizer
+  from tvts_jax.input.trouble import Trouble
 
   config = InputConfig(folder=folder, split=args.split, tokenizer=tokenizer, batch=args.batch, min_words=1, threads=1)
   source = pipeline.open(config)
-  part = Examples(config, Tokenizer(tokenizer, config.max_tokens))
+  part = Examples(config, Tokenizer(tokenizer, config.max_tokens), Trouble())
   runs = contestants(source, part, args.batches, videos)
   for video in videos:
     seek_a_clip(video, config)  # before the long part, in case it cannot be read

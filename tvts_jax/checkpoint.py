@@ -1,48 +1,54 @@
 """Checkpoints of a run: saved while training goes on, restored on any mesh and by any number of processes.
 
-A thin room around orbax's AsyncCheckpointer. FOLDER/STEP is one checkpoint; it appears whole or not at all. Its item
-'state' holds the arrays of a train state under flat names ('params/video/embed/kernel', 'opt_state/1/0/count'), so
-that no class of another library is part of the format; its item 'meta' is JSON: what the caller gave, and a table of
-all arrays, against which a restore is checked before any array is read.
+FOLDER/STEP is one checkpoint, as storage.py writes it; it appears whole or not at all. Its files are compared with
+their checksums before anything in them is used, and the arrays with the fingerprints that they had on the devices when
+they were saved. A run that finds a checkpoint damaged renames it to FOLDER/STEP.damaged, where it never counts again,
+and goes on from the one before. Whoever only reads changes nothing there.
+
+A save that fails is told and tried again soon; only several in a row stop the run, all processes at the same step.
 """
 
-import os
-import re
-import threading
+import json
+import math
+import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from tvts_jax import checksums, storage, talk
 from tvts_jax.errors import UserError
+from tvts_jax.files import is_local
 from tvts_jax.sharding import path_name
+from tvts_jax.storage import CheckpointError
 
 FOLDER = 'checkpoints'  # Their place in a work directory.
-FORMAT = 1
-UNFINISHED = '.orbax-checkpoint-tmp'  # Ends the name of a checkpoint until it is complete.
-SETTLE = 60  # Seconds left to the other threads of a save that failed.
-STORAGE_ERRORS = OSError, ValueError, RuntimeError  # What orbax and tensorstore raise.
+FORMAT = 2
+UNFINISHED = '.unfinished'  # Ends the name of a checkpoint until it is complete.
+DAMAGED = '.damaged'
+RETRY = 60  # Seconds from a save that failed to the next, if none is due before.
+LAST_RETRIES = 2, 10, 30  # Seconds between the tries of a run's last save.
 SHOWN = 3  # How many of the differing arrays a refusal names.
 
 
-class CheckpointError(UserError):
-  """A checkpoint that can not be written, read or used, in one sentence."""
+class DamagedError(CheckpointError):
+  """A checkpoint that is not as it was saved; another may be."""
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
   every_steps: int | None = 1000
   every_minutes: float | None = 15.0
-  keep: int = 3  # The newest ones; an older one goes only after a newer one is complete.
+  keep: int = 3  # The newest good ones; an older one goes only after a newer one is complete.
+  failures: int = 3  # The run stops when so many saves in a row have failed.
 
   def __post_init__(self):
-    for name, least in (('every_steps', 1), ('keep', 1)):
+    for name, least in (('every_steps', 1), ('keep', 1), ('failures', 1)):
       value = getattr(self, name)
       if value is not None and value < least:
         raise UserError(f'checkpoint.{name} is {value}; it must be at least {least}')
@@ -54,23 +60,36 @@ class Checkpoints:
   """All processes of a run make the same calls in the same order."""
 
   def __init__(self, folder, config: CheckpointConfig | None):
-    """With config None the folder is only read: nothing in it is created, cleaned up or deleted."""
+    """With config None the folder is only read: nothing in it is created, cleaned up, renamed or deleted."""
     self.folder, self.config = epath.Path(folder), config
-    try:
-      if config is not None and jax.process_index() == 0:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(f'*{UNFINISHED}'):
-          logging.info('removing %s, which was never completed', path)
-          path.rmtree()
-      self._steps = sorted(ocp.utils.checkpoint_steps(self.folder))  # The complete ones.
-    except OSError as e:
-      raise CheckpointError(f'{self.folder} can not hold checkpoints: {reason(e)}') from e
-    self._checkpointer = new_checkpointer()
+    found = self._list() if jax.process_index() == 0 else None
+    self._steps, why = talk.share(found, talk.number())
+    if why is not None:
+      raise CheckpointError(f'{self.folder} can not hold checkpoints: {why}')
+    self._token = talk.share(secrets.token_hex(4), talk.number())
+    self._sound = set()  # Those whose files were read since, and found as listed; of process 0 alone.
     self._background = ThreadPoolExecutor(1, 'checkpoints')
     self._saving = None  # (step, future) of a save that may still be running
+    self._failed = None  # What the last save failed of,
+    self._failures = 0  # and how many did in a row.
     self._last = None  # The step that was saved or restored last.
     self._saved_at = self._asked_at = time.monotonic()
     self._asked_step, self._ask_step = None, 0
+
+  def _list(self) -> tuple[list[int], str | None]:
+    """(the complete steps, None), or ([], why not). The owner removes the others."""
+    complete = lambda path: path.name.isdecimal() and storage.is_complete(path)
+    try:
+      if self.config is not None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+      paths = list(self.folder.iterdir()) if self.folder.exists() else []
+      for path in paths:
+        if self.config is not None and not complete(path) and (path.name.isdecimal() or path.name.endswith(UNFINISHED)):
+          logging.info('removing %s, which was never completed', path)
+          path.rmtree()
+      return sorted(int(path.name) for path in paths if complete(path)), None
+    except OSError as e:
+      return [], storage.reason(e)
 
   def latest(self) -> int | None:
     """The newest complete step; waits for a save that is running."""
@@ -78,19 +97,23 @@ class Checkpoints:
     return max(self._steps, default=None)
 
   def due(self, step: int) -> bool:
-    """Whether to save before step `step`. Ask once per step: this also raises the error of a save that failed."""
+    """Whether to save before step `step`. Ask once per step."""
     self._collect(wait=False)
     if step in (0, self._last):
       return False
     if self.config.every_steps is not None and step % self.config.every_steps == 0:
       return True
-    return self.config.every_minutes is not None and self._minutes_are_over(step)
+    return self._clock_asks(step)
 
-  def _minutes_are_over(self, step: int) -> bool:
-    """By the clock of process 0. To spare a talk at every step, the processes agree on the step to talk again: half
-    the way, at the pace since the last talk, so a save is late by no more than a few steps."""
+  def _clock_asks(self, step: int) -> bool:
+    """By the clock of process 0, and by what it knows of a save that failed. To spare a talk at every step, the
+    processes agree on the step to talk again: half the way, at the pace since the last talk, so a save is late by no
+    more than a few steps."""
     now = time.monotonic()
-    wait = self.config.every_minutes * 60 - (now - self._saved_at)  # seconds
+    wait = math.inf if self.config.every_minutes is None else self.config.every_minutes * 60  # seconds
+    if self._failures and self._saving is None:
+      wait = 0 if self._failures >= self.config.failures else min(wait, RETRY)
+    wait -= now - self._saved_at
     if jax.process_count() == 1:
       return wait <= 0
     if step < self._ask_step:
@@ -98,131 +121,226 @@ class Checkpoints:
     steps = 1
     if self._asked_step is not None and step > self._asked_step:
       pace = (now - self._asked_at) / (step - self._asked_step)  # seconds per step
-      steps = max(1, int(min(wait / max(pace, 1e-6) / 2, 1e6)))
+      steps = max(1, int(min(min(wait, RETRY) / max(pace, 1e-6) / 2, 1e6)))
     steps = int(multihost_utils.broadcast_one_to_all(np.int32(0 if wait <= 0 else steps)))
     self._asked_at, self._asked_step, self._ask_step = now, step, step + steps
     return steps == 0
 
   def save(self, step: int, state, meta: dict) -> None:
     """Starts to save; a step that is there already is left as it is. The caller may go on, and donate the state, at
-    once. An error of the save before this one is raised here; the checkpoints from before are not touched by it."""
+    once. If it fails, the checkpoints from before stay and due() soon asks again; only the failure of
+    `config.failures` saves in a row is raised, here."""
     self._collect(wait=True)
+    if self._failures >= self.config.failures:
+      raise CheckpointError(
+        f'{self._failed}; saves that failed in a row: {self._failures}, so the run stops: make room or mend it there, '
+        'then run the same command again'
+      )
     self._last, self._saved_at = step, time.monotonic()
     if step in self._steps:
       return
     arrays = named(state)
-    content = {'format': FORMAT, 'arrays': {name: describe(x) for name, x in arrays.items()}, 'meta': meta}
-    items = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(content))
-    try:
-      # By force, because something incomplete may lie there where an object store has no names for unfinished ones.
-      self._checkpointer.save(self.folder / str(step), items, force=True)
-    except STORAGE_ERRORS as e:
-      raise self._failed(step, e) from e
-    self._saving = step, self._background.submit(self._finish, [*self._steps, step])
+    content = {
+      'format': FORMAT,
+      'arrays': {name: describe(x) for name, x in arrays.items()},
+      'fingerprints': checksums.fingerprints(arrays),
+      'meta': meta,
+    }
+    number = talk.number()
+    # A name that no try had before, whose processes may still write. A bucket, which can not rename, has but one.
+    name = f'{step}-{number}-{self._token}{UNFINISHED}' if is_local(self.folder) else str(step)
+    path = self.folder / name
+    text = json.dumps(content)
+    writes = storage.begin(path, arrays)
+    self._saving = step, self._background.submit(self._finish, step, path, text, writes, number)
 
-  def _finish(self, steps: list[int]) -> None:
-    """In the background: only a complete checkpoint may replace an older one."""
-    self._checkpointer.wait_until_finished()
+  def save_last(self, step: int, state, meta: dict) -> None:
+    """Saves and waits until it is done: for the end of a run, when no later save could make up for a failure."""
+    for pause in (*LAST_RETRIES, None):
+      self._collect(wait=True)
+      self._failures = 0
+      self.save(step, state, meta)
+      self._collect(wait=True)
+      if step in self._steps:
+        return
+      if pause is not None:
+        time.sleep(pause)
+    raise CheckpointError(
+      f'{self._failed}; it was tried {len(LAST_RETRIES) + 1} times, and what was trained since is lost: make room or '
+      'mend it there, then run the same command again'
+    )
+
+  def _finish(self, step: int, path, content: str, writes: list, number: int) -> tuple[str | None, list[int]]:
+    """In the background: (why the step could not be saved, the same in all processes, or None; the steps there)."""
+    why = talk.gather(storage.wait(writes), number)
     if jax.process_index() == 0:
-      for step in steps[: -self.config.keep]:
-        remove(self.folder / str(step))
+      why = why or storage.complete(path, content, self.folder / str(step))
+      if why:
+        storage.remove(path)  # It may be what fills the disk.
+      else:
+        self._sound.add(step)
+    why = talk.share(why, number)
+    return why, self._steps if why else self._retain([*self._steps, step])
+
+  def _retain(self, steps: list[int]) -> list[int]:
+    """Removes what is older than the newest good ones that are kept. In the background; -> those that stay."""
+    if jax.process_index() != 0:
+      return steps[-self.config.keep :]
+    kept = []
+    for step in reversed(steps):
+      if len(kept) == self.config.keep:
+        storage.remove(self.folder / str(step))
+      elif found := self._look(step):
+        self._set_aside(step, found)
+      else:
+        kept.insert(0, step)
+    return kept
 
   def _collect(self, wait: bool) -> None:
     """Takes note of a save that is finished, one way or the other."""
     if self._saving is None or not (wait or self._saving[1].done()):
       return
     (step, future), self._saving = self._saving, None
-    try:
-      future.result()
-    except STORAGE_ERRORS as e:
-      raise self._failed(step, e) from e
-    self._steps = [*self._steps, step][-self.config.keep :]
-
-  def _failed(self, step: int, error) -> CheckpointError:
-    settle()
-    if jax.process_index() == 0:
-      remove(self.folder / f'{step}{UNFINISHED}')  # It may be what fills the disk.
-    self._checkpointer = new_checkpointer()  # The old one may have more errors of this save to raise.
+    why, self._steps = future.result()
+    if why is None:
+      self._failed, self._failures = None, 0
+      return
     left = f'the newest complete one is {max(self._steps)}' if self._steps else 'there is no earlier one'
-    return CheckpointError(f'step {step} could not be saved in {self.folder}: {reason(error)}; {left}')
+    self._failed, self._failures = f'step {step} could not be saved in {self.folder}: {why}; {left}', self._failures + 1
+    logging.warning('%s', self._failed)
 
-  def restore(self, abstract_state, step: int | None = None):
-    """(state, meta) of a step, by default the newest.
+  def resume(self, abstract_state, check) -> tuple | None:
+    """(step, state, meta) of the newest good checkpoint, or None if there is none at all. Newer ones that are damaged
+    are named and set aside; if all are, that is an error and they stay, or the next start would begin anew.
 
     Args:
       abstract_state: jax.ShapeDtypeStructs with the shardings that the arrays shall have, as a tree.
+      check: given the meta before any array is read; may raise.
     """
-    step = self._find(step)
-    content = self._content(step)
+    self._collect(wait=True)
+    damaged = {}
+    for step in reversed(self._steps):
+      try:
+        _, content = self._open(step)
+        check(content['meta'])
+        state, meta = self.restore(abstract_state, step)
+      except DamagedError as e:
+        damaged[step] = str(e)
+        continue
+      if jax.process_index() == 0:
+        for bad, found in damaged.items():
+          self._set_aside(bad, found)
+      self._steps = [good for good in self._steps if good not in damaged]
+      return step, state, meta
+    if damaged:
+      raise CheckpointError(
+        f'no checkpoint is as it was saved: {"; ".join(damaged.values())}; bring one back, or give another '
+        'work directory to start anew'
+      )
+    return None
+
+  def restore(self, abstract_state, step: int | None = None):
+    """(state, meta) of a step, by default the newest; `abstract_state` is as for resume()."""
+    step, content = self._open(step)
     wanted = named(abstract_state)
     refuse_differing(content['arrays'], wanted, self.folder / str(step))
-    arrays = self._arrays(step, wanted)
+    arrays = self._arrays(step, wanted, content)
     self._last = step
     return jax.tree.unflatten(jax.tree.structure(abstract_state), arrays.values()), content['meta']
 
   def read_meta(self, step: int | None = None) -> dict:
     """What was given to save(); no array is read."""
-    return self._content(self._find(step))['meta']
+    return self._open(step)[1]['meta']
 
   def restore_part(self, part: str, abstract, step: int | None = None):
     """One field of the saved state alone, such as 'params' or 'ema'."""
-    step = self._find(step)
-    held = self._content(step)['arrays']
-    parts = {name.split('/')[0] for name in held}
+    step, content = self._open(step)
+    parts = {name.split('/')[0] for name in content['arrays']}
     if part not in parts:
       raise CheckpointError(f'{self.folder / str(step)} holds no {part!r}; it holds {", ".join(sorted(parts))}')
     wanted = {f'{part}/{name}': x for name, x in named(abstract).items()}
-    held = {name: value for name, value in held.items() if name.startswith(f'{part}/')}
+    held = {name: value for name, value in content['arrays'].items() if name.startswith(f'{part}/')}
     refuse_differing(held, wanted, self.folder / str(step))
-    return jax.tree.unflatten(jax.tree.structure(abstract), self._arrays(step, wanted).values())
+    return jax.tree.unflatten(jax.tree.structure(abstract), self._arrays(step, wanted, content).values())
 
   def close(self) -> None:
-    """Waits for a running save and raises its error."""
+    """Waits for a running save, and raises its error."""
+    self._leave()
+    if self._failed is not None:
+      raise CheckpointError(self._failed)
+
+  def _leave(self) -> None:
     self._collect(wait=True)
     self._background.shutdown()
-    self._checkpointer.close()
 
   def __enter__(self):
     return self
 
   def __exit__(self, kind, error, traceback) -> None:
-    try:
+    if error is None:
       self.close()
-    except CheckpointError as e:
-      if error is None:
-        raise
-      logging.error('%s', e)  # What stopped the run is the news.
+    else:
+      self._leave()  # What stopped the run is the news.
 
-  def _find(self, step: int | None) -> int:
+  def _look(self, step: int) -> str | None:
+    """For process 0: None, or in what the files of a checkpoint are not as they were saved. They are read but once."""
+    if step not in self._sound:
+      if found := checksums.damage(self.folder / str(step)):
+        return f'{self.folder / str(step)} is damaged: {found}'
+      self._sound.add(step)
+    return None
+
+  def _damage(self, step: int) -> str | None:
+    """What process 0 sees, in all processes."""
+    return talk.share(self._look(step) if jax.process_index() == 0 else None, talk.number())
+
+  def _set_aside(self, step: int, found: str) -> None:
+    path = self.folder / str(step)
+    aside = self.folder / f'{step}{DAMAGED}'
+    storage.remove(aside)
+    try:
+      path.rename(aside)
+      logging.warning('%s; it is kept aside as %s', found, aside.name)
+    except OSError as e:
+      logging.warning('%s; it could not be renamed to %s: %s', found, aside.name, storage.reason(e))
+
+  def _open(self, step: int | None) -> tuple[int, dict]:
+    """(step, what its META holds) of a checkpoint whose files are as they were saved; by default of the newest."""
     self._collect(wait=True)
     if not self._steps:
       raise CheckpointError(f'there is no checkpoint in {self.folder}')
     if step is not None and step not in self._steps:
       there = ', '.join(map(str, self._steps))
       raise CheckpointError(f'there is no checkpoint of step {step} in {self.folder}; there are {there}')
-    return max(self._steps) if step is None else step
-
-  def _content(self, step: int) -> dict:
-    content = self._read(step, meta=ocp.args.JsonRestore())['meta']
+    step = max(self._steps) if step is None else step
+    if found := self._damage(step):
+      if self.config is None:  # The owner sets it aside; a reader leaves another's folder as it is.
+        good = next((s for s in reversed(self._steps) if s != step and self._damage(s) is None), None)
+        found += '; no other is whole' if good is None else f'; move it away to use {good}, the newest that is whole'
+      raise DamagedError(found)
+    content = storage.read_content(self.folder / str(step))
     if content.get('format') != FORMAT:
       raise CheckpointError(
         f'{self.folder / str(step)} has the format {content.get("format")!r}, and this version reads {FORMAT}; '
         'use the version of tvts_jax that wrote it'
       )
-    return content
+    return step, content
 
-  def _arrays(self, step: int, wanted: dict) -> dict:
-    args = ocp.args.PyTreeRestore(
-      wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
-    )
-    restored = self._read(step, state=args)['state']
-    return {name: restored[name] for name in wanted}
+  def _arrays(self, step: int, wanted: dict, content: dict) -> dict:
+    arrays, why = storage.read_arrays(self.folder / str(step), wanted)
+    if why := talk.ask_all(why):
+      raise DamagedError(f'{self.folder / str(step)} can not be read: {why}')
+    found, saved = checksums.fingerprints(arrays), content['fingerprints']
+    wrong = next((name for name in wanted if found[name] != saved[name]), None)
+    if wrong := talk.ask_all(wrong):
+      raise DamagedError(f'{self.folder / str(step)} is damaged: {wrong} is not what was saved, though the files are')
+    return arrays
 
-  def _read(self, step: int, **items):
-    try:
-      return self._checkpointer.restore(self.folder / str(step), ocp.args.Composite(**items))
-    except (*STORAGE_ERRORS, KeyError) as e:
-      raise CheckpointError(f'{self.folder / str(step)} can not be read: {reason(e)}') from e
+
+def of_run(folder) -> Checkpoints:
+  """Those of another run, which may be alive, to read them; folder: its work directory, or that of its checkpoints."""
+  folder = epath.Path(folder)
+  return Checkpoints(folder / FOLDER if (folder / FOLDER).exists() else folder, None)
 
 
 def restore_params(folder, abstract_params, part: str = 'params', step: int | None = None):
@@ -233,8 +351,7 @@ def restore_params(folder, abstract_params, part: str = 'params', step: int | No
     abstract_params: jax.ShapeDtypeStructs with shardings.
     part: 'params', or 'ema' for their running mean.
   """
-  folder = epath.Path(folder)
-  with Checkpoints(folder / FOLDER if (folder / FOLDER).exists() else folder, None) as checkpoints:
+  with of_run(folder) as checkpoints:
     return checkpoints.restore_part(part, abstract_params, step)
 
 
@@ -246,18 +363,6 @@ def differences(old: str, new: str) -> list[str]:
     for key in sorted(before.keys() | after.keys())
     if before.get(key) != after.get(key)
   ]
-
-
-def new_checkpointer() -> ocp.AsyncCheckpointer:
-  return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-
-
-def remove(path: epath.Path) -> None:
-  """A folder that stays does no harm but to the space it takes."""
-  try:
-    path.rmtree(missing_ok=True)
-  except OSError as e:
-    logging.warning('%s could not be removed: %s', path, reason(e))
 
 
 def named(tree) -> dict:
@@ -286,21 +391,3 @@ def refuse_differing(held: dict, wanted: dict, where) -> None:
       f'{where} is of another model: {"; ".join(found[:SHOWN])}{more}; '
       'take the configuration it was made with, or an empty work directory'
     )
-
-
-def settle() -> None:
-  """Waits for the threads of a failed save: they would write into the next try at the same step."""
-  end = time.monotonic() + SETTLE
-  for thread in threading.enumerate():
-    if type(thread).__module__.startswith('orbax.'):
-      threading.Thread.join(thread, max(0, end - time.monotonic()))  # Not their own join, which raises the error again.
-
-
-def reason(error: Exception) -> str:
-  """The part of an error of the storage libraries that a person needs."""
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  if found := re.search(r"os_error_code='(\d+)'", str(error)):
-    return os.strerror(int(found[1]))
-  first = str(error).strip().partition('\n')[0]
-  return f'{type(error).__name__}: {first[:300]}'

@@ -48,7 +48,7 @@ class Clock:
     self._seconds = dict.fromkeys(PARTS, 0.0)
     self._restarts, self._down = 0, 0.0
     self._began, self._since = wall(), monotonic()
-    self._doing = 'start'
+    self._doing, self._turns = 'start', 0
     self._steps = collections.deque()  # After each step of the window: (seconds of training, of 'input').
     self.restore(state)
 
@@ -92,6 +92,11 @@ class Clock:
     now = self._monotonic()
     self._seconds[self._doing] += now - self._since
     self._doing, self._since = name, now
+    self._turns += 1
+
+  def doing(self) -> tuple[int, str]:
+    """What the loop is at: a part, behind a number that grows with each turn to another."""
+    return self._turns, self._doing
 
   def _count_step(self):
     self._steps.append((self._training(), self._seconds['input']))

@@ -4,12 +4,14 @@ A config file starts from `base()`, which holds every default, and changes what 
 into a frozen `RunConfig`. Defaults have one home each: the dataclass of the part they belong to.
 """
 
+import ast
 import dataclasses
 from collections.abc import Mapping
 
 import ml_collections
+from etils import epath
 
-from tvts_jax import objectives, sharding
+from tvts_jax import evaluators, objectives, sharding
 from tvts_jax.checkpoint import CheckpointConfig
 from tvts_jax.errors import UserError
 from tvts_jax.input.config import InputConfig
@@ -54,6 +56,7 @@ class RunConfig:
   ema: float = 0.0  # Decay of the running mean of the parameters; 0 keeps none.
   seed: int = 0
   log_every: int = 20  # steps
+  profile_at: int = 0  # A step to trace a few from; 0: none but those that touching WORKDIR/profile asks for.
 
 
 def base() -> ml_collections.ConfigDict:
@@ -99,14 +102,19 @@ def resolve(config: Mapping) -> RunConfig:
   model = TVTSConfig.from_dict(values.get('model', {}))
   shared = {name: of(model) for name, of in SHARED.items()}
   given = values.get('input', {})
-  for name in set(shared) & set(given):
-    if given[name] != shared[name]:
-      raise UserError(f'input.{name}={given[name]!r} contradicts the model, which has {shared[name]!r}; set the model')
+  evals = {f'evals.{name}': settings for name, settings in values.get('evals', {}).items()}
+  for part, settings in {'input': given, **evals}.items():
+    for name in set(shared) & set(settings):
+      if settings[name] != shared[name]:
+        raise UserError(
+          f'{part}.{name}={settings[name]!r} contradicts the model, which has {shared[name]!r}; set the model'
+        )
   parts = {'model': model, 'input': make('input', InputConfig, {**given, **shared})}
   for name, kind in (('optim', OptimConfig), ('checkpoint', CheckpointConfig)):
     parts[name] = make(name, kind, values.get(name, {}))
   run = RunConfig(**{**values, **parts})
   objectives.build(run.objectives)
+  evaluators.check(run)
   if (run.epochs is None) == (run.steps is None):
     raise UserError('config says how long to train by epochs or by steps: set exactly one of the two')
   if unknown := sorted(set(run.init) - set(INIT)):
@@ -125,6 +133,22 @@ def make(part: str, kind: type, values: Mapping):
   if unknown := sorted(set(values) - set(known)):
     raise UserError(f'{part} has no setting {unknown[0]!r}; it has {", ".join(known)}')
   return kind(**values)
+
+
+def read_input(workdir) -> InputConfig:
+  """The input of a run, as the text in its work directory has it."""
+  path = epath.Path(workdir) / 'config.txt'
+  if not path.exists():
+    raise UserError(f'{path} is not there; name the work directory of a run')
+  values = {}
+  for line in path.read_text().splitlines():
+    name, _, value = line.partition(': ')
+    if name.startswith('input.'):
+      try:
+        values[name.removeprefix('input.')] = ast.literal_eval(value)
+      except (ValueError, SyntaxError) as error:
+        raise UserError(f'{path} is damaged at {line[:80]!r}: give its run once more to write it anew') from error
+  return make('input', InputConfig, values)
 
 
 def text(config: RunConfig) -> str:

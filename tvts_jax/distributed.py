@@ -1,4 +1,4 @@
-"""Joins the processes of a run. Called once, before anything touches a device.
+"""Joins the processes of a run, and ends this one when another of them is gone.
 
 Three variables say who takes part; launch/local_pod.py sets them, and so can any other launcher:
 
@@ -8,29 +8,43 @@ JAX_PROCESS_ID           which of them this one is, from 0
 
 Without the latter two, JAX itself looks for a cluster it knows: Cloud TPU, Slurm, Open MPI, Kubernetes.
 
-A process of several that fails leaves at once, with 1. By itself Python would first let JAX say goodbye to the
-others, for minutes, while they wait for the failed one in the middle of a step.
+A process that dies, fails or stands still ends the others, and they say which it was and where: at once, or, if all of
+it stopped or its machine is gone, after TVTS_HEARTBEAT_S seconds (by default 30) without a sign of life. They leave
+with the exit code of one that failed, otherwise with RESTART. By itself JAX would wait for minutes, then abort.
 """
 
+import atexit
 import os
+import re
+import signal
 import sys
+import time
 from typing import NoReturn
 
 import jax
+from jax._src import distributed as jax_distributed  # Its store of keys and values has no public name.
 
 from tvts_jax.errors import UserError
+from tvts_jax.peers import RESTART, Peers
 
 VARIABLES = ADDRESS, COUNT, INDEX = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
+HEARTBEAT, HEARTBEAT_S = 'TVTS_HEARTBEAT_S', 30
+# How libraries begin what they say when another process is lost, and when something else is wrong.
+LOSS = re.compile('(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ')
+
+_peers = None  # Peers, once this process has joined others.
 
 
 def initialize() -> None:
-  """Raises UserError if the variables do not fit together."""
+  """Called once, before anything touches a device. Raises UserError if the variables do not fit together."""
   values = {name: os.environ.get(name) for name in VARIABLES}
+  silence_s = seconds(HEARTBEAT, HEARTBEAT_S)
+  late = {'heartbeat_timeout_seconds': 2 * silence_s}  # JAX must not abort a process before Peers has spoken.
   if values[COUNT] == '1':
     return
   if values[COUNT] is None and values[INDEX] is None:
     try:
-      jax.distributed.initialize()
+      jax.distributed.initialize(**late)
     except ValueError as e:
       if 'coordinator_address' not in str(e):
         raise
@@ -42,15 +56,44 @@ def initialize() -> None:
       f'{INDEX}={values[INDEX]} is none of the {COUNT}={values[COUNT]} processes; they are counted from 0'
     )
   else:
-    jax.distributed.initialize(values[ADDRESS], int(values[COUNT]), int(values[INDEX]))
+    jax.distributed.initialize(values[ADDRESS], int(values[COUNT]), int(values[INDEX]), **late)
+  global _peers
+  joined = jax_distributed.global_state
+  _peers = Peers(joined.process_id, joined.num_processes, joined.coordinator_address, joined.client, silence_s)
+  atexit.register(_peers.say_goodbye)
   show = sys.excepthook
-  sys.excepthook = lambda *error: (show(*error), leave(1))
+  sys.excepthook = lambda kind, error, trace: (show(kind, error, trace), leave(1, error))
 
 
-def leave(code: int) -> NoReturn:
-  """sys.exit, but without a goodbye to the other processes where there are some."""
-  if jax.distributed.is_initialized():
+def seconds(variable: str, default: int) -> int:
+  text = os.environ.get(variable) or str(default)
+  if not text.isdecimal() or int(text) == 0:
+    raise UserError(f'{variable}={text} should be a number of seconds, from 1 up')
+  return int(text)
+
+
+def leave(code: int, error: BaseException | None = None) -> NoReturn:
+  """sys.exit, which several processes do together. error: what this one alone leaves for, if anything."""
+  if _peers:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # There is nothing left to save.
+    if is_loss(error):
+      time.sleep(_peers.silence_s + 5)  # If it was one, this process ends here, saying which.
     sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    _peers.leave(code, f'left with {code} for what it printed')
   sys.exit(code)
+
+
+def is_loss(error: BaseException | None) -> bool:
+  """Whether the loss of another process may be the root of an error."""
+  while error is not None:
+    if LOSS.match(str(error)):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+def give_up(what: str) -> NoReturn:
+  """Leaves with RESTART, from any thread. what: what is to be said of this process."""
+  if _peers:
+    _peers.leave(RESTART, what, stacks=True)
+  os._exit(RESTART)

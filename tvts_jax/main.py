@@ -1,8 +1,16 @@
 """Trains a model: python -m tvts_jax.main --config=configs/pretrain.py --workdir=runs/first
 
 A config takes variations behind a colon (--config=configs/pretrain.py:size=S/16) and any setting by name
-(--config.optim.lr=3e-4). The same command resumes a run that was stopped. Exit codes: 0 trained to the end,
-1 stopped by an error that one sentence names, 75 saved because it was asked to stop; run it again to go on.
+(--config.optim.lr=3e-4). The same command resumes a run that was stopped.
+
+Exit codes:
+
+  0     trained to the end
+  1     stopped by an error that one sentence names, or by a bug; running it again would only stop again
+  75    saved, because it was asked to stop; run it again to go on
+  76    a process of the run died, gave no sign of life for TVTS_HEARTBEAT_S seconds (by default 30), or stood still for
+        TVTS_PATIENCE_S (by default 300; watchdog.py says more); run it again to go on from the last checkpoint
+  128+n ended by signal n; as 76
 """
 
 import logging as stdlib_logging
@@ -32,7 +40,7 @@ def main(argv):
     finished = train.train(config.resolve(_CONFIG.value), _WORKDIR.value)
   except UserError as error:
     print(f'tvts_jax: {error}', file=sys.stderr, flush=True)
-    distributed.leave(1)
+    distributed.leave(1, error)
   sys.exit(0 if finished else preemption.EXIT_CODE)
 
 

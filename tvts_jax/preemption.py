@@ -1,8 +1,9 @@
 """Who may run in a work directory, and until when.
 
 SIGTERM, as schedulers and preempted machines send it, or SIGINT, as Ctrl-C does, to any one process makes all
-processes save before one and the same step and exit with EXIT_CODE. A second signal to the same process ends it at
-once, unsaved, with 128 + the number of the signal.
+processes save before one and the same step and exit with EXIT_CODE. That takes as long as the step under way, or the
+evaluation, and then the save; with several processes, which must agree, one second and one step more. A second signal
+to the same process ends it at once, unsaved, with 128 + the number of the signal.
 """
 
 import ctypes
@@ -20,12 +21,11 @@ from jax.experimental import multihost_utils
 
 from tvts_jax.errors import UserError
 from tvts_jax.files import is_local
+from tvts_jax.peers import LIBC
 
 EXIT_CODE = os.EX_TEMPFAIL  # 75: saved, run the same command again to go on.
 LOCK = '.lock'
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-LIBC = ctypes.CDLL(None)
-LIBC.signal.argtypes, LIBC.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
 
 
 class Stop:

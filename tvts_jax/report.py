@@ -18,13 +18,15 @@ from etils import epath
 
 from tvts_jax import charts, clock, page, sorting_page
 from tvts_jax.charts import Curve
-from tvts_jax.errors import UserError
+from tvts_jax.errors import UserError, ending
 from tvts_jax.files import read_rows, write_whole
+from tvts_jax.input import trouble
 from tvts_jax.objectives.sorting import CHANCE
 from tvts_jax.page import text
 from tvts_jax.words import duration, number, percent
 
 FILE = 'report.html'
+SHOWN = 50  # Damaged records.
 SOURCES = ('metrics.jsonl', 'config.txt', 'clock.json', 'eval')
 
 # Metrics by the last part of their name.
@@ -82,6 +84,7 @@ class Run:
   evals: dict[str, dict[int, dict]]  # By name, then by step.
   clock: dict | None
   examples: list | None
+  skipped: list[dict]  # Examples that could not be used, by step.
   notes: list[str]  # What was found damaged.
 
   @property
@@ -134,6 +137,9 @@ def read(workdir) -> Run:
   rows = [
     {name: value for name, value in row.items() if name not in evaluated} for row in rows_of(workdir / 'metrics.jsonl')
   ]
+  folder = workdir / trouble.FOLDER
+  files = [path for path in folder.iterdir() if path.name.endswith('.jsonl')] if folder.exists() else []
+  skipped = [row for path in sorted(files) for row in read_rows(path)[0]]
   return Run(
     name=workdir.resolve().name or str(workdir),
     config_text=plain(workdir / 'config.txt'),
@@ -142,6 +148,7 @@ def read(workdir) -> Run:
     evals=evals,
     clock=saved,
     examples=examples,
+    skipped=sorted(skipped, key=lambda row: row['step']),
     notes=notes,
   )
 
@@ -158,7 +165,7 @@ def build(run: Run) -> str:
     parts.append(sorting_page.hero(sorters[0], run.setting('model.transcripts'), end))
   else:
     parts.append(missing('No sorting was evaluated: eval/ has no results with own/exact, the exact orders found.'))
-  parts += [*evaluations(run, end), *training(run, end), time_split(run), *clips(run), *texts(run)]
+  parts += [*evaluations(run, end), *training(run, end), time_split(run), *damage(run), *clips(run), *texts(run)]
   return page.document(f'{run.name} report', charts.STYLE + sorting_page.STYLE + STYLE, '\n'.join(parts))
 
 
@@ -275,6 +282,24 @@ def time_split(run: Run) -> str:
   return f'{head}<div class="card">{charts.split(parts, duration)}<p class="soft">{said}.</p></div>'
 
 
+def damage(run: Run):
+  """The records that could not be used; after a resume with other processes, two of them may tell of one skip."""
+  steps = {}  # By shard and record: when it was skipped, and why.
+  for row in run.skipped:
+    place, reason = (str(row.get('shard')), str(row.get('record'))), str(row.get('reason'))
+    steps.setdefault(place, {})[row['step']] = reason
+  if not steps:
+    return
+  yield '<h2>Damaged records</h2>'
+  times = sum(map(len, steps.values()))
+  said = f'{len(steps):,} could not be used, so that others stood in for them {times:,} times'
+  yield f'<p class="soft">{said}. python -m data.validate --decode FOLDER finds all that there are.</p>'
+  lines = [f'step {min(reasons)}: {text(reasons[min(reasons)], 500)}' for reasons in list(steps.values())[:SHOWN]]
+  more = [f'and {len(steps) - SHOWN:,} more'] if len(steps) > SHOWN else []
+  shown = '\n'.join(lines + more)
+  yield f'<details class="card"><summary>Which, when first, and why</summary><pre>{shown}</pre></details>'
+
+
 def clips(run: Run):
   yield '<h2>Clips and what the model makes of them</h2>'
   if not run.examples:
@@ -321,13 +346,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('workdir', metavar='WORKDIR', help='work directory of a run')
   parser.add_argument('--out', metavar='FILE', help=f'the page (WORKDIR/{FILE})')
   args = parser.parse_args(argv)
-  try:
-    out = write(args.workdir, args.out)
-  except UserError as error:
-    print(f'tvts_jax.report: {error}', file=sys.stderr)
-    return 1
-  print(f'{out}: open it in a browser')
-  return 0
+  return ending(lambda: print(f'{write(args.workdir, args.out)}: open it in a browser'))
 
 
 if __name__ == '__main__':

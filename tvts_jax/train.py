@@ -1,6 +1,8 @@
 """The training loop, in reading order."""
 
+import dataclasses
 import json
+import math
 from collections.abc import Mapping
 
 import jax
@@ -12,12 +14,15 @@ from tvts_jax import __version__, convert, evaluators, flops, metrics, objective
 from tvts_jax import clock as clock_lib
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
-from tvts_jax.checkpoint import FOLDER, Checkpoints, differences, restore_params
+from tvts_jax.checkpoint import FOLDER, Checkpoints, differences, of_run
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.sorting import Sorting, examples
 from tvts_jax.files import read_rows, write_whole
 from tvts_jax.input import pipeline
 from tvts_jax.models import tvts
+from tvts_jax.models.video import resize_positions
+from tvts_jax.profiling import Profile
+from tvts_jax.watchdog import Watchdog
 
 EXAMPLES = 8  # Clips that the report shows.
 
@@ -53,10 +58,12 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   # 2. Materialise ------------------------------------------------ resume before init, init before random numbers
   workdir.mkdir(parents=True, exist_ok=True)
   with (
+    Watchdog(clock),
     preemption.WorkdirLock(workdir),
     preemption.Stop() as stop,
     jax.set_mesh(mesh),
     Checkpoints(workdir / FOLDER, config.checkpoint) as checkpoints,
+    Profile(workdir, config.profile_at, config.log_every) as profile,
   ):
     identity = {
       'config': config_lib.text(config),
@@ -68,12 +75,9 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       'vocabulary': source.fingerprint,
     }
     first = 0
-    if (latest := checkpoints.latest()) is not None:
-      meta = checkpoints.read_meta(latest)
-      check_identity(meta, identity, workdir)
-      abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), state_shapes, place)
-      state, meta = checkpoints.restore(abstract, latest)
-      first = latest
+    abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), state_shapes, place)
+    if found := checkpoints.resume(abstract, lambda meta: check_identity(meta, identity, workdir)):
+      first, state, meta = found
       clock.restore(meta['clock'], clock_lib.read(workdir))
       logging.info('resuming %s at step %d of %d', workdir, first, total)
     else:
@@ -83,6 +87,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       if config.ema:
         state = state._replace(ema=jax.tree.map(lambda leaf: leaf.copy(), state.params))
     writers = metrics.Writers(workdir, jax.process_index(), first)
+    source.trouble.keep(workdir, jax.process_index(), first)
     if jax.process_index() == 0:
       write_whole(workdir / 'config.txt', identity['config'])
       write_whole(workdir / 'parameters.txt', parameter_table(param_shapes, place.params, config))
@@ -116,17 +121,20 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       if (s > first or done) and (done or leave or checkpoints.due(s)):
         watch.flush()  # A state whose last step was no number must not be saved as if it had been taken.
         with clock.span('save'):
-          checkpoints.save(s, state, {**identity, 'clock': clock.state()})
+          save = checkpoints.save_last if done or leave else checkpoints.save
+          save(s, state, {**identity, 'clock': clock.state()})
       if done or leave:
         break
-      with clock.span('input'):
+      profile.before(s, state)
+      with clock.span('input'), jax.profiler.TraceAnnotation('input'):
         batch = next(batches)
         batch.pop('example_id')  # For people: JAX has no uint64.
         batch = sharding.put(batch, mesh)
-      with clock.span('step'):
+      with clock.span('step'), jax.profiler.StepTraceAnnotation('train', step_num=s):
         state, step_metrics = step_fn(state, batch, rng)
         watch.step(s, step_metrics)
     watch.flush()
+    profile.close()
     with clock.span('save'):
       checkpoints.close()
     writers.close()
@@ -168,15 +176,14 @@ class Watch:
       line = metrics.progress_line(
         s + 1, self.total, values, rates, transcripts=self.config.model.transcripts, batch=batch, mfu=mfu
       )
-      logging.info('%s', line)
+      logging.info('%s', '  '.join(filter(None, [line, str(self.source.trouble)])))
 
   def stop_for_nan(self, s: int, values: Mapping):
     bad = ', '.join(name for name, value in values.items() if not np.isfinite(value))
     named = ', '.join(f'{video} #{window}' for video, window in self.source.examples(s)[:4])
     raise UserError(
       f'step {s} gave no number ({bad}), so its update was not made; the parameters are those before it. '
-      f'Its clips begin with {named}; look at them with: python -m data.inspect {self.config.input.folder} '
-      f'--split {self.config.input.split} --seed {self.config.input.seed} --step {s}. '
+      f'Its clips begin with {named}; look at them with: python -m data.inspect --run {self.workdir} --step {s}. '
       f'Running again goes on from the last checkpoint in {self.workdir}/checkpoints.'
     )
 
@@ -222,7 +229,9 @@ def check_identity(meta, identity, workdir):
   for name in ('data', 'vocabulary'):
     if meta[name] != identity[name]:
       raise UserError(f'{workdir} was trained on other {name}; give a new --workdir, or bring the old {name} back')
-  if changed := differences(meta['config'], identity['config']):
+  changed = differences(meta['config'], identity['config'])
+  # More damaged data may be allowed on the way.
+  if changed := [line for line in changed if not line.startswith('input.max_bad:')]:
     raise UserError(
       f'{workdir} holds a run with another config ({"; ".join(changed[:8])}); give a new --workdir, the old '
       f'config, or start from it with --config.init.run={workdir}'
@@ -231,17 +240,35 @@ def check_identity(meta, identity, workdir):
 
 def start_from(config, params, shapes, place):
   """Fresh parameters with those of `config.init` in their places."""
-  if config.init.get('run'):
-    abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
-    return restore_params(config.init['run'], abstract)
+  run = config.init.get('run')
+  if run and not (epath.Path(run) / 'config.json').exists():
+    return from_run(run, config.model.video, shapes, place)
   given = shapes
-  for part, path in config.init.items():
+  for part, path in (dict.fromkeys(shapes, run) if run else config.init).items():
     if not path:
       continue
     given, loaded = convert.load_part(given, config.model, part, path)
     logging.info('%s', loaded)
   take = lambda new, old: old if isinstance(new, jax.ShapeDtypeStruct) else jax.device_put(new, old.sharding)
   return jax.tree.map(take, given, params)
+
+
+def from_run(run, video, shapes, place):
+  """Parameters of another run; positions of another clip length or image size are resized."""
+  abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
+  with of_run(run) as checkpoints:
+    step = checkpoints.latest()
+    theirs = tvts.TVTSConfig.from_dict(checkpoints.read_meta(step)['model']).video
+    # Theirs but for what restoring compares, so that it refuses any other difference by name.
+    grid = math.isqrt(theirs.places)
+    old = dataclasses.replace(video, frames=theirs.slots * video.tubelet, image_size=grid * video.patch)
+    for name, length in (('space_position', old.places), ('time_position', old.slots)):
+      leaf = abstract['video'][name]
+      everywhere = jax.NamedSharding(leaf.sharding.mesh, jax.P())
+      abstract['video'][name] = jax.ShapeDtypeStruct((length, video.width), leaf.dtype, sharding=everywhere)
+    params = checkpoints.restore_part('params', abstract, step)
+  resize = jax.jit(lambda params: resize_positions(params, old, video), out_shardings=place['video'])
+  return {**params, 'video': resize(params['video'])}
 
 
 def spec_of(source, config):

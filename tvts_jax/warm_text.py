@@ -22,6 +22,7 @@ from tvts_jax.errors import UserError
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.order import Order
 from tvts_jax.input.tokens import Tokenizer
+from tvts_jax.input.trouble import Trouble
 from tvts_jax.models import tvts
 from tvts_jax.models.text import TextEncoder
 
@@ -34,7 +35,7 @@ flags.mark_flags_as_required(['config', 'tokenizer', 'out'])
 
 def transcripts(config, tokenizer: Tokenizer, steps: int):
   """Token ids and masks of the transcripts of each step, [R, L]."""
-  examples = Examples(config.input, tokenizer)
+  examples = Examples(config.input, tokenizer, Trouble())
   order = Order(examples.index.video, config.input.batch, config.input.seed)
   for step in range(steps):
     drawn = [examples.load(int(row), int(epoch)) for row, epoch in zip(order.ids(step), order.epochs(step))]
@@ -48,9 +49,6 @@ def warm(config, tokenizer: Tokenizer, steps: int, lr: float = 3e-3):
   spec = tvts.batch_spec(config.model, 1, 1, config.input.max_tokens)
   key = jax.random.key(config.seed)
   params = jax.jit(lambda key: tvts.build(config.model).init(key, spec)['text'])(key)
-  # BERT's standard deviation of 0.02 suits its width; narrow encoders that start so small learn nothing for long.
-  wide = lambda path, leaf: leaf * text.dim**-0.5 / 0.02 if path[-1].key in ('kernel', 'word', 'position') else leaf
-  params = jax.tree.map_with_path(wide, params)
   head = text.dim**-0.5 * jax.random.normal(key, (text.dim, text.vocab_size))
   rate = optax.warmup_cosine_decay_schedule(0.0, lr, steps // 8, steps)
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=0.05))

@@ -6,7 +6,7 @@ import math
 from tvts_jax.convert import names
 from tvts_jax.convert.report import ConvertError
 from tvts_jax.convert.sources import Source, is_image_model
-from tvts_jax.models.video import SIZES
+from tvts_jax.models.video import SIZES, VideoConfig
 
 # The heads of a width that models are commonly built with; 768 is also DistilBERT's. Others take 64 a head.
 KNOWN_HEADS = {size['width']: size['heads'] for size in SIZES.values()}
@@ -48,6 +48,19 @@ def heads(width: int, setting: str, where: str) -> int:
       f'multiple of {COMMON_HEAD}; say {setting}=N'
     )
   return width // COMMON_HEAD
+
+
+def clips(source: Source, ours: VideoConfig) -> VideoConfig:
+  """Our video encoder for clips of the length and image size that the positions of a source are made for."""
+
+  def rows(name: str) -> int:
+    tensor = source.tensors.get(names.PREFIXES['video'] + name)
+    return tensor.shape[1] if tensor is not None and len(tensor.shape) == 3 else 0
+
+  places, slots = max(rows('pos_embed') - 1, 0), rows('temporal_embed')
+  grid = math.isqrt(places)
+  image_size = grid * ours.patch if grid**2 == places > 0 else ours.image_size
+  return dataclasses.replace(ours, image_size=image_size, frames=slots * ours.tubelet or ours.frames)
 
 
 def video(source: Source, given: dict) -> dict:

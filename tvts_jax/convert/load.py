@@ -1,5 +1,6 @@
 """Weights in: a whole model out of one file, or parts of a model that was just initialised."""
 
+import dataclasses
 import fnmatch
 from collections.abc import Iterable, Mapping
 
@@ -13,6 +14,7 @@ from tvts_jax.convert.sources import Source, build, is_image_model, open_source
 from tvts_jax.convert.tensors import Tensor
 from tvts_jax.models import tvts
 from tvts_jax.models.tvts import TVTSConfig
+from tvts_jax.models.video import resize_positions
 
 PARTS = tuple(names.PREFIXES)
 
@@ -26,8 +28,9 @@ def load_part(
   """`params` with one part taken from a file or folder, and the report of it; raises ConvertError.
 
   An image model (ImageMAE) is inflated: every frame of a tubelet gets a copy of its kernel, and time keeps its
-  initial embedding. Leaves that are not loaded are returned as given, so that a caller may pass
-  `jax.ShapeDtypeStruct`s for those that the file replaces. Loaded leaves are arrays on the host.
+  initial embedding. Positions of clips of another length or image size are resized. Leaves that are not loaded are
+  returned as given, so that a caller may pass `jax.ShapeDtypeStruct`s for those that the file replaces. Loaded leaves
+  are arrays on the host.
 
   Args:
     params: parameters of a model of `config`, nested by name.
@@ -43,7 +46,14 @@ def load_part(
   source = open_source(path)
   require(source, (part,))
   check_patterns(config, (part,), allow_missing)
-  return load(params, config, source, (part,), allow_missing, allow_unexpected, cast)
+  how = (source, (part,), allow_missing, allow_unexpected, cast)
+  clips = geometry.clips(source, config.video) if part == 'video' else config.video
+  if clips == config.video:
+    return load(params, config, *how)
+  theirs, flat = dataclasses.replace(config, video=clips), names.flatten(params)
+  flat |= {path: leaf for path, leaf in names.spec(theirs).items() if leaf.shape != flat[path].shape}
+  params, report = load(names.unflatten(flat), theirs, *how)
+  return params | {'video': jax.device_get(resize_positions(params['video'], clips, config.video))}, report
 
 
 def import_tvts(path, settings: Mapping | None = None, *, allow_missing=(), allow_unexpected=(), cast: bool = False):

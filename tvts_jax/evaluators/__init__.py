@@ -1,6 +1,7 @@
 """Evaluators by name. Each is built once as evaluator(run_config, settings, model, mesh) and called with parameters.
 
-A call returns {metric: float}. One file, and one line here.
+A call returns {metric: float}; input_of(run_config, settings) checks the settings and returns the input that it reads.
+One file, and one line here.
 """
 
 from tvts_jax.errors import UserError
@@ -11,14 +12,28 @@ EVALUATORS = {
 }
 
 
+def check(config):
+  """UserError if a setting of an evaluator makes no sense; opens nothing."""
+  for name, settings in config.evals.items():
+    kind, own = split(name, settings)
+    every = settings.get('every_steps', 1)
+    if type(every) is not int or every < 1:
+      raise UserError(f'evals.{name}.every_steps is {every!r}; it must be a number of steps, or absent: at the end')
+    kind.input_of(config, own)
+
+
 def build(config, model, mesh) -> dict:
   """The evaluators of a run, by the names it gives them."""
   built = {}
   for name, settings in config.evals.items():
-    settings = dict(settings)
-    kind = settings.pop('type', name)
-    if kind not in EVALUATORS:
-      raise UserError(f'evals.{name} asks for {kind!r}, which is unknown; known: {", ".join(EVALUATORS)}')
-    settings.pop('every_steps', None)
-    built[name] = EVALUATORS[kind](config, settings, model, mesh)
+    kind, own = split(name, settings)
+    built[name] = kind(config, own, model, mesh)
   return built
+
+
+def split(name: str, settings) -> tuple[type, dict]:
+  """An evaluator, and those of its settings that are its own."""
+  kind = settings.get('type', name)
+  if kind not in EVALUATORS:
+    raise UserError(f'evals.{name} asks for {kind!r}, which is unknown; known: {", ".join(EVALUATORS)}')
+  return EVALUATORS[kind], {key: value for key, value in settings.items() if key not in ('type', 'every_steps')}

@@ -36,11 +36,15 @@ VIDEOS = {
 class Sorting:
   """Scores of `objectives.sorting` over a split, under each of VIDEOS, as '<video>/<score>'."""
 
-  def __init__(self, config, settings, model, mesh):
+  @staticmethod
+  def input_of(config, settings):
     known = [field.name for field in dataclasses.fields(config.input)]
     if unknown := sorted(set(settings) - set(known)):
       raise UserError(f'a sorting evaluator has no setting {unknown[0]!r}; it has every_steps, {", ".join(known)}')
-    self.input = dataclasses.replace(config.input, **{'split': 'val', 'mode': 'eval', **settings})
+    return dataclasses.replace(config.input, **{'split': 'val', 'mode': 'eval', **settings})
+
+  def __init__(self, config, settings, model, mesh):
+    self.input = self.input_of(config, settings)
     self.source = pipeline.open(self.input)
     self.mesh = mesh
 

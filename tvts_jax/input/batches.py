@@ -11,9 +11,11 @@ class Batches:
 
   _open = weakref.WeakSet()
 
-  def __init__(self, data, step: int, explain):
-    """`explain(step, error)`: the exception to raise for an error of TensorFlow in the batch of a step."""
-    self._iterator, self._step, self._explain = data.as_numpy_iterator(), step, explain
+  def __init__(self, make, step: int, repair):
+    """make(step): a pipeline that begins with the batch of a step; repair(step, message): puts right what TensorFlow
+    failed at in that batch, so that a new pipeline does not, or raises why it can't."""
+    self._make, self._step, self._repair = make, step, repair
+    self._iterator = make(step).as_numpy_iterator()
     self._open.add(self)
 
   def __iter__(self):
@@ -21,10 +23,16 @@ class Batches:
 
   def __next__(self) -> dict:
     tf = tensorflow()
-    try:
-      batch = next(self._iterator)
-    except tf.errors.OpError as e:
-      raise self._explain(self._step, e) from e
+    while True:
+      try:
+        batch = next(self._iterator)
+        break
+      except tf.errors.OpError as e:
+        message = e.message
+      # With the error, which would keep it, goes the failed pipeline: its threads must not outlive us.
+      self.close()
+      self._repair(self._step, message)
+      self._iterator = self._make(self._step).as_numpy_iterator()
     self._step += 1
     return batch
 

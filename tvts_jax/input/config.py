@@ -42,6 +42,9 @@ class InputConfig(SamplingConfig):
   sources: tuple[dict, ...] = ()
   mix: str = 'weight'
   threads: int = 0  # 0: one for each core this process may use
+  # The share of a folder's records that may be damaged, and always a few: so many a process skips before it stops the
+  # run. 0 stops at the first.
+  max_bad: float = 0.001
 
   def __post_init__(self):
     if self.mode == 'eval':
@@ -62,6 +65,8 @@ class InputConfig(SamplingConfig):
       )
     if self.resize is not None and self.resize < self.image_size:
       raise InputError(f'resize={self.resize} is smaller than the crop, image_size={self.image_size}')
+    if not 0 <= self.max_bad <= 1:
+      raise InputError(f'max_bad={self.max_bad} is a share: from 0 to 1')
     masks.visible_per_slice(self.grid, self.mask_ratio)
 
   @property

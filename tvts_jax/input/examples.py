@@ -6,7 +6,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from tvts_jax.input import index as shard_index
-from tvts_jax.input import masks, records
+from tvts_jax.input import masks, patches, records
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.host_tf import tensorflow
@@ -15,14 +15,10 @@ from tvts_jax.input.reader import Reader
 from tvts_jax.input.rng import example_rng
 from tvts_jax.input.sampling import Draw, SamplingConfig, draw, shortfall
 from tvts_jax.input.tokens import Tokenizer
+from tvts_jax.input.trouble import BadExample, Trouble
 
-
-class BadExample(InputError):
-  """An example that cannot be made; `row` is its place in the index, `example_id` its name for good."""
-
-  def __init__(self, reason: str, row: int, example_id: int):
-    super().__init__(reason)
-    self.row, self.example_id = row, example_id
+_PROBES = 8  # examples to try before a config is refused
+_FEW = 5  # damaged records that may be skipped, however few there are in all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Example:
 class Examples:
   """The records of one split of one folder, as examples."""
 
-  def __init__(self, config: InputConfig, tokenizer: Tokenizer):
+  def __init__(self, config: InputConfig, tokenizer: Tokenizer, trouble: Trouble):
     self.config, self.tokenizer = config, tokenizer
     self.manifest = shard_index.load(config.folder, config.split)
     self.index = shard_index.load_index(self.manifest)
@@ -50,8 +46,11 @@ class Examples:
       raise InputError(
         f'the records of {config.folder} cannot serve this sampling: {missing}; ask for less or build them again'
       )
-    self._reader = Reader(self.manifest, self.index, BLOCK_RECORDS)
+    self._reader = Reader(self.manifest, self.index, BLOCK_RECORDS, trouble)
     self._message = tensorflow().train.Example
+    self._undecodable: dict[tuple[int, int], str] = {}  # (row, epoch) -> what is wrong with a frame that is drawn
+    self._bad: set[int] = set()  # example ids
+    self.advice = f'find all that is damaged with python -m data.validate --decode {config.folder}, and build it again'
 
   def __len__(self) -> int:
     return len(self.index)
@@ -61,8 +60,37 @@ class Examples:
     stored = self.parse(self.read(row), row)
     return stored.video_id, stored.window_index
 
+  def place(self, row: int) -> str:
+    """Shard and record, for people."""
+    return f'{self._shard(row)}: record {self.index.number(row)}'
+
+  def try_out(self) -> None:
+    """BadExample if not one of a few examples can be made: that is not damage but a config that they cannot serve."""
+    errors = []
+    for row in range(0, len(self), -(-len(self) // _PROBES)):
+      try:
+        self.load(row, 0)
+        return
+      except BadExample as e:
+        errors.append(e)
+    raise errors[0]
+
+  def tolerate(self, error: BadExample) -> None:
+    """Counts a bad example; InputError once there are more than config.max_bad lets pass."""
+    self._bad.add(error.example_id)
+    share = self.config.max_bad
+    if share == 0:
+      raise error
+    if len(self._bad) > max(_FEW, int(share * len(self))):
+      raise InputError(
+        f'{len(self._bad)} of the {len(self)} records of {self.config.folder} cannot be used, more than '
+        f'max_bad={share:g} allows, the last one because {error}: {self.advice}, or allow more by input.max_bad'
+      ) from error
+
   def load(self, row: int, epoch: int) -> Example:
     """BadExample if the record is damaged or cannot serve the config."""
+    if what := self._undecodable.get((row, epoch)):
+      raise self.bad(row, what)
     stored = self.parse(self.read(row), row)
     try:
       drawn, crop, positions = self.sample(stored, row, epoch)
@@ -77,15 +105,33 @@ class Examples:
     try:
       return self._reader.read(row)
     except shard_index.DamagedRecord as e:
-      raise BadExample(f'{e} (example {self._id(row):016x})', row, self._id(row)) from e
-    except OSError as e:
-      raise self.bad(row, f' (example {self._id(row):016x}) cannot be read: {e}') from e
+      reason = f'{e} (example {self._id(row):016x})'
+      raise BadExample(reason, self._shard(row), self.index.number(row), self._id(row)) from e
 
   def parse(self, data: bytes, row: int) -> 'Stored':
     try:
-      return Stored(self._message.FromString(data).features.feature)
+      stored = Stored(self._message.FromString(data).features.feature)
     except (InputError, DecodeError, UnicodeDecodeError) as e:
       raise self.bad(row, f' (example {self._id(row):016x}) is no record: {e}') from e
+    if shard_index.example_hash(stored.video_id, stored.window_index) != self._id(row):
+      raise shard_index.FolderError(
+        f'{self.place(row)} is window {stored.window_index} of video {stored.video_id!r:.80}, and its index lists '
+        f'another one: {shard_index.ADVICE}'
+      )
+    return stored
+
+  def decodes(self, example: Example, row: int, epoch: int) -> bool:
+    """Tries all frames one by one; from then on an example with a damaged one is a bad one."""
+    tf = tensorflow()
+    for i, jpeg in enumerate(example.jpegs):
+      try:
+        patches.decode(jpeg, example.crop, self.config)
+      except tf.errors.InvalidArgumentError as e:
+        video, window = self.name(row)
+        what = f'frame {i} of the {len(example.jpegs)} drawn is a damaged JPEG'
+        self._undecodable[row, epoch] = f' (video {video!r}, window {window}): {what} ({e.message})'
+        return False
+    return True
 
   def sample(self, stored: 'Stored', row: int, epoch: int) -> tuple[Draw, np.ndarray, np.ndarray]:
     """Everything random, always drawn in this order: transcripts and frames, crop, positions."""
@@ -97,8 +143,10 @@ class Examples:
 
   def bad(self, row: int, what: str) -> BadExample:
     """One sentence that begins with shard and record, and goes on with `what`."""
-    path = self.manifest.folder / self.manifest.shards[self.index.shard[row]].name
-    return BadExample(f'{path}: record {row}{what}', row, self._id(row))
+    return BadExample(f'{self.place(row)}{what}', self._shard(row), self.index.number(row), self._id(row))
+
+  def _shard(self, row: int) -> str:
+    return str(self.manifest.folder / self.manifest.shards[self.index.shard[row]].name)
 
   def _id(self, row: int) -> int:
     return int(self.index.example_id[row])
@@ -136,6 +184,8 @@ class Stored:
     frames, times, words, starts = map(len, (self._jpegs, self.frame_times_ms, self.words, self.word_starts_ms))
     if not frames == times > 0 or words != starts:
       raise InputError(f'it has {frames} frames with {times} times and {words} words with {starts} starts')
+    if not 0 <= self.start_ms < self.end_ms < 1 << 40 or not (0 < self.height < 1 << 16 and 0 < self.width < 1 << 16):
+      raise InputError(f'it is [{self.start_ms}, {self.end_ms}] ms of a video of {self.height}x{self.width} pixels')
 
   def frames(self, numbers: np.ndarray) -> list[bytes]:
     """JPEGs that may be decoded. A few bytes can claim a picture that fills the memory: none here does."""

@@ -10,9 +10,13 @@ from tvts_jax.input.errors import InputError
 def tensorflow():
   """The module `tensorflow`, imported when first needed: it costs seconds and hundreds of megabytes."""
   # What matters reaches us as an exception; the log would repeat it with a stack trace before we can name its cause.
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  # TensorFlow looks at the variable when it is loaded. JAX has set it by then, for itself, and is to find it again.
+  before = os.environ.get('TF_CPP_MIN_LOG_LEVEL')
+  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
   import tensorflow as tf
 
+  if before is not None:
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = before
   for kind in ('GPU', 'TPU'):
     try:
       tf.config.set_visible_devices([], kind)

@@ -14,12 +14,15 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from etils import epath
 
+from tvts_jax.files import is_local
 from tvts_jax.input import records, tfrecord
 from tvts_jax.input.errors import InputError
+from tvts_jax.input.trouble import Trouble
 
 MANIFEST = 'manifest.json'
 INDEX_MAGIC = b'TVTSIDX1'
 INDEX_ROW = np.dtype([('offset', '<i8'), ('length', '<i8'), ('video', '<u8'), ('example_id', '<u8')])
+ADVICE = 'bring the folder back or build the data again (python -m data.validate says more)'
 
 
 class FolderError(InputError):
@@ -49,6 +52,7 @@ class Manifest:
   config: dict  # what the builder was told: window length, frame rate, frame size ...
   sampling: dict  # what every record can serve: transcripts, seconds, gap_s, min_words
   outcomes: dict[str, int]  # items by outcome: ok and the codes of those left out
+  listed: frozenset[str]  # names of the shards of all splits
 
   @property
   def count(self) -> int:
@@ -56,7 +60,7 @@ class Manifest:
 
   @property
   def sha256(self) -> str:
-    """Of everything but the folder: equal data have equal hashes wherever they lie."""
+    """Of all that belongs to the split: equal data have equal hashes wherever they lie."""
     parts = {k: getattr(self, k) for k in ('split', 'config', 'sampling', 'outcomes')}
     return sha256_json({**parts, 'shards': [asdict(s) for s in self.shards]})
 
@@ -70,9 +74,14 @@ class Index:
   length: np.ndarray  # int64, bytes of the payload, without the frame
   video: np.ndarray  # uint64, video_hash
   example_id: np.ndarray  # uint64, example_hash
+  changed: list[float]  # when each shard was last written, as its storage tells it
 
   def __len__(self) -> int:
     return len(self.shard)
+
+  def number(self, row: int) -> int:
+    """Of a record within its shard, from 0."""
+    return row - int(np.searchsorted(self.shard, self.shard[row]))
 
 
 def video_hash(video_id: str) -> int:
@@ -116,7 +125,8 @@ def load(folder, split: str) -> Manifest:
   part = content['splits'][split]
   try:
     shards = [Shard(**s) for s in part['shards']]
-    manifest = Manifest(folder, split, shards, content['config'], content['sampling'], part['outcomes'])
+    listed = frozenset(s['name'] for p in content['splits'].values() for s in p['shards'])
+    manifest = Manifest(folder, split, shards, content['config'], content['sampling'], part['outcomes'], listed)
   except (TypeError, KeyError) as e:
     raise FolderError(f'{folder / MANIFEST} is damaged ({e!r}): build the data again') from e
   for s in shards:
@@ -126,12 +136,18 @@ def load(folder, split: str) -> Manifest:
 
 
 def load_index(manifest: Manifest) -> Index:
-  """Reads every sidecar and looks at every shard's size. FolderError if one is missing or not as listed."""
+  """Reads every sidecar and looks at every shard's size. FolderError if one is missing, added or not as listed."""
+  folder, trouble = manifest.folder, Trouble()
+  there = trouble.patiently(folder, lambda: [path.name for path in folder.iterdir()])
+  if added := sorted(n for n in there if n.endswith('.tfrecord') and n not in manifest.listed):
+    more = f' and {len(added) - 1} more' if len(added) > 1 else ''
+    raise FolderError(f'{folder / added[0]}{more}: not in the manifest, so nobody would read it; move it away')
   with ThreadPoolExecutor(32) as pool:
-    rows = list(pool.map(lambda s: _read_shard_index(manifest.folder, s), manifest.shards))
+    shards = list(pool.map(lambda s: _read_shard_index(folder, s, trouble), manifest.shards))
+  rows = [rows for rows, _ in shards]
   shard_N = np.repeat(np.arange(len(rows), dtype=np.int32), [len(r) for r in rows])
   rows_N = np.concatenate([np.zeros(0, INDEX_ROW), *rows])
-  return Index(shard_N, *(np.ascontiguousarray(rows_N[k]) for k in INDEX_ROW.names))
+  return Index(shard_N, *(np.ascontiguousarray(rows_N[k]) for k in INDEX_ROW.names), [time for _, time in shards])
 
 
 def read_record(manifest: Manifest, index: Index, i: int) -> bytes:
@@ -143,7 +159,23 @@ def read_record(manifest: Manifest, index: Index, i: int) -> bytes:
       f.seek(offset)
       return tfrecord.unframe(f.read(size))
   except ValueError as e:
-    raise DamagedRecord(f'{path}: record {i} at byte {offset} can not be read: {e}') from e
+    raise DamagedRecord(f'{path}: record {index.number(i)} at byte {offset} can not be read: {e}') from e
+
+
+def refuse_changed(manifest: Manifest, index: Index, shard: int, trouble: Trouble) -> None:
+  """FolderError if a shard is no longer the file that it was when the index was loaded."""
+  listed = manifest.shards[shard]
+  path = manifest.folder / listed.name
+  try:
+    size, time = trouble.patiently(path, lambda: _size_and_time(path))
+  except FileNotFoundError as e:
+    raise vanished(path) from e
+  if (size, time) != (listed.bytes, index.changed[shard]):
+    raise FolderError(f'{path} was changed while it was in use (of {listed.bytes} bytes it has {size}): {ADVICE}')
+
+
+def vanished(path) -> FolderError:
+  return FolderError(f'{path} is listed in the manifest but missing: {ADVICE}')
 
 
 def index_path(shard_path):
@@ -155,28 +187,40 @@ def index_bytes(rows: np.ndarray) -> bytes:
   return INDEX_MAGIC + rows.tobytes()
 
 
-def _read_shard_index(folder, shard: Shard) -> np.ndarray:
+def _read_shard_index(folder, shard: Shard, trouble: Trouble) -> tuple[np.ndarray, float]:
+  """INDEX_ROW [n], and when the shard was last written."""
   path = folder / shard.name
-  advice = 'bring the folder back or build the data again (python -m data.validate says more)'
-  if not path.exists():
-    raise FolderError(f'{path} is listed in the manifest but missing: {advice}')
-  if (size := path.stat().length) != shard.bytes:
-    raise FolderError(f'{path} has {size} bytes, the manifest says {shard.bytes}: {advice}')
+  try:
+    size, time = trouble.patiently(path, lambda: _size_and_time(path))
+  except FileNotFoundError as e:
+    raise vanished(path) from e
+  if size != shard.bytes:
+    raise FolderError(f'{path} has {size} bytes, the manifest says {shard.bytes}: {ADVICE}')
   sidecar = index_path(path)
-  if not sidecar.exists():
-    raise FolderError(f'{sidecar} is missing: {advice}')
-  data = sidecar.read_bytes()
+  try:
+    data = trouble.patiently(sidecar, sidecar.read_bytes)
+  except FileNotFoundError as e:
+    raise FolderError(f'{sidecar} is missing: {ADVICE}') from e
   if hashlib.sha256(data).hexdigest() != shard.index_sha256:
-    raise FolderError(f'{sidecar} is not the index that the manifest lists: {advice}')
-  return np.frombuffer(data, INDEX_ROW, offset=len(INDEX_MAGIC))
+    raise FolderError(f'{sidecar} is not the index that the manifest lists: {ADVICE}')
+  return np.frombuffer(data, INDEX_ROW, offset=len(INDEX_MAGIC)), time
+
+
+def _size_and_time(path) -> tuple[int, float]:
+  if is_local(path):  # epath would look up the owner's name as well, which not every machine knows
+    found = os.stat(path)
+    return found.st_size, found.st_mtime
+  found = path.stat()
+  return found.length, found.mtime
 
 
 def _read_manifest(folder) -> dict:
   path = folder / MANIFEST
   if not path.exists():
     raise FolderError(f'{path} does not exist: {folder} is no finished data set (python -m data.build makes one)')
+  data = Trouble().patiently(path, path.read_bytes)
   try:
-    content = json.loads(path.read_text())
+    content = json.loads(data)
     version = content['schema_version']
     content['splits'].items(), content['config'], content['sampling']
   except (ValueError, TypeError, KeyError, AttributeError) as e:

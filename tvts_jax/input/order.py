@@ -10,10 +10,15 @@ records to its batches like cards: two windows of a video meet in a batch only i
 superblock has batches, and a superblock always has enough. Where B does not divide the epoch, one batch is the
 tail of an epoch and the head of the next. Videos belong for good to one of two classes; tails take single windows
 of the first, heads of the second, so neither needs to know what the other took.
+
+For a damaged example another stands in: a window of a video that is not in the batch. Every place of a batch has
+videos of its own to choose from, so no place, and no process, needs to know which others are damaged, and the choice is
+again a function of (index, seed, s). That window is then seen once more in the epoch.
 """
 
 import functools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,7 +27,8 @@ from tvts_jax.input.rng import generator, mix
 
 BLOCK_RECORDS = 64  # neighbours in storage that stay together when an epoch is permuted
 
-_CLASSES, _BLOCKS, _TAIL, _HEAD, _DEAL = range(1, 6)  # random streams; 0 belongs to the examples themselves
+_CLASSES, _BLOCKS, _TAIL, _HEAD, _DEAL, _STAND_IN = range(1, 7)  # random streams; 0 belongs to the examples themselves
+_STAND_INS = 8  # to try for one place
 
 
 class Order:
@@ -78,6 +84,20 @@ class Order:
   def valid(self, step: int) -> np.ndarray:
     """bool [B]: all True, as training never fills up."""
     return np.ones(self.batch, bool)
+
+  def stand_ins(self, step: int, place: int) -> Iterator[int]:
+    """What to take instead of `ids(step)[place]`, in the order to try."""
+    taken_B = np.sort(np.searchsorted(self._video_V, self.video_N[self.ids(step)]))
+    rng = generator(self.seed, epoch=step, example=place, stream=_STAND_IN)
+    # The videos that are not taken are counted through, and every batch-th is this place's own.
+    own = rng.permutation(np.arange(place, len(self._video_V) - self.batch, self.batch))[:_STAND_INS]
+    videos = own + np.searchsorted(taken_B - np.arange(self.batch), own, 'right')
+    yield from self._by_video_N[self._first_V[videos] + rng.integers(self._count_V[videos])].tolist()
+
+  @functools.cached_property
+  def _video_V(self) -> np.ndarray:
+    """Hashes of all videos, rising."""
+    return self.video_N[self._by_video_N[self._first_V]]
 
   def _plan_epoch(self, epoch: int) -> '_Epoch':
     head = -epoch * self.size % self.batch
@@ -162,6 +182,11 @@ class InOrder:
   def epochs(self, step: int) -> np.ndarray:
     """int64 [B]: always 0, so that an evaluation never changes."""
     return np.zeros(self.batch, np.int64)
+
+  def stand_ins(self, step: int, place: int) -> Iterator[int]:
+    """What fills the place of `ids(step)[place]`, in the order to try: whatever it is, it is not valid."""
+    row = int(self.ids(step)[place])
+    yield from ((row + i) % self.size for i in range(1, min(self.size, _STAND_INS + 1)))
 
   def _places(self, step: int) -> np.ndarray:
     return step * self.batch + np.arange(self.batch)

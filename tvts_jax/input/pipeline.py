@@ -14,11 +14,17 @@ A batch is a dict (B examples, K transcripts of L pieces, N visible tubelets of 
   token_mask  bool   [B, K, L]  True where a piece is real
   order       int32  [B, K]     the true place of each transcript
   example_id  uint64 [B]
-  valid       bool   [B]        only in mode 'eval': False where the last batch is filled up
+  valid       bool   [B]        only in mode 'eval': False where the last batch is filled up, or the record is damaged
+
+An example that cannot be made keeps its place: in training another stands in for it (see order.py), in evaluation its
+place is not valid. What is damaged is damaged whenever it is read, so the batch of a step is still the same function,
+as long as the shards stay as they are.
 """
 
 import functools
+import itertools
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,10 +32,11 @@ from tvts_jax.input import patches
 from tvts_jax.input.batches import Batches, Turns
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.examples import Examples
+from tvts_jax.input.examples import Example, Examples
 from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.order import InOrder, Order, interleave, process_slice, shares
 from tvts_jax.input.tokens import Tokenizer
+from tvts_jax.input.trouble import BadExample, Trouble
 
 _PREFETCH = 2  # batches made ahead
 _ENDLESS = 2**62
@@ -42,23 +49,37 @@ def open(config: InputConfig) -> 'Source | Alternating':
   configs, weights = config.parts()
   if config.mode == 'eval' and len(configs) > 1:
     raise InputError("mode='eval' reads one folder: open a source for each")
+  trouble = Trouble()
   if config.mix == 'alternate':
-    return Alternating([Source([c], [c.batch]) for c in configs])
-  return Source(configs, shares(weights, config.batch))
+    return Alternating([Source([c], [c.batch], trouble, turn=(k, len(configs))) for k, c in enumerate(configs)])
+  return Source(configs, shares(weights, config.batch), trouble)
+
+
+class Place(NamedTuple):
+  """What the order puts at a place of a batch."""
+
+  part: Examples
+  order: Order | InOrder  # of the part
+  nth: int  # among the places of the part
+  row: int
+  epoch: int
+  valid: bool
 
 
 class Source:
   """Batches from one folder, or from several with a fixed number of places in every batch for each."""
 
-  def __init__(self, configs: list[InputConfig], counts: list[int]):
-    self.config = configs[0]
-    self._parts = [Examples(c, Tokenizer(c.tokenizer, c.max_tokens)) for c in configs]
+  def __init__(self, configs: list[InputConfig], counts: list[int], trouble: Trouble, turn: tuple[int, int] = (0, 1)):
+    """`turn`: (k, n) if this source's batch s is the run's batch s n + k."""
+    self.config, self.trouble, self._turn = configs[0], trouble, turn
+    self._parts = [Examples(c, Tokenizer(c.tokenizer, c.max_tokens), trouble) for c in configs]
     self._orders = [_order(part, n) for part, n in zip(self._parts, counts)]
     self._part_of_B = interleave(counts).tolist()
     self._places = functools.lru_cache(maxsize=8)(self._fill)
+    self._failures: dict[int, InputError] = {}  # by step
     self._check_alike(configs)
     for part in self._parts:
-      part.load(0, 0)
+      part.try_out()
     self._graph = self._make_graph()
 
   @property
@@ -106,52 +127,78 @@ class Source:
       stop_step = self._orders[0].steps
     return self._iterate(start_step, stop_step, process, processes)
 
+  def clips(self, step: int) -> list[tuple[Examples, int, int]]:
+    """(part, row, epoch) of each place of the global batch; reads their records.
+
+    Frames are not decoded: where one is damaged, only who made the batch can name the stand-in.
+    """
+    taken = [self._take(step, place) for place in range(self.config.batch)]
+    return [(part, row, place.epoch) for (part, row, _, _), place in zip(taken, self._places(step))]
+
   def examples(self, step: int) -> list[tuple[str, int]]:
-    """(video id, window index) of each place of the global batch; reads their records."""
-    return [part.name(row) for part, row, _, _ in self._places(step)]
+    """(video id, window index) of each place of the global batch, as `clips` knows them."""
+    return [part.name(row) for part, row, _ in self.clips(step)]
 
   def decode_tokens(self, ids_KxL: np.ndarray, mask_KxL: np.ndarray) -> list[str]:
     """K texts as the model gets to see them: normalised, cut to length, without special pieces."""
     return self._parts[0].tokenizer.decode(ids_KxL, mask_KxL)
 
-  def _fill(self, step: int) -> list[tuple[Examples, int, int, bool]]:
-    """The examples, row, epoch, and whether it is valid, that fill each place of the global batch."""
-    rows = [iter(order.ids(step).tolist()) for order in self._orders]
-    epochs = [iter(order.epochs(step).tolist()) for order in self._orders]
-    valid = [iter(order.valid(step).tolist()) for order in self._orders]
-    return [(self._parts[p], next(rows[p]), next(epochs[p]), next(valid[p])) for p in self._part_of_B]
+  def _fill(self, step: int) -> list[Place]:
+    """All places of the global batch."""
+    places = []
+    for part, order in zip(self._parts, self._orders):
+      columns = order.ids(step).tolist(), order.epochs(step).tolist(), order.valid(step).tolist()
+      places.append(iter([Place(part, order, nth, *values) for nth, values in enumerate(zip(*columns))]))
+    return [next(places[p]) for p in self._part_of_B]
+
+  def _take(self, step: int, place: int) -> tuple[Examples, int, Example, bool]:
+    """(part, row, example, valid) of a place of the global batch, with a stand-in for an example that is damaged."""
+    part, order, nth, given, epoch, valid = self._places(step)[place]
+    bad = []
+    for row in itertools.chain([given], order.stand_ins(step, nth)):
+      try:
+        example = part.load(row, epoch)
+      except BadExample as e:
+        part.tolerate(e)
+        bad.append(e)
+        continue
+      if bad:
+        k, n = self._turn
+        self.trouble.skip(step * n + k, bad, part.place(row))
+      return part, row, example, valid and not bad
+    raise InputError(f'{bad[0]}; nor can any of {len(bad) - 1} others stand in for it: {part.advice}')
 
   def _iterate(self, start: int, stop: int | None, process: int, processes: int) -> Batches:
     tf = tensorflow()
     mine = process_slice(self.config.batch, process, processes)
     size = mine.stop - mine.start
     threads = self.config.threads or _cores()
-    data = tf.data.Dataset.range(start * size, _ENDLESS if stop is None else stop * size)
-    data = data.map(lambda i: (i // size, mine.start + i % size))
-    data = data.map(self._graph, num_parallel_calls=threads, deterministic=True)
-    data = data.batch(size, drop_remainder=True)
-    if stop != start + 1:
-      data = data.prefetch(_PREFETCH)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = threads
-    return Batches(data.with_options(options), start, lambda step, error: self._explain(step, mine, error))
 
-  def _explain(self, step: int, mine: slice, error) -> InputError:
-    """Makes the examples of a failed batch again, one by one, to say which of them is at fault."""
-    tf = tensorflow()
-    for part, row, epoch, _ in self._places(step)[mine]:
-      try:
-        example = part.load(row, epoch)
-      except InputError as e:
-        return e
-      for i, jpeg in enumerate(example.jpegs):
-        try:
-          patches.decode(jpeg, example.crop, part.config)
-        except tf.errors.InvalidArgumentError as e:
-          video, window = part.name(row)
-          what = f'frame {i} of the {len(example.jpegs)} drawn is a damaged JPEG'
-          return part.bad(row, f' (video {video!r}, window {window}): {what} ({e.message})')
-    return InputError(f'the batch of step {step} failed, and did not fail again: {error.message}')
+    def make(first):
+      data = tf.data.Dataset.range(first * size, _ENDLESS if stop is None else stop * size)
+      data = data.map(lambda i: (i // size, mine.start + i % size))
+      data = data.map(self._graph, num_parallel_calls=threads, deterministic=True)
+      data = data.batch(size, drop_remainder=True)
+      if stop != start + 1:
+        data = data.prefetch(_PREFETCH)
+      options = tf.data.Options()
+      options.threading.private_threadpool_size = threads
+      return data.with_options(options)
+
+    return Batches(make, start, lambda step, message: self._repair(step, mine, message))
+
+  def _repair(self, step: int, mine: slice, message: str) -> None:
+    """Makes the examples of a failed batch again, one by one, to find one whose frames do not decode.
+
+    Nowhere else are frames tried before they are used, which would double the work.
+    """
+    if step in self._failures:
+      raise self._failures.pop(step)
+    for place in range(mine.start, mine.stop):
+      part, row, example, _ = self._take(step, place)
+      if not part.decodes(example, row, self._places(step)[place].epoch):
+        return
+    raise InputError(f'the batch of step {step} failed, and did not fail again: {message}')
 
   def _make_graph(self):
     """A traced (step, place) -> example, of which every pipeline of this source is made."""
@@ -160,8 +207,11 @@ class Source:
     numpy_names = [name for name in spec if name != 'patches']
 
     def load(step, place):
-      part, row, epoch, valid = self._places(int(step))[int(place)]
-      example = part.load(row, epoch)
+      try:
+        _, _, example, valid = self._take(int(step), int(place))
+      except InputError as e:  # of which TensorFlow would leave no more than its text
+        self._failures[int(step)] = e
+        raise
       values = {**vars(example), 'valid': np.bool_(valid)}
       return [np.array(example.jpegs, object), example.crop, *(values[name] for name in numpy_names)]
 
@@ -195,7 +245,8 @@ class Alternating:
     self.sources = sources
     if len({s.fingerprint for s in sources}) > 1:
       raise InputError('the sources have different vocabularies: use one tokenizer for all')
-    self.config, self.fingerprint, self.vocab_size = sources[0].config, sources[0].fingerprint, sources[0].vocab_size
+    self.config, self.trouble = sources[0].config, sources[0].trouble
+    self.fingerprint, self.vocab_size = sources[0].fingerprint, sources[0].vocab_size
     self.manifests = [m for s in sources for m in s.manifests]
     self.num_examples = sum(s.num_examples for s in sources)
     self.steps_per_epoch = len(sources) * max(s.steps_per_epoch for s in sources)
@@ -209,6 +260,10 @@ class Alternating:
   def batch(self, step: int, process: int = 0, processes: int = 1):
     source, nth = self._at(step)
     return source.batch(nth, process, processes)
+
+  def clips(self, step: int):
+    source, nth = self._at(step)
+    return source.clips(nth)
 
   def examples(self, step: int):
     source, nth = self._at(step)

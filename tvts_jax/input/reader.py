@@ -8,8 +8,11 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future
 
+from absl import logging
+
 from tvts_jax.input import tfrecord
-from tvts_jax.input.index import DamagedRecord, Index, Manifest
+from tvts_jax.input.index import DamagedRecord, Index, Manifest, refuse_changed, vanished
+from tvts_jax.input.trouble import Trouble
 
 BLOCK_BYTES = 8 << 20  # a block larger than this is read record by record: each is a large request by itself
 KEEP_BYTES = 512 << 20
@@ -18,22 +21,36 @@ KEEP_BYTES = 512 << 20
 class Reader:
   """Thread-safe; `block_records` as in the order."""
 
-  def __init__(self, manifest: Manifest, index: Index, block_records: int):
-    self._manifest, self._index = manifest, index
+  def __init__(self, manifest: Manifest, index: Index, block_records: int, trouble: Trouble):
+    self._manifest, self._index, self._trouble = manifest, index, trouble
     self._block = block_records if index.length.mean() * block_records <= BLOCK_BYTES else 1
     self._lock = threading.Lock()
     self._runs: OrderedDict[tuple[int, int], Future] = OrderedDict()  # (shard, block) -> (first byte, bytes)
     self._held = 0
 
   def read(self, row: int) -> bytes:
-    """The serialized record. DamagedRecord if its checksums don't agree, OSError if the shard cannot be read."""
+    """The serialized record.
+
+    DamagedRecord if its checksums don't agree, FolderError if its shard is gone or was changed, StorageError if it
+    cannot be read.
+    """
     begin, data = self._run_of(row) if self._block > 1 else self._fetch(row, row + 1)
     first, last = int(self._index.offset[row]) - begin, self._stop(row) - begin
     try:
       return tfrecord.unframe(data[first:last])
     except ValueError as e:
-      path = self._path(row)
-      raise DamagedRecord(f'{path}: record {row} at byte {begin + first} cannot be read: {e}') from e
+      return self._read_again(row, e)
+
+  def _read_again(self, row: int, error: ValueError) -> bytes:
+    """Only what is wrong twice is wrong in storage, and only in a shard that is as it was is it the record's fault."""
+    at = f'{self._path(row)}: record {self._index.number(row)} at byte {self._index.offset[row]}'
+    try:
+      record = tfrecord.unframe(self._fetch(row, row + 1)[1])
+    except ValueError as e:
+      refuse_changed(self._manifest, self._index, self._index.shard[row], self._trouble)
+      raise DamagedRecord(f'{at} cannot be read: {e}') from e
+    logging.warning('%s was read wrong (%s) and then right', at, error)
+    return record
 
   def _run_of(self, row: int) -> tuple[int, bytes]:
     """The bytes of the records of `row`'s block that lie in its shard; one thread fetches, others wait for it."""
@@ -52,11 +69,11 @@ class Reader:
     rows = [key[1] * self._block + i for i in range(len(shard_R)) if shard_R[i] == key[0]]
     try:
       fetched = self._fetch(rows[0], rows[-1] + 1)
-    except OSError as e:
+    except BaseException as e:
       with self._lock:
         del self._runs[key]  # the next one to ask tries again
       run.set_exception(e)
-      return
+      raise
     run.set_result(fetched)
     with self._lock:
       self._held += len(fetched[1])
@@ -66,10 +83,16 @@ class Reader:
 
   def _fetch(self, first: int, stop: int) -> tuple[int, bytes]:
     """(place of the first byte, the bytes) of neighbouring records of one shard, in one request."""
-    begin = int(self._index.offset[first])
-    with self._path(first).open('rb') as f:
+    begin, path = int(self._index.offset[first]), self._path(first)
+    try:
+      return begin, self._trouble.patiently(path, lambda: self._read_bytes(path, begin, self._stop(stop - 1) - begin))
+    except FileNotFoundError as e:
+      raise vanished(path) from e
+
+  def _read_bytes(self, path, begin: int, count: int) -> bytes:
+    with path.open('rb') as f:
       f.seek(begin)
-      return begin, f.read(self._stop(stop - 1) - begin)
+      return f.read(count)
 
   def _stop(self, row: int) -> int:
     return int(self._index.offset[row]) + int(self._index.length[row]) + tfrecord.HEADER + tfrecord.FOOTER

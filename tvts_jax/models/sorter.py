@@ -22,15 +22,16 @@ class Sorter(nn.Module):
   param_dtype: jnp.dtype = jnp.float32
   scan: bool = True
   remat: str = 'none'
+  start: layers.Start = layers.Start()
 
   def setup(self):
     types = (self.dtype, self.param_dtype)
-    linear = lambda features, name: layers.Linear(features, layers.uniform_init, *types, name=name)
+    linear = lambda features, name: layers.Linear(features, self.start.sorter, *types, name=name)
     zeros = nn.initializers.zeros
     self.text_type = self.param('text_type', zeros, (self.width,), self.param_dtype)
     self.video_type = self.param('video_type', zeros, (self.width,), self.param_dtype)
     self.text_in = linear(self.width, 'text_in')  # Has parameters only where the two widths differ.
-    self.block = layers.PreNormBlock(self.heads, self.mlp_ratio * self.width, layers.uniform_init, *types, parent=None)
+    self.block = layers.PreNormBlock(self.heads, self.mlp_ratio * self.width, self.start.sorter, *types, parent=None)
     self.blocks = self.param('blocks', layers.init_blocks, self.block, self.depth, self.width)
     self.norm = layers.layer_norm(1e-6, *types, name='norm')
     self.head = linear(self.transcripts, 'head')

@@ -45,11 +45,14 @@ class TextEncoder(nn.Module):
   param_dtype: jnp.dtype = jnp.float32
   scan: bool = True
   remat: str = 'none'
+  start: layers.Start = layers.Start()
 
   def setup(self):
     config = self.config
     types = (self.dtype, self.param_dtype)
-    table = lambda name, rows: self.param(name, nn.initializers.normal(0.02), (rows, config.dim), self.param_dtype)
+    table = lambda name, rows: self.param(
+      name, nn.initializers.normal(self.start.word), (rows, config.dim), self.param_dtype
+    )
     self.word = table('word', config.vocab_size)
     self.position = table('position', config.max_position_embeddings)
     self.norm = layers.layer_norm(1e-12, *types, name='norm')
@@ -57,7 +60,7 @@ class TextEncoder(nn.Module):
     self.block = layers.PostNormBlock(
       config.n_heads,
       config.hidden_dim,
-      layers.normal_init(),
+      self.start.blocks,
       *types,
       dropout=config.dropout,
       attention_dropout=config.attention_dropout,

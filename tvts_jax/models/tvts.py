@@ -20,7 +20,7 @@ from tvts_jax.models.text import TextConfig, TextEncoder
 from tvts_jax.models.video import VideoConfig, VideoEncoder
 
 # Video encoders by name. One maps (patches [B,N,P], positions [B,N]) to tokens [B,1+N,D], of which the first stands
-# for the whole clip, and is built as encoder(config, dtype, param_dtype, scan, remat): nothing else is asked of it.
+# for the whole clip, and is built as encoder(config, dtype, param_dtype, scan, remat, start): no more is asked of it.
 ENCODERS = {'vit': VideoEncoder}
 
 PROJECTIONS = {
@@ -41,6 +41,7 @@ class TVTSConfig:
   stop_gradient: bool = True  # From the sort loss toward the text encoder.
   common: int = 256  # C
   projection: str = 'relu_linear'
+  start: str = 'published'  # How parameters start that no pretrained weights replace.
   dtype: str = 'bfloat16'  # Of the computation; parameters, norms, softmax and losses are float32.
   param_dtype: str = 'float32'
   scan: bool = True  # One compiled block, run in a loop; changes no number.
@@ -62,7 +63,8 @@ class TVTSConfig:
     return dataclasses.asdict(self)
 
   def __post_init__(self):
-    for name, known in (('encoder', ENCODERS), ('projection', PROJECTIONS), ('remat', layers.REMAT_POLICIES)):
+    tables = {'encoder': ENCODERS, 'projection': PROJECTIONS, 'remat': layers.REMAT_POLICIES, 'start': layers.STARTS}
+    for name, known in tables.items():
       if getattr(self, name) not in known:
         raise UserError(f'model.{name}={getattr(self, name)!r} is unknown; known: {", ".join(known)}')
     if self.projection == 'none' and self.video.width != self.text.dim:
@@ -80,7 +82,7 @@ class TVTS(nn.Module):
   def setup(self):
     config = self.config
     types = dict(dtype=jnp.dtype(config.dtype), param_dtype=jnp.dtype(config.param_dtype))
-    how = dict(**types, scan=config.scan, remat=config.remat)
+    how = dict(**types, scan=config.scan, remat=config.remat, start=layers.STARTS[config.start])
     self.video = ENCODERS[config.encoder](config.video, **how)
     self.text = TextEncoder(config.text, **how)
     self.sorter = Sorter(

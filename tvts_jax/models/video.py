@@ -9,6 +9,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from absl import logging
 from einops import rearrange
 
 from tvts_jax.errors import UserError
@@ -38,9 +39,6 @@ class VideoConfig:
   frames: int = 16
   tubelet: int = 2
   mlp_ratio: int = 4
-  kernel_std: float = 0.02  # Of the initial kernels of the blocks.
-  space_std: float = 0.02  # Of the initial space embedding.
-  time_std: float = 0.0  # Of the initial time embedding.
 
   @classmethod
   def named(cls, size: str, **changes) -> 'VideoConfig':
@@ -96,20 +94,18 @@ class VideoEncoder(nn.Module):
   param_dtype: jnp.dtype = jnp.float32
   scan: bool = True
   remat: str = 'none'
+  start: layers.Start = layers.Start()
 
   def setup(self):
-    config, D = self.config, self.config.width
+    config, start, D = self.config, self.start, self.config.width
     types = (self.dtype, self.param_dtype)
     normal = lambda std: nn.initializers.normal(std, self.param_dtype)
-    # The cube projection is the one layer that starts as PyTorch starts a convolution.
-    self.embedding = layers.Linear(D, layers.uniform_init, *types, name='embed')
+    self.embedding = layers.Linear(D, start.cubes, *types, name='embed')
     self.cls = self.param('cls', normal(0.02), (D,))
     self.cls_position = self.param('cls_position', normal(0.02), (D,))
-    self.space_position = self.param('space_position', normal(config.space_std), (config.places, D))
-    self.time_position = self.param('time_position', normal(config.time_std), (config.slots, D))
-    self.block = layers.PreNormBlock(
-      config.heads, config.mlp_ratio * D, layers.normal_init(config.kernel_std), *types, parent=None
-    )
+    self.space_position = self.param('space_position', normal(start.space), (config.places, D))
+    self.time_position = self.param('time_position', normal(start.time), (config.slots, D))
+    self.block = layers.PreNormBlock(config.heads, config.mlp_ratio * D, start.blocks, *types, parent=None)
     self.blocks = self.param('blocks', layers.init_blocks, self.block, config.depth, D)
     self.norm = layers.layer_norm(1e-6, *types, name='norm')
 
@@ -145,6 +141,9 @@ def resize_positions(video_params, old: VideoConfig, new: VideoConfig):
   """Position embeddings for another clip length or resolution, by linear (time) and cubic (space) interpolation."""
   D = old.width
   old_grid, new_grid = old.image_size // old.patch, new.image_size // new.patch
+  if (old_grid, old.slots) != (new_grid, new.slots):
+    sizes = old.frames, old.image_size, new.frames, new.image_size
+    logging.info('positions of %d frames of %d pixels are resized to those of %d frames of %d pixels', *sizes)
   space_SxD = video_params['space_position']
   if new_grid != old_grid:
     space_YxXxD = space_SxD.reshape(old_grid, old_grid, D)

@@ -1,0 +1,60 @@
+"""A few train steps on a mesh, for one process or the processes of a pod: python -m tests.meshes FOLDER"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from tests.test_model import LOSS, make
+from tvts_jax import distributed, optim, sharding
+from tvts_jax import step as step_lib
+from tvts_jax.input.order import process_slice
+
+STEPS, BATCH = 3, 16
+MESHES = {'data': {'data': 8}, 'fsdp': {'fsdp': 8}, 'mixed': {'data': 2, 'fsdp': 2, 'tensor': 2}}
+# Without dropout, because a batch cut in other pieces draws other dropout masks.
+TEXT = {'vocab_size': 50, 'dim': 32, 'hidden_dim': 64, 'n_layers': 2, 'n_heads': 2}
+PLAIN = {'text': {**TEXT, 'dropout': 0.0, 'attention_dropout': 0.0}}
+# A large eps: else Adam's first steps are the signs of gradients, even of those that are nothing but rounding.
+OPTIM = optim.OptimConfig(lr=1e-2, eps=1e-3, clip=1.0, weight_decay=0.1)
+
+
+def run(sizes, devices=None) -> dict[str, np.ndarray]:
+  """Metrics of all steps and the parameters after the last, by name, whole and on the host."""
+  model, params, batches = make(B=STEPS * BATCH, visible=12, **PLAIN)
+  tx = optim.build(OPTIM, params, 10)
+  state = step_lib.State(jnp.zeros((), jnp.int32), params, tx.init(params), None)
+  mesh = sharding.make_mesh(sizes, devices)
+  place = sharding.state_layout(state, sharding.RULES, mesh)
+  own = process_slice(BATCH, jax.process_index(), jax.process_count())
+  found = {}
+  with jax.set_mesh(mesh):
+    state = jax.device_put(state, place)
+    key = jax.device_put(jax.random.key(0), jax.NamedSharding(mesh, jax.P()))
+    spec = {name: jax.ShapeDtypeStruct((BATCH, *x.shape[1:]), x.dtype) for name, x in batches.items()}
+    step = step_lib.compile_step(step_lib.make_train_step(model, LOSS, tx), state, spec, key, place, mesh)
+    for s in range(STEPS):
+      batch = {name: np.asarray(x[s * BATCH : (s + 1) * BATCH][own]) for name, x in batches.items()}
+      state, metrics = step(state, sharding.put(batch, mesh), key)
+      found |= {f'{name} of step {s}': np.asarray(value) for name, value in metrics.items()}
+  kernel = state.params['video']['blocks']['mlp']['up']['kernel']
+  assert kernel.addressable_shards[0].data.size * mesh.shape['fsdp'] * mesh.shape['tensor'] == kernel.size
+  whole = multihost_utils.process_allgather(state.params, tiled=True)
+  return found | {sharding.path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(whole)}
+
+
+def load(folder: Path, name: str) -> dict[str, np.ndarray]:
+  """What the processes of a pod found on a mesh."""
+  with np.load(folder / f'{name}.npz') as found:
+    return {key.replace('|', '/'): value for key, value in found.items()}
+
+
+if __name__ == '__main__':
+  distributed.initialize()
+  for name, sizes in MESHES.items():
+    found = run(sizes)
+    if jax.process_index() == 0:
+      np.savez(Path(sys.argv[1]) / f'{name}.npz', **{key.replace('/', '|'): value for key, value in found.items()})

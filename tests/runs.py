@@ -1,0 +1,80 @@
+"""Whole runs of the demo in miniature, as processes of their own, and what they leave."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+STEPS = 12
+
+
+def call(*arguments):
+  return subprocess.run([sys.executable, '-m', *arguments], cwd=ROOT, check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory):
+  """A world of a few clips, and all that the demo makes of it."""
+  root = tmp_path_factory.mktemp('demo')
+  probes = ['--probe-train', '0', '--probe-test', '0']
+  call('data.world', '--out', f'{root}/world', '--clips', '40', '--val', '16', *probes)
+  shape = ['--window-s', '12', '--seconds', '2', '--fps', '1.5', '--short-side', '32', '--min-words', '1']
+  call('data.build', f'{root}/world/index.jsonl', '--out', f'{root}/shards', *shape)
+  call('data.vocab', f'{root}/shards', '--out', f'{root}/vocab', '--size', '256')
+  text = ['--config', f'configs/demo.py:root={root}', '--tokenizer', f'{root}/vocab', '--out', f'{root}/text']
+  call('tvts_jax.warm_text', *text, '--steps', '2', '--config.input.batch=8')
+  return root
+
+
+def start(demo, name, *settings, pod=(), program=('-m', 'tvts_jax.main'), variables=(), **options):
+  command = [
+    *pod,
+    *(sys.executable, *program, f'--config=configs/demo.py:root={demo},steps={STEPS}'),
+    *(f'--workdir={demo}/{name}', '--config.input.batch=8', '--config.evals.sorting.batch=8', '--config.log_every=1'),
+    *('--config.checkpoint.every_steps=5', '--config.evals.sorting.every_steps=6', *settings),
+  ]
+  environment = {**os.environ, 'JAX_NUM_CPU_DEVICES': '2', 'JAX_PLATFORMS': 'cpu', **dict(variables)}
+  return subprocess.Popen(
+    command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+  )
+
+
+def finish(process, code=0) -> str:
+  output = process.communicate(timeout=240)[0]
+  assert process.returncode == code, output[-3000:]
+  return output
+
+
+def wait_for(process, condition):
+  while not condition():
+    assert process.poll() is None, process.communicate()[0][-3000:]
+    time.sleep(0.01)
+
+
+def rows(folder) -> list[dict]:
+  """What the run wrote of itself, without the times."""
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return [{key: value for key, value in json.loads(line).items() if key != 'time'} for line in lines]
+
+
+def state(folder) -> dict[str, np.ndarray]:
+  path = folder / 'checkpoints' / str(STEPS) / 'state'
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    names = checkpointer.metadata(path).item_metadata.tree
+    # On the host, because the devices that saved them may not be here.
+    return checkpointer.restore(path, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
+
+
+def assert_equal_runs(a, b):
+  assert rows(a) == rows(b)
+  before, after = state(a), state(b)
+  assert before.keys() == after.keys()
+  for name, value in before.items():
+    np.testing.assert_array_equal(value, after[name], err_msg=name)

@@ -1,0 +1,109 @@
+"""What goes wrong with data while a run reads it: told at once, counted, and never passed over in silence.
+
+A damaged example is skipped, and another stands in for it. Storage that fails is asked again after a while, in which a
+run waits for input, and stops the run if it goes on failing: that is no example's fault.
+"""
+
+import json
+import threading
+import time
+
+from absl import logging
+from etils import epath
+
+from tvts_jax.files import read_rows, write_whole
+from tvts_jax.input.errors import InputError
+
+FOLDER = 'skipped'  # in a work directory: PROCESS.jsonl, a line for each example and step it was missed at
+WAITS_S = (2, 4, 8, 16)  # before storage is asked again
+
+
+class StorageError(InputError):
+  """Storage that cannot be read."""
+
+
+class BadExample(InputError):
+  """An example that cannot be made, by the shard it lies in, its number there, and its name for good."""
+
+  def __init__(self, reason: str, shard: str, record: int, example_id: int):
+    super().__init__(reason)
+    self.shard, self.record, self.example_id = shard, record, example_id
+
+
+class Trouble:
+  """Of one run, or of whatever else reads; thread-safe."""
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._skipped: dict[tuple[int, str, int], dict] = {}  # (step, shard, record) -> a line of the file
+    self._path, self._earlier = None, []
+    self._retries = 0
+
+  def __str__(self):
+    """For the progress line; '' if nothing went wrong in this process."""
+    with self._lock:
+      counts = {'skipped as damaged': len({key[1:] for key in self._skipped}), 'reads retried': self._retries}
+    return '  '.join(f'{name}: {count}' for name, count in counts.items() if count)
+
+  def keep(self, workdir, process: int, first: int) -> None:
+    """Also writes what is skipped into a work directory, whose run goes on from step `first`."""
+    with self._lock:
+      self._path = epath.Path(workdir) / FOLDER / f'{process}.jsonl'
+      # What an earlier process skipped later than that will be skipped again.
+      self._earlier = [row for row in read_rows(self._path)[0] if row['step'] < first]
+      if self._skipped or self._path.exists():
+        self._write()
+
+  def skip(self, step: int, bad: list[BadExample], stand_in: str) -> None:
+    """Notes that `stand_in` is at the place of `bad` in the batch of a step."""
+    with self._lock:
+      for e in bad:
+        key = step, e.shard, e.record
+        if key in self._skipped:  # a batch may be made again
+          continue
+        self._skipped[key] = {
+          'step': step,
+          'shard': e.shard,
+          'record': e.record,
+          'example_id': f'{e.example_id:016x}',
+          'reason': str(e),
+          'stand_in': stand_in,
+        }
+        logging.warning('step %d: %s: skipped, %s stands in for it', step, e, stand_in)
+        if self._path is not None:
+          self._write()
+
+  def patiently(self, path, read):
+    """read(), tried again while storage fails. StorageError in the end; FileNotFoundError at once."""
+    for tries, wait in enumerate((*WAITS_S, None), 1):
+      try:
+        return read()
+      except FileNotFoundError:
+        raise
+      except Exception as e:
+        # Libraries for the cloud have exceptions of their own; Python's own, but OSError, tell of a bug.
+        if not isinstance(e, OSError) and type(e).__module__ == 'builtins':
+          raise
+        why = getattr(e, 'strerror', None) or f'{type(e).__name__}: {str(e).partition(chr(10))[0][:300]}'
+        if isinstance(e, PermissionError | IsADirectoryError | NotADirectoryError):
+          raise StorageError(f'{path} cannot be read: {why}; put that right and run again') from e
+        if wait is None:
+          raise StorageError(
+            f'{path} cannot be read: {why}, {tries} times in {sum(WAITS_S)} s; put the storage right and run '
+            'again: a run goes on from its last checkpoint'
+          ) from e
+        with self._lock:
+          self._retries += 1
+          logging.warning('%s cannot be read: %s; trying again in %g s (retry %d)', path, why, wait, self._retries)
+        time.sleep(wait)
+
+  def _write(self) -> None:
+    try:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      rows = [*self._earlier, *self._skipped.values()]
+      write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
+    except OSError as e:
+      raise InputError(
+        f'{self._path} cannot be written ({e.strerror or e}); put that right and run again: a run goes on from its '
+        'last checkpoint'
+      ) from e

@@ -1,0 +1,123 @@
+"""One checkpoint as it lies in a folder: arrays as orbax writes them, JSON beside them, and a list of all files.
+
+FOLDER/state holds arrays under flat names, so that no class of another library is part of the format; FOLDER/meta.json
+what the caller gave and what the arrays are; FOLDER/checksums.sha256 the list, which is written last.
+"""
+
+import asyncio
+import json
+import os
+import re
+import threading
+import time
+from concurrent.futures import Future
+
+import orbax.checkpoint as ocp
+from absl import logging
+
+from tvts_jax import checksums
+from tvts_jax.errors import UserError
+from tvts_jax.files import is_local, write_whole
+
+STATE = 'state'
+META = 'meta.json'
+SETTLE = 60  # Seconds left to the other threads of a write that failed.
+ERRORS = OSError, ValueError, RuntimeError, KeyError  # What orbax and tensorstore raise.
+
+
+class CheckpointError(UserError):
+  """A checkpoint that can not be written, read or used, in one sentence."""
+
+
+def begin(folder, arrays: dict) -> list:
+  """Starts to write; the arrays may be donated once this returns. What it gives is for wait(), and so are errors."""
+  try:
+    (folder / STATE).mkdir(parents=True, exist_ok=True)
+    return run(ocp.PyTreeCheckpointHandler().async_save(folder / STATE, args=ocp.args.PyTreeSave(arrays)))
+  except ERRORS as e:
+    failed = Future()
+    failed.set_exception(e)
+    return [failed]
+
+
+def wait(writes: list) -> str | None:
+  """Until this process has written its part: None. Or has not, and no thread of it is still at it: why."""
+  try:
+    for write in writes:
+      write.result()
+  except ERRORS as e:
+    settle()
+    return reason(e)
+  return None
+
+
+def complete(folder, content: str, final) -> str | None:
+  """For one process, when all have written: adds what is lacking, and the name under which it counts. -> why not."""
+  try:
+    ocp.PyTreeCheckpointHandler().finalize(folder / STATE)
+    write_whole(folder / META, content)
+    checksums.write(folder)
+    if folder != final:
+      folder.rename(final)
+  except ERRORS as e:
+    return reason(e)
+  return None
+
+
+def is_complete(folder) -> bool:
+  """A bucket can not rename a folder: there it has its name from the start, and its list tells that all has come."""
+  return is_local(folder) or (folder / checksums.LIST).exists()
+
+
+def read_content(folder) -> dict:
+  try:
+    return json.loads((folder / META).read_text())
+  except ERRORS as e:
+    raise CheckpointError(f'{folder} can not be read: {reason(e)}') from e
+
+
+def read_arrays(folder, wanted: dict) -> tuple[dict, str | None]:
+  """(arrays, None), or ({}, why not). wanted: jax.ShapeDtypeStructs with shardings, by the names of some of them."""
+  args = ocp.args.PyTreeRestore(
+    wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+  )
+  try:
+    restored = ocp.PyTreeCheckpointHandler().restore(folder / STATE, args=args)
+    return {name: restored[name] for name in wanted}, None
+  except ERRORS as e:
+    return {}, reason(e)
+
+
+def remove(folder) -> None:
+  """A folder that stays does no harm but to the space it takes."""
+  try:
+    folder.rmtree(missing_ok=True)
+  except OSError as e:
+    logging.warning('%s could not be removed: %s', folder, reason(e))
+
+
+def run(coroutine):
+  """What asyncio.run does, but for a look at the tasks of all threads, of which orbax has some."""
+  loop = asyncio.new_event_loop()
+  try:
+    return loop.run_until_complete(coroutine)
+  finally:
+    loop.close()
+
+
+def settle() -> None:
+  """Waits for the threads of a failed write."""
+  end = time.monotonic() + SETTLE
+  for thread in threading.enumerate():
+    if type(thread).__module__.startswith('orbax.'):
+      threading.Thread.join(thread, max(0, end - time.monotonic()))  # Not their own join, which raises the error again.
+
+
+def reason(error: Exception) -> str:
+  """The part of an error of the storage libraries that a person needs."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  if found := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(found[1]))
+  first = str(error).strip().partition('\n')[0]
+  return f'{type(error).__name__}: {first[:300]}'
