@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests import saved
 from tvts_jax import checkpoint, checksums, sharding, storage
-from tvts_jax.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, differences, restore_params
+from tvts_jax.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, differences, of_run
 from tvts_jax.errors import UserError
 from tvts_jax.preemption import EXIT_CODE, WorkdirLock
 
@@ -40,6 +40,11 @@ def save(folder, *steps, keep=3, ema=True):
   with Checkpoints(folder, CheckpointConfig(keep=keep)) as checkpoints:
     for step in steps:
       checkpoints.save(step, saved.state(step, spec(ema=ema)), {'step': step})
+
+
+def restore_params(folder, abstract, part='params', step=None):
+  with of_run(folder) as checkpoints:
+    return checkpoints.restore_part(part, abstract, step)
 
 
 def until(condition, seconds=60):

@@ -69,40 +69,6 @@ def test_bytes_are_those_of_tensorflow(record):
   assert list(theirs.features.feature['words/start_ms'].int64_list.value) == record.word_starts_ms
 
 
-def test_parse_gives_the_same_in_a_graph():
-  import tensorflow as tf
-
-  record = folders.record('ïd/1', frames=5, words=9)
-  batch = next(iter(tf.data.Dataset.from_tensors(records.encode(record)).map(records.parse)))
-  assert set(batch) == set(records.FEATURES)
-  for name, (field, kind, many) in records.FEATURES.items():
-    value = batch[name].numpy()
-    want = records.SCHEMA_VERSION if field is None else getattr(record, field)
-    if kind is str:
-      value = [v.decode() for v in value] if many else value.decode()
-    assert (list(value) if many else value) == want
-    assert batch[name].dtype == (tf.int64 if kind is int else tf.string)
-
-
-@pytest.mark.parametrize(
-  'changes',
-  [
-    {'schema_version': [2]},
-    {'words/start_ms': [1, 2]},
-    {'frames/time_ms': None},
-    {'frames/jpeg': None, 'frames/time_ms': None},
-    {'lang': None},
-    {'video/duration_ms': [b'9']},
-  ],
-  ids=str,
-)
-def test_parse_refuses_in_a_graph(changes):
-  import tensorflow as tf
-
-  with pytest.raises(tf.errors.InvalidArgumentError):
-    list(tf.data.Dataset.from_tensors(folders.example(GOOD, changes)).map(records.parse))
-
-
 @pytest.mark.parametrize(
   'changes, kind, says',
   [

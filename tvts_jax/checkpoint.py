@@ -343,18 +343,6 @@ def of_run(folder) -> Checkpoints:
   return Checkpoints(folder / FOLDER if (folder / FOLDER).exists() else folder, None)
 
 
-def restore_params(folder, abstract_params, part: str = 'params', step: int | None = None):
-  """Parameters out of another run, to start a next stage from; the other run may be alive.
-
-  Args:
-    folder: its work directory, or the folder of its checkpoints.
-    abstract_params: jax.ShapeDtypeStructs with shardings.
-    part: 'params', or 'ema' for their running mean.
-  """
-  with of_run(folder) as checkpoints:
-    return checkpoints.restore_part(part, abstract_params, step)
-
-
 def differences(old: str, new: str) -> list[str]:
   """What changed between two config texts of lines 'key: value', as lines 'key: old → new'."""
   before, after = ({k: v for k, _, v in (line.partition(': ') for line in text.splitlines())} for text in (old, new))

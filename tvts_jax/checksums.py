@@ -79,10 +79,14 @@ def digest(path) -> str:
 
 def fingerprints(arrays: dict) -> dict[str, int]:
   """32 bits for each array, of up to as many an element. Sums of integers know no order, so any mesh gives the same."""
-  return {name: int(x) for name, x in jax.device_get({name: fingerprint(x) for name, x in arrays.items()}).items()}
+  return {name: int(x) for name, x in jax.device_get(fingerprints_on_device(arrays)).items()}
 
 
-@jax.jit
+@jax.jit  # All in one program: of many that sum over devices, virtual ones could wait for each other forever.
+def fingerprints_on_device(arrays: dict) -> dict:
+  return {name: fingerprint(x) for name, x in arrays.items()}
+
+
 def fingerprint(x):
   """Mixes each element with its place, one to one, as MurmurHash3 does, so that no change makes up for another."""
   bits = x if x.dtype == bool else lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}')

@@ -2,12 +2,23 @@
 
 import atexit
 import weakref
+from collections.abc import Iterator
 
 from tvts_jax.input.host_tf import tensorflow
 
 
-class Batches:
-  """Iterates over a tf.data pipeline as numpy; close it, or leave its `with`, when done before the end."""
+class Stream(Iterator):
+  """Of batches; close it, or leave its `with`, when done before the end."""
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+
+class Batches(Stream):
+  """Iterates over a tf.data pipeline as numpy."""
 
   _open = weakref.WeakSet()
 
@@ -17,9 +28,6 @@ class Batches:
     self._make, self._step, self._repair = make, step, repair
     self._iterator = make(step).as_numpy_iterator()
     self._open.add(self)
-
-  def __iter__(self):
-    return self
 
   def __next__(self) -> dict:
     tf = tensorflow()
@@ -36,12 +44,6 @@ class Batches:
     self._step += 1
     return batch
 
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    self.close()
-
   def close(self) -> None:
     self._iterator = iter(())
 
@@ -55,25 +57,16 @@ class Batches:
 atexit.register(Batches.close_all)
 
 
-class Turns:
+class Turns(Stream):
   """Takes from one iterator after the other; `first`: whose turn it is at the start."""
 
   def __init__(self, iterators: list[Batches], first: int):
     self._iterators, self._turn = iterators, first
 
-  def __iter__(self):
-    return self
-
   def __next__(self) -> dict:
     batch = next(self._iterators[self._turn])
     self._turn = (self._turn + 1) % len(self._iterators)
     return batch
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    self.close()
 
   def close(self) -> None:
     for batches in self._iterators:

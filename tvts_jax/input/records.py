@@ -1,8 +1,8 @@
 """The record: one window of one video, as words, frames and their times.
 
 Names, types and units of everything in a shard live here. The builder writes with `encode`, tools read with
-`decode`, the input pipeline reads with `parse`. All times are integer milliseconds on the video's own clock,
-never relative to the window.
+`decode`; the input pipeline checks and takes only what a sample needs (examples.py). All times are integer
+milliseconds on the video's own clock, never relative to the window.
 """
 
 import functools
@@ -102,37 +102,6 @@ def decode(serialized: bytes) -> Record:
   record = Record(**{field: _values(features, name, *t) for name, (field, *t) in FEATURES.items() if field})
   check(record)
   return record
-
-
-def parse(serialized):
-  """The same in a TF graph: a scalar string tensor -> {feature name: tensor}, lists as vectors [n].
-
-  A missing feature, another schema version or lists that don't pair up raise InvalidArgumentError.
-  """
-  import tensorflow as tf
-
-  def spec(kind, many):
-    dtype = tf.int64 if kind is int else tf.string
-    return tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True) if many else tf.io.FixedLenFeature([], dtype)
-
-  features = tf.io.parse_single_example(
-    serialized, {name: spec(kind, many) for name, (_, kind, many) in FEATURES.items()}
-  )
-  frames, words = tf.size(features['frames/jpeg']), tf.size(features['words/text'])
-  checks = [
-    tf.debugging.assert_equal(
-      features['schema_version'], tf.constant(SCHEMA_VERSION, tf.int64), 'unknown schema_version'
-    ),
-    tf.debugging.assert_positive(frames, 'a record without frames'),
-    tf.debugging.assert_positive(words, 'a record without words'),
-    *(
-      tf.debugging.assert_equal(tf.size(features[name]), size, f'{name} has another length than its partner')
-      for name, size in [('frames/time_ms', frames), ('words/start_ms', words), ('words/end_ms', words)]
-    ),
-  ]
-  # In eager mode the assertions have already run and are None.
-  with tf.control_dependencies([c for c in checks if c is not None]):
-    return {name: tf.identity(value) for name, value in features.items()}
 
 
 def check(record: Record) -> None:
