@@ -29,7 +29,7 @@ fi
 want=$(cat requirements.txt pyproject.toml; echo "$extras")
 if [ "$(cat .venv/installed 2>/dev/null)" != "$want" ]; then
   echo 'setting up .venv (once; a few minutes) ...' >&2
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e ".$extras"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -e ".$extras"
   echo "$want" > .venv/installed
 fi
 

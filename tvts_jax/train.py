@@ -25,6 +25,8 @@ from tvts_jax.profiling import Profile
 from tvts_jax.watchdog import Watchdog
 
 EXAMPLES = 8  # Clips that the report shows.
+# Settings that change no number of a run, so a resume may change them.
+FREE = ('checkpoint.', 'input.max_bad:', 'input.threads:', 'log_every:', 'profile_at:')
 
 
 def train(config: config_lib.RunConfig, workdir) -> bool:
@@ -230,8 +232,7 @@ def check_identity(meta, identity, workdir):
     if meta[name] != identity[name]:
       raise UserError(f'{workdir} was trained on other {name}; give a new --workdir, or bring the old {name} back')
   changed = differences(meta['config'], identity['config'])
-  # More damaged data may be allowed on the way.
-  if changed := [line for line in changed if not line.startswith('input.max_bad:')]:
+  if changed := [line for line in changed if not line.startswith(FREE)]:
     raise UserError(
       f'{workdir} holds a run with another config ({"; ".join(changed[:8])}); give a new --workdir, the old '
       f'config, or start from it with --config.init.run={workdir}'
