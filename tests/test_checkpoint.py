@@ -99,6 +99,12 @@ def test_the_state_may_be_donated_while_it_is_saved(tmp_path):
       np.testing.assert_array_equal(restored['x'], value)
 
 
+def test_a_folder_may_be_named_from_here(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  save('work', 1)
+  assert Checkpoints('work', None).latest() == 1 and (tmp_path / 'work' / '1').exists()
+
+
 def test_the_newest_are_kept(tmp_path):
   save(tmp_path, 1, 5, 9, 10, keep=2)
   assert sorted(p.name for p in tmp_path.iterdir()) == ['10', '9']

@@ -10,6 +10,7 @@ A save that fails is told and tried again soon; only several in a row stop the r
 
 import json
 import math
+import os
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +62,9 @@ class Checkpoints:
 
   def __init__(self, folder, config: CheckpointConfig | None):
     """With config None the folder is only read: nothing in it is created, cleaned up, renamed or deleted."""
-    self.folder, self.config = epath.Path(folder), config
+    # Orbax takes absolute paths alone.
+    self.folder = epath.Path(os.path.abspath(folder)) if is_local(folder) else epath.Path(folder)
+    self.config = config
     found = self._list() if jax.process_index() == 0 else None
     self._steps, why = talk.share(found, talk.number())
     if why is not None:
