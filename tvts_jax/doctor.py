@@ -300,10 +300,8 @@ def model(run: Run) -> str:
 
 def weights(run: Run) -> str:
   """Reads every file as a run does, so that a damaged or unfitting one shows here."""
-  from etils import epath
-
   from tvts_jax import convert
-  from tvts_jax.checkpoint import FOLDER, Checkpoints
+  from tvts_jax.checkpoint import of_run
   from tvts_jax.config import INIT
 
   found, wrong = [], []
@@ -312,8 +310,7 @@ def weights(run: Run) -> str:
       continue
     try:
       if part == 'run':
-        folder = epath.Path(path)
-        with Checkpoints(folder / FOLDER if (folder / FOLDER).exists() else folder, None) as checkpoints:
+        with of_run(path) as checkpoints:
           checkpoints.read_meta()
       else:
         convert.load_part(run.shapes.params, run.config.model, part, path)
