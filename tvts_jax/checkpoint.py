@@ -226,7 +226,7 @@ class Checkpoints:
       try:
         _, content = self._open(step)
         check(content['meta'])
-        state, meta = self.restore(abstract_state, step)
+        state = self._state(step, content, abstract_state)
       except DamagedError as e:
         damaged[step] = str(e)
         continue
@@ -234,7 +234,7 @@ class Checkpoints:
         for bad, found in damaged.items():
           self._set_aside(bad, found)
       self._steps = [good for good in self._steps if good not in damaged]
-      return step, state, meta
+      return step, state, content['meta']
     if damaged:
       raise CheckpointError(
         f'no checkpoint is as it was saved: {"; ".join(damaged.values())}; bring one back, or give another '
@@ -245,11 +245,14 @@ class Checkpoints:
   def restore(self, abstract_state, step: int | None = None):
     """(state, meta) of a step, by default the newest; `abstract_state` is as for resume()."""
     step, content = self._open(step)
+    return self._state(step, content, abstract_state), content['meta']
+
+  def _state(self, step: int, content: dict, abstract_state):
     wanted = named(abstract_state)
     refuse_differing(content['arrays'], wanted, self.folder / str(step))
     arrays = self._arrays(step, wanted, content)
     self._last = step
-    return jax.tree.unflatten(jax.tree.structure(abstract_state), arrays.values()), content['meta']
+    return jax.tree.unflatten(jax.tree.structure(abstract_state), arrays.values())
 
   def read_meta(self, step: int | None = None) -> dict:
     """What was given to save(); no array is read."""
