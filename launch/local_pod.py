@@ -107,6 +107,8 @@ def environment(address: str, count: int, index: int, devices: int) -> dict:
     'JAX_PROCESS_ID': str(index),
     'JAX_PLATFORMS': 'cpu',
     'JAX_NUM_CPU_DEVICES': str(devices),
+    # Programs of several CPU processes that come out of JAX's cache wait for each other for ever (jax 0.10.2).
+    'JAX_ENABLE_COMPILATION_CACHE': 'false',
     'PYTHONUNBUFFERED': '1',
   }
 

@@ -1,4 +1,4 @@
-"""A few train steps on a mesh, for one process or the processes of a pod: python -m tests.meshes FOLDER"""
+"""A few train steps on a mesh, for one process or the processes of a pod: python -m tests.meshes FOLDER NAME ..."""
 
 import sys
 from pathlib import Path
@@ -54,7 +54,7 @@ def load(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 if __name__ == '__main__':
   distributed.initialize()
-  for name, sizes in MESHES.items():
-    found = run(sizes)
+  for name in sys.argv[2:]:
+    found = run(MESHES[name])
     if jax.process_index() == 0:
       np.savez(Path(sys.argv[1]) / f'{name}.npz', **{key.replace('/', '|'): value for key, value in found.items()})

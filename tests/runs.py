@@ -1,5 +1,6 @@
 """Whole runs of the demo in miniature, as processes of their own, and what they leave."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -20,9 +21,22 @@ def call(*arguments):
 
 
 @pytest.fixture(scope='module')
-def demo(tmp_path_factory):
-  """A world of a few clips, and all that the demo makes of it."""
+def demo(tmp_path_factory, worker_id):
+  """A folder for the runs of a test file, with a world of a few clips and all that the demo makes of it."""
+  common = tmp_path_factory.getbasetemp() if worker_id == 'master' else tmp_path_factory.getbasetemp().parent
+  made = common / 'made'
+  with open(common / 'made.lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # The first of all workers makes it.
+    if not made.exists():
+      make(made.with_name('making'))
+      made.with_name('making').rename(made)
   root = tmp_path_factory.mktemp('demo')
+  for part in ('world', 'shards', 'vocab', 'text'):
+    (root / part).symlink_to(made / part)
+  return root
+
+
+def make(root):
   probes = ['--probe-train', '0', '--probe-test', '0']
   call('data.world', '--out', f'{root}/world', '--clips', '40', '--val', '16', *probes)
   shape = ['--window-s', '12', '--seconds', '2', '--fps', '1.5', '--short-side', '32', '--min-words', '1']
@@ -30,7 +44,6 @@ def demo(tmp_path_factory):
   call('data.vocab', f'{root}/shards', '--out', f'{root}/vocab', '--size', '256')
   text = ['--config', f'configs/demo.py:root={root}', '--tokenizer', f'{root}/vocab', '--out', f'{root}/text']
   call('tvts_jax.warm_text', *text, '--steps', '2', '--config.input.batch=8')
-  return root
 
 
 def start(demo, name, *settings, pod=(), program=('-m', 'tvts_jax.main'), variables=(), **options):
@@ -38,7 +51,8 @@ def start(demo, name, *settings, pod=(), program=('-m', 'tvts_jax.main'), variab
     *pod,
     *(sys.executable, *program, f'--config=configs/demo.py:root={demo},steps={STEPS}'),
     *(f'--workdir={demo}/{name}', '--config.input.batch=8', '--config.evals.sorting.batch=8', '--config.log_every=1'),
-    *('--config.checkpoint.every_steps=5', '--config.evals.sorting.every_steps=6', *settings),
+    *('--config.checkpoint.every_steps=5', '--config.evals.sorting.every_steps=6', '--config.spike_sigmas=6'),
+    *settings,
   ]
   environment = {**os.environ, 'JAX_NUM_CPU_DEVICES': '2', 'JAX_PLATFORMS': 'cpu', **dict(variables)}
   return subprocess.Popen(

@@ -32,7 +32,10 @@ def bash(script):
 
 
 def test_each_process_gets_its_place_and_each_line_its_number():
-  names = 'JAX_PROCESS_ID JAX_NUM_PROCESSES JAX_NUM_CPU_DEVICES JAX_PLATFORMS JAX_COORDINATOR_ADDRESS mine no_proxy'
+  names = (
+    'JAX_PROCESS_ID JAX_NUM_PROCESSES JAX_NUM_CPU_DEVICES JAX_PLATFORMS JAX_COORDINATOR_ADDRESS '
+    'JAX_ENABLE_COMPILATION_CACHE mine no_proxy'
+  )
   code, out, err = run(
     '--processes',
     '3',
@@ -53,6 +56,7 @@ def test_each_process_gets_its_place_and_each_line_its_number():
       'JAX_NUM_PROCESSES': '3',
       'JAX_NUM_CPU_DEVICES': '2',
       'JAX_PLATFORMS': 'cpu',
+      'JAX_ENABLE_COMPILATION_CACHE': 'false',
       'mine': 'too',
       'no_proxy': 'here,127.0.0.1',
     }
@@ -112,8 +116,12 @@ def test_after_saved_run_me_again_nobody_is_hurried():
 
 
 def lives(tmp_path, *ends):
-  """Each time that all are started, process 1 ends as the next of `ends` says, and process 0 waits to be asked."""
+  """Each time that all are started, process 1 ends as the next of `ends` says, and process 0 waits to be asked.
+
+  Each first waits until the other counts this start, too.
+  """
   script = f'cd {tmp_path}; mkdir -p $JAX_PROCESS_ID; i=$(ls $JAX_PROCESS_ID | wc -l); touch $JAX_PROCESS_ID/$i; '
+  script += 'while [ ! -e $((1 - JAX_PROCESS_ID))/$i ]; do sleep 0.02; done; '
   script += 'case $JAX_PROCESS_ID,$i in ' + ' '.join(f'1,{i}) {end};;' for i, end in enumerate(ends))
   return bash(script + f' 0,{len(ends) - 1}) ;; *) exec sleep 60;; esac')
 

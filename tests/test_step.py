@@ -60,11 +60,14 @@ def test_steps_on_any_mesh_equal_those_on_one_device(alone, name):
 
 
 def test_steps_of_two_processes_equal_those_on_one_device(alone, tmp_path):
-  """Each has four of the eight devices, so each mesh reaches from one process into the other."""
+  """Each has four of the eight devices: one mesh splits the parameters over both processes, the other the batch."""
   pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '4', '--']
   own = {**os.environ, 'TVTS_HEARTBEAT_S': '300'}  # A loaded machine may leave a process without time for long.
-  subprocess.run([*pod, sys.executable, '-m', 'tests.meshes', tmp_path], cwd=ROOT, env=own, check=True)
-  for name in meshes.MESHES:
+  names = ['fsdp', 'mixed']
+  subprocess.run(
+    [*pod, sys.executable, '-m', 'tests.meshes', tmp_path, *names], cwd=ROOT, env=own, check=True, timeout=500
+  )
+  for name in names:
     assert_same_run(alone, meshes.load(tmp_path, name))
 
 
@@ -82,6 +85,48 @@ def test_a_step_without_a_number_changes_nothing():
   after, metrics = jax.jit(step_lib.make_train_step(model, LOSS, tx))(state, bad, jax.random.key(0))
   assert not metrics['finite'] and not np.isfinite(metrics['loss'])
   jax.tree.map(np.testing.assert_array_equal, state, after)
+
+
+def test_what_is_a_spike():
+  """Against plain numpy, over a run whose level rises for good in the middle."""
+  rng, sigmas, look = np.random.default_rng(0), 4.0, jax.jit(step_lib.is_spike)
+  values_Sx2 = rng.normal([5.0, 2.0], 0.1, (600, 2)).astype(np.float32)
+  values_Sx2[[50, 200, 201]] += 3.0
+  values_Sx2[250, 1] += 3.0
+  values_Sx2[400:] += 0.8
+  spikes, recent, found = step_lib.Spikes(jnp.zeros((2, step_lib.USUAL)), jnp.int32(0), jnp.int32(0)), [], []
+  for s, now_2 in enumerate(values_Sx2):
+    limit_2 = np.full(2, np.inf)
+    if s >= step_lib.USUAL:
+      last = np.array(recent[-step_lib.USUAL :])
+      limit_2 = last.mean(axis=0) + sigmas * last.std(axis=0)
+    recent.append(np.minimum(now_2, limit_2))
+    spike, spikes = look(spikes, *now_2, sigmas)
+    assert bool(spike) == bool((now_2 > limit_2).any())
+    found += [s] if spike else []
+  assert int(spikes.seen) == 600 and int(spikes.skipped) == len(found)
+  assert found[:3] == [200, 201, 250], 'one before enough is known is none'
+  assert 400 in found and max(found) < 500, 'a level that has risen is usual some time later'
+
+
+def test_a_spike_changes_nothing_but_the_count():
+  model, params, batch = make(B=4, visible=12)
+  tx, state = start(model, params)
+  state = state._replace(ema=params)
+  usual = jnp.tile(100.0 + jnp.arange(step_lib.USUAL) % 2, (2, 1))
+  plain = jax.jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9))
+  ruled = jax.jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9, spike_sigmas=6.0))
+  expected, _ = plain(state, batch, jax.random.key(0))
+  for level, spike in ((1.0, False), (0.01, True)):
+    spikes = step_lib.Spikes(level * usual, jnp.int32(step_lib.USUAL), jnp.int32(5))
+    after, metrics = ruled(state._replace(spikes=spikes), batch, jax.random.key(0))
+    assert bool(metrics['spike']) == spike and int(metrics['skipped']) == int(after.spikes.skipped) == 5 + spike
+    assert int(after.step) == 1 and metrics['finite']
+    made = after._replace(step=None, spikes=None)
+    if spike:
+      jax.tree.map(np.testing.assert_array_equal, made, state._replace(step=None))
+    else:
+      assert_close(made, expected._replace(step=None), 1e-6)
 
 
 def test_ema_follows_the_parameters():
@@ -110,7 +155,9 @@ def test_the_step_embeds_visible_tubelets_only():
   )
   model = tvts.build(config)
   spec = tvts.batch_spec(config, 8, 26, 6) | {'order': jax.ShapeDtypeStruct((8, 4), jnp.int32)}
-  state = jax.eval_shape(lambda rng: step_lib.init_state(model, optax.sgd(0.1), spec, False, rng), jax.random.key(0))
+  params = jax.eval_shape(lambda rng: model.init(rng, spec), jax.random.key(0))
+  opt_state = jax.eval_shape(optax.sgd(0.1).init, params)
+  state = step_lib.State(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state)
   step = jax.jit(step_lib.make_train_step(model, LOSS, optax.sgd(0.1)))
   text = step.lower(state, spec, jax.random.key(0)).compile().as_text()
   sizes = {math.prod(map(int, filter(None, dims.split(',')))) for dims in re.findall(r'\w\[([\d,]*)\]', text)}

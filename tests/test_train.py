@@ -1,14 +1,11 @@
 """Whole runs, in real processes on real shards: interrupted ones must end as if nothing had happened."""
 
 import json
-import os
-import pathlib
 import re
 import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from tests.runs import STEPS, assert_equal_runs, call, demo, finish, rows, start, wait_for
@@ -48,23 +45,6 @@ def test_a_killed_run_ends_like_an_undisturbed_one(demo, undisturbed):
   finish(run, code=75)
   assert 'resuming' in finish(start(demo, 'killed', '--config.checkpoint.keep=2'))  # This changes no number.
   assert_equal_runs(demo / 'undisturbed', folder)
-
-
-def test_two_processes_with_one_stopped_end_like_two_undisturbed(demo, undisturbed):
-  pod = (sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '1', '--')
-  finish(start(demo, 'pod', pod=pod))
-  # The mesh is that of the single process, so only the order of sums may differ.
-  alone, together = ([row['loss'] for row in rows(demo / name) if 'loss' in row] for name in ('undisturbed', 'pod'))
-  np.testing.assert_allclose(together, alone, rtol=2e-4)
-
-  folder = demo / 'pod_stopped'
-  run = start(demo, 'pod_stopped', pod=pod)
-  wait_for(run, lambda: (folder / 'metrics.jsonl').exists() and len(rows(folder)) > 2)
-  children = pathlib.Path(f'/proc/{run.pid}/task/{run.pid}/children').read_text().split()
-  os.kill(int(children[1]), signal.SIGTERM)
-  finish(run, code=75)
-  finish(start(demo, 'pod_stopped', pod=pod))
-  assert_equal_runs(demo / 'pod', folder)
 
 
 def test_a_work_directory_has_one_run(demo, undisturbed):

@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from tvts_jax import config as config_lib
-from tvts_jax import flops, metrics, objectives, optim, sharding
+from tvts_jax import flops, metrics, objectives, sharding
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 from tvts_jax.models import tvts
@@ -47,16 +47,15 @@ def random_batch(config: config_lib.RunConfig) -> dict[str, np.ndarray]:
 
 def bench(config: config_lib.RunConfig, steps: int) -> dict:
   mesh = sharding.make_mesh(config.mesh)
-  model = tvts.build(config.model)
   batch = random_batch(config)
   spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
   rng = jax.random.key(config.seed)
-  shapes = jax.eval_shape(lambda rng: model.init(rng, spec), rng)
-  tx = optim.build(config.optim, shapes, steps + 2)
-  init = lambda rng: step_lib.init_state(model, tx, spec, config.ema > 0, rng)
-  place = sharding.state_layout(jax.eval_shape(init, rng), config.sharding, mesh)
+  model, tx, _, init, shapes = step_lib.describe(config, steps + 2)
+  place = sharding.state_layout(shapes, config.sharding, mesh)
   loss_fn = objectives.build(config.objectives)
-  train_step = step_lib.make_train_step(model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema)
+  train_step = step_lib.make_train_step(
+    model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
+  )
   with jax.set_mesh(mesh):
     state = jax.jit(init, out_shardings=place)(rng)
     began = time.perf_counter()

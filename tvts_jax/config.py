@@ -54,6 +54,8 @@ class RunConfig:
   steps: int | None = None
   micro_batches: int = 1  # Passes that a batch is cut into where memory is short; the loss stays that of the whole.
   ema: float = 0.0  # Decay of the running mean of the parameters; 0 keeps none.
+  # Skip a step whose loss or gradient norm is so many deviations above those of the last steps; 0: take every step.
+  spike_sigmas: float = 0.0
   seed: int = 0
   log_every: int = 20  # steps
   profile_at: int = 0  # A step to trace a few from; 0: none but those that touching WORKDIR/profile asks for.
@@ -125,6 +127,8 @@ def resolve(config: Mapping) -> RunConfig:
     raise UserError(f'input.batch={run.input.batch} is not a multiple of micro_batches={run.micro_batches}')
   if not 0 <= run.ema < 1:
     raise UserError(f'ema={run.ema} must be at least 0 and below 1')
+  if run.spike_sigmas < 0:
+    raise UserError(f'spike_sigmas={run.spike_sigmas} must be above 0, or 0 to take every step')
   return run
 
 

@@ -238,18 +238,15 @@ def shards(run: Run) -> str:
 
 
 def tokenizer(run: Run) -> str:
+  from tvts_jax import train
   from tvts_jax.input.tokens import Tokenizer
 
-  found, most = [], run.config.model.text.vocab_size
+  found = []
   for part in run.config.input.parts()[0]:
     late = f'{part.tokenizer!r} is no folder here, and no hub has given it within {HUB} s; give a folder'
     limit = None if os.path.isdir(part.tokenizer) else HUB
     opened = within(limit, late, Tokenizer, part.tokenizer, part.max_tokens)
-    if opened.vocab_size > most:
-      raise UserError(
-        f'{part.tokenizer!r} has {opened.vocab_size} word pieces, but model.text.vocab_size is {most}; set it to at '
-        'least that'
-      )
+    train.check_vocabulary(run.config, part.tokenizer, opened.vocab_size)
     found.append(f'{part.tokenizer} with {opened.vocab_size} word pieces')
   return ', '.join(dict.fromkeys(found))
 
@@ -283,18 +280,10 @@ def model(run: Run) -> str:
   """Shapes of the train state; nothing is allocated."""
   import jax
 
-  from tvts_jax import optim
   from tvts_jax import step as step_lib
-  from tvts_jax.models import tvts
 
-  config = run.config
-  built, visible = tvts.build(config.model), config.input.slices * config.input.visible
-  spec = tvts.batch_spec(config.model, config.input.batch, visible, config.input.max_tokens)
-  rng = jax.eval_shape(jax.random.key, config.seed)
-  params = jax.eval_shape(lambda rng: built.init(rng, spec), rng)
-  tx = optim.build(config.optim, params, steps=1)  # Their number changes no shape.
-  run.shapes = jax.eval_shape(lambda rng: step_lib.init_state(built, tx, spec, config.ema > 0, rng), rng)
-  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  run.shapes = step_lib.describe(run.config, steps=1).shapes
+  count = sum(leaf.size for leaf in jax.tree.leaves(run.shapes.params))
   return f'{count:,} parameters, {size(state_bytes(run.shapes))} with the state of the optimizer'
 
 

@@ -96,11 +96,13 @@ def optimizer_layout(opt_state, params_layout, mesh: jax.sharding.Mesh):
 def state_layout(shapes, rules: Sequence[tuple], mesh: jax.sharding.Mesh):
   """Places for a whole train state (step.State), whose leaves may be shapes."""
   params = layout(shapes.params, rules, mesh)
+  everywhere = NamedSharding(mesh, PartitionSpec())
   return shapes._replace(
-    step=NamedSharding(mesh, PartitionSpec()),
+    step=everywhere,
     params=params,
     opt_state=optimizer_layout(shapes.opt_state, params, mesh),
     ema=None if shapes.ema is None else params,
+    spikes=jax.tree.map(lambda _: everywhere, shapes.spikes),
   )
 
 

@@ -1,29 +1,64 @@
 """The train step: a pure function (state, batch, rng) → (state, metrics)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from tvts_jax import sharding
+from tvts_jax import optim, sharding
+from tvts_jax.models import tvts
 
 # What an accumulated step keeps of every micro-batch: small enough for the largest global batch.
 CACHED = ('video_embed', 'text_embed', 'sort_logits')
+
+
+# Steps that say what is usual, for the spike rule.
+USUAL = 128
+
+
+class Spikes(NamedTuple):
+  """What the spike rule remembers."""
+
+  recent: jax.Array  # float32 [2, USUAL]: losses and gradient norms
+  seen: jax.Array  # int32 []: steps that it looked at
+  skipped: jax.Array  # int32 []: of them
 
 
 class State(NamedTuple):
   step: jax.Array  # int32 []
   params: Any
   opt_state: Any
-  ema: Any  # A running mean of the parameters, or None.
+  ema: Any = None  # A running mean of the parameters, or None.
+  spikes: Spikes | None = None
 
 
-def init_state(model, tx, spec, ema: bool, rng) -> State:
-  params = model.init(rng, spec)
-  # Copies, because a donated buffer must not be two leaves.
-  mean = jax.tree.map(jnp.copy, params) if ema else None
-  return State(jnp.zeros((), jnp.int32), params, tx.init(params), mean)
+class Parts(NamedTuple):
+  """What a run trains and how; nothing is allocated."""
+
+  model: tvts.Model
+  tx: optax.GradientTransformation
+  spec: dict  # Shapes and types of what the model reads of a batch.
+  init: Callable  # rng → State
+  shapes: State  # of jax.ShapeDtypeStructs
+
+
+def describe(config, steps: int) -> Parts:
+  """config: a RunConfig; steps: how long it trains, which changes no shape."""
+  model, given = tvts.build(config.model), config.input
+  spec = tvts.batch_spec(config.model, given.batch, given.slices * given.visible, given.max_tokens)
+  rng = jax.eval_shape(jax.random.key, config.seed)
+  tx = optim.build(config.optim, jax.eval_shape(lambda rng: model.init(rng, spec), rng), steps)
+
+  def init(rng) -> State:
+    params, zero = model.init(rng, spec), jnp.zeros((), jnp.int32)
+    # Copies, because a donated buffer must not be two leaves.
+    mean = jax.tree.map(jnp.copy, params) if config.ema else None
+    spikes = Spikes(jnp.zeros((2, USUAL), jnp.float32), zero, zero.copy()) if config.spike_sigmas else None
+    return State(zero.copy(), params, tx.init(params), mean, spikes)
+
+  return Parts(model, tx, spec, init, jax.eval_shape(init, rng))
 
 
 def whole_gradient(model, loss_fn, params, batch, rng):
@@ -61,7 +96,28 @@ def accumulated_gradient(model, loss_fn, params, batch, rng, parts: int):
   return (loss, metrics), gradient
 
 
-def make_train_step(model, loss_fn, tx: optax.GradientTransformation, *, micro_batches: int = 1, ema: float = 0.0):
+def is_spike(spikes: Spikes, loss, gradient_norm, sigmas: float) -> tuple[jax.Array, Spikes]:
+  """Whether one of the two is more than `sigmas` deviations above its last USUAL values; and what to remember.
+
+  A spike is remembered as the limit that it broke: one changes little, and a level that has truly risen becomes usual.
+  """
+  now_2 = jnp.stack([loss, gradient_norm]).astype(jnp.float32)
+  limit_2 = spikes.recent.mean(axis=1) + sigmas * spikes.recent.std(axis=1)
+  limit_2 = jnp.where(spikes.seen < USUAL, jnp.inf, limit_2)
+  spike = (now_2 > limit_2).any()
+  recent = spikes.recent.at[:, spikes.seen % USUAL].set(jnp.minimum(now_2, limit_2))
+  return spike, Spikes(recent, spikes.seen + 1, spikes.skipped + spike)
+
+
+def make_train_step(
+  model,
+  loss_fn,
+  tx: optax.GradientTransformation,
+  *,
+  micro_batches: int = 1,
+  ema: float = 0.0,
+  spike_sigmas: float = 0.0,
+):
   def train_step(state: State, batch, rng):
     rng = jax.random.fold_in(rng, state.step)
     if micro_batches == 1:
@@ -76,6 +132,11 @@ def make_train_step(model, loss_fn, tx: optax.GradientTransformation, *, micro_b
     # A loss or gradient that is no number must not reach the parameters: the state stays as it was.
     finite = jnp.isfinite(loss) & jnp.isfinite(metrics['gradient_norm'])
     new = State(state.step + 1, params, opt_state, mean)
+    if spike_sigmas:
+      spike, spikes = is_spike(state.spikes, loss, metrics['gradient_norm'], spike_sigmas)
+      new = jax.tree.map(lambda new, old: jnp.where(spike, old, new), new, state._replace(step=new.step, spikes=None))
+      new = new._replace(spikes=spikes)
+      metrics |= {'spike': spike, 'skipped': spikes.skipped}
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), metrics | {'finite': finite}
 
   return train_step

@@ -39,22 +39,11 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   check_batch(config, mesh)
   check_files(config)
   source = pipeline.open(config.input)
-  if source.vocab_size > config.model.text.vocab_size:
-    raise UserError(
-      f'the tokenizer {config.input.tokenizer!r} has {source.vocab_size} word pieces, but model.text.vocab_size is '
-      f'{config.model.text.vocab_size}; set it to at least that'
-    )
-  model = tvts.build(config.model)
+  check_vocabulary(config, config.input.tokenizer, source.vocab_size)
   loss_fn = objectives.build(config.objectives)
   total = config.steps if config.steps is not None else round(config.epochs * source.steps_per_epoch)
-  visible = config.input.slices * config.input.visible
-  spec = tvts.batch_spec(config.model, config.input.batch, visible, config.input.max_tokens)
-  rng = jax.random.key(config.seed)
-  param_shapes = jax.eval_shape(lambda rng: model.init(rng, spec), rng)
-  tx = optim.build(config.optim, param_shapes, total)
-  init = lambda rng: step_lib.init_state(model, tx, spec, config.ema > 0, rng)
-  state_shapes = jax.eval_shape(init, rng)
-  place = sharding.state_layout(state_shapes, config.sharding, mesh)
+  model, tx, _, init, shapes = step_lib.describe(config, total)
+  place = sharding.state_layout(shapes, config.sharding, mesh)
   evals = evaluators.build(config, model, mesh)
 
   # 2. Materialise ------------------------------------------------ resume before init, init before random numbers
@@ -77,24 +66,26 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       'vocabulary': source.fingerprint,
     }
     first = 0
-    abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), state_shapes, place)
+    abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
     if found := checkpoints.resume(abstract, lambda meta: check_identity(meta, identity, workdir)):
       first, state, meta = found
       clock.restore(meta['clock'], clock_lib.read(workdir))
       logging.info('resuming %s at step %d of %d', workdir, first, total)
     else:
       clock.restore(None, clock_lib.read(workdir))
-      state = jax.jit(init, out_shardings=place)(rng)
-      state = state._replace(params=start_from(config, state.params, param_shapes, place.params))
+      state = jax.jit(init, out_shardings=place)(jax.random.key(config.seed))
+      state = state._replace(params=start_from(config, state.params, shapes.params, place.params))
       if config.ema:
         state = state._replace(ema=jax.tree.map(lambda leaf: leaf.copy(), state.params))
     writers = metrics.Writers(workdir, jax.process_index(), first)
     source.trouble.keep(workdir, jax.process_index(), first)
     if jax.process_index() == 0:
       write_whole(workdir / 'config.txt', identity['config'])
-      write_whole(workdir / 'parameters.txt', parameter_table(param_shapes, place.params, config))
+      write_whole(workdir / 'parameters.txt', parameter_table(shapes.params, place.params, config))
 
-    train_step = step_lib.make_train_step(model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema)
+    train_step = step_lib.make_train_step(
+      model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
+    )
     batches = source.batches(first, jax.process_index(), jax.process_count())
     rng = jax.jit(lambda: jax.random.key(config.seed), out_shardings=jax.NamedSharding(mesh, jax.P()))()
     with clock.span('compile'):
@@ -107,7 +98,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       writers,
       total,
       mesh,
-      flops.train_flops(config.model, visible, config.input.max_tokens),
+      flops.train_flops(config.model, config.input.slices * config.input.visible, config.input.max_tokens),
     )
 
     # 3. Loop ------------------------------------------------------------------------------------- do not reorder
@@ -168,6 +159,8 @@ class Watch:
     values = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
     if not values.pop('finite'):
       self.stop_for_nan(s, values)
+    if values.pop('spike', False):
+      self.tell_of_spike(s, values)
     if (s + 1) % self.config.log_every == 0 or s + 1 == self.total:
       self.writers.write(s + 1, values)
       if jax.process_index() == 0:
@@ -178,15 +171,25 @@ class Watch:
       line = metrics.progress_line(
         s + 1, self.total, values, rates, transcripts=self.config.model.transcripts, batch=batch, mfu=mfu
       )
-      logging.info('%s', '  '.join(filter(None, [line, str(self.source.trouble)])))
+      skipped = f'spikes skipped: {values["skipped"]:.0f}' if values.get('skipped') else ''
+      logging.info('%s', '  '.join(filter(None, [line, skipped, str(self.source.trouble)])))
+
+  def clips_of(self, s: int) -> str:
+    named = ', '.join(f'{video} #{window}' for video, window in self.source.examples(s)[:4])
+    return f'Its clips begin with {named}; look at them with: python -m data.inspect --run {self.workdir} --step {s}. '
+
+  def tell_of_spike(self, s: int, values: Mapping):
+    logging.warning(
+      'step %d was skipped: its loss of %.4g or its gradient norm of %.4g is more than %g deviations above those of '
+      'the last %d steps. %s',
+      *(s, values['loss'], values['gradient_norm'], self.config.spike_sigmas, step_lib.USUAL, self.clips_of(s)),
+    )
 
   def stop_for_nan(self, s: int, values: Mapping):
     bad = ', '.join(name for name, value in values.items() if not np.isfinite(value))
-    named = ', '.join(f'{video} #{window}' for video, window in self.source.examples(s)[:4])
     raise UserError(
       f'step {s} gave no number ({bad}), so its update was not made; the parameters are those before it. '
-      f'Its clips begin with {named}; look at them with: python -m data.inspect --run {self.workdir} --step {s}. '
-      f'Running again goes on from the last checkpoint in {self.workdir}/checkpoints.'
+      f'{self.clips_of(s)}Running again goes on from the last checkpoint in {self.workdir}/checkpoints.'
     )
 
   def evaluation(self, s: int, name: str, values: Mapping):
@@ -207,6 +210,14 @@ def check_batch(config, mesh):
     raise UserError(
       f'input.batch={config.input.batch} is not a multiple of {ways}, the {ways // config.micro_batches} places of '
       f'the mesh that split it times micro_batches={config.micro_batches}; change one of them'
+    )
+
+
+def check_vocabulary(config, tokenizer: str, pieces: int):
+  if pieces > (known := config.model.text.vocab_size):
+    raise UserError(
+      f'the tokenizer {tokenizer!r} has {pieces} word pieces, but model.text.vocab_size is {known}; set it to at least '
+      'that'
     )
 
 

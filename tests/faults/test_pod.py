@@ -1,4 +1,4 @@
-"""A run of two processes through all that ends one of them: its launcher starts it again, and no bit differs."""
+"""Runs of two processes, through all that ends one of them: they are started again, and no bit differs."""
 
 import os
 import pathlib
@@ -6,9 +6,13 @@ import re
 import signal
 import sys
 
-from tests.runs import assert_equal_runs, demo, finish, start
+import numpy as np
+import pytest
+
+from tests.runs import assert_equal_runs, demo, finish, rows, start, wait_for
 
 __all__ = ['demo']  # A fixture.
+POD = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '1']
 
 # In the place of tvts_jax.main: a run in which process 1 hangs for good at step 8, once.
 HANGING = """
@@ -29,15 +33,40 @@ app.run(main.main)
 """
 
 
-def test_a_pod_with_a_hang_and_two_deaths_ends_like_an_undisturbed_one(demo):
-  pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '1']
-  finish(start(demo, 'pod', pod=[*pod, '--']))
+@pytest.fixture(scope='module')
+def undisturbed(demo):
+  finish(start(demo, 'pod', pod=[*POD, '--']))
+  return demo / 'pod'
 
+
+def child(pod, index: int) -> int:
+  """The process id of one of a pod's two."""
+  return int(pathlib.Path(f'/proc/{pod.pid}/task/{pod.pid}/children').read_text().split()[index])
+
+
+def test_two_processes_train_like_one(demo, undisturbed):
+  finish(start(demo, 'alone'))
+  # The mesh is that of the single process, so only the order of sums may differ.
+  alone, together = ([row['loss'] for row in rows(run) if 'loss' in row] for run in (demo / 'alone', undisturbed))
+  np.testing.assert_allclose(together, alone, rtol=2e-4)
+
+
+def test_with_one_asked_to_stop_both_save_and_go_on(demo, undisturbed):
+  folder = demo / 'stopped'
+  run = start(demo, 'stopped', pod=[*POD, '--'])
+  wait_for(run, lambda: (folder / 'metrics.jsonl').exists() and len(rows(folder)) > 2)
+  os.kill(child(run, 1), signal.SIGTERM)
+  finish(run, code=75)
+  finish(start(demo, 'stopped', pod=[*POD, '--']))
+  assert_equal_runs(undisturbed, folder)
+
+
+def test_a_pod_with_a_hang_and_two_deaths_ends_like_an_undisturbed_one(demo, undisturbed):
   folder = demo / 'faults'
   program = folder.with_suffix('.py')
   program.write_text(HANGING.format(once=folder.with_suffix('.once')))
   run = start(
-    demo, 'faults', pod=[*pod, '--restarts', '3', '--'], program=[program], variables={'TVTS_PATIENCE_S': '20'}
+    demo, 'faults', pod=[*POD, '--restarts', '3', '--'], program=[program], variables={'TVTS_PATIENCE_S': '20'}
   )
   said, resumed = '', 0
   for line in run.stdout:
@@ -45,10 +74,9 @@ def test_a_pod_with_a_hang_and_two_deaths_ends_like_an_undisturbed_one(demo):
     if 'resuming' in line and '[0]' in line:
       resumed += 1
       if resumed <= 2:
-        children = pathlib.Path(f'/proc/{run.pid}/task/{run.pid}/children').read_text().split()
-        os.kill(int(children[resumed - 1]), signal.SIGKILL)
+        os.kill(child(run, resumed - 1), signal.SIGKILL)
   assert run.wait() == 0 and resumed == 3, said
   assert re.search(r'stood still for 20 s, training', said) and 'in hang_once' in said, said
   (_, hung), *killed = re.findall(r'local_pod: process (\d) left with (\d+)\n', said)
   assert hung == '76' and killed == [('0', '137'), ('1', '137')] and said.count('starting all again') == 3, said
-  assert_equal_runs(demo / 'pod', folder)
+  assert_equal_runs(undisturbed, folder)
