@@ -6,8 +6,9 @@
 
 PATH is the folder of the annotations, or the one file there is; DIR the folder of the videos, in the layouts that
 people have: in folders of their classes or not, with blanks or underscores, with the ending that is listed or another
-one. It says for each split how many clips the lists have and the paper has, how many are there, missing or broken, and
-which. Broken is what is empty, a web page, or no video by its header; with --decode every picture is decoded.
+one. It says for each split how many clips are listed, how many are expected, by the paper or where it rounds by the
+published lists, and how many are there, missing or broken, and which. Broken is what is empty, a web page, or no video
+by its header; with --decode every picture is decoded.
 
 --out writes READY/index.jsonl, which data.build makes shards of, with the clips that are there, described by their
 caption or else the name of their class; and READY/annotations.jsonl, which evaluators read, with all of them. Nothing
@@ -98,7 +99,7 @@ def _broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, workers: 
 
 
 def _tell(clips: list[Clip], sizes: dict[str, int], paths, broken) -> None:
-  print(f'{"split":<8}{"listed":>9}{"paper":>9}{"there":>9}{"missing":>9}{"broken":>9}')
+  print(f'{"split":<8}{"listed":>9}{"expected":>9}{"there":>9}{"missing":>9}{"broken":>9}')
   for split in _splits(clips, sizes):
     ids = [clip.id for clip in clips if clip.split == split]
     missing, bad = [id for id in ids if id not in paths], [id for id in ids if id in broken]
@@ -115,7 +116,7 @@ def _tell(clips: list[Clip], sizes: dict[str, int], paths, broken) -> None:
 def _tell_more(clips: list[Clip], benchmark: Benchmark, several: dict[str, list[str]], there: dict[str, str]) -> None:
   classes = len({clip.label for clip in clips} - {None})
   if classes or benchmark.classes:
-    print(f'{classes} classes{f", {benchmark.classes} in the paper" if benchmark.classes else ""}')
+    print(f'{classes} classes{f", {benchmark.classes} expected" if benchmark.classes else ""}')
   if pairs := [(clip.id, pair['negative']) for clip in clips for pair in clip.pairs]:
     both = sum(positive in there and negative in there for positive, negative in pairs)
     print(f'{len(pairs)} sentences with two images, {both} of them with both images there')
@@ -134,7 +135,7 @@ def _verdict(clips: list[Clip], sizes: dict[str, int], paths, broken, media) -> 
     said = f'all {len(clips)} clips are there'
   listed = Counter(clip.split for clip in clips)
   if others := [split for split, size in sizes.items() if listed[split] not in (0, size)]:
-    said += f'; the lists have another number of clips than the paper in {" and ".join(others)}'
+    said += f'; the lists have another number of clips than expected in {" and ".join(others)}'
   if absent := [split for split in sizes if not listed[split]]:
     said += f'; there is no list of {" and ".join(absent)}'
   print(said)

@@ -32,7 +32,7 @@ def locate(clips: list[Clip], benchmark: Benchmark, media: str) -> Found:
   """The files below a folder, each for one clip at most but where several clips name the same.
 
   A file that lies where the lists say is taken first. Otherwise it is one of the same name, whatever its ending, in
-  whichever folder, unless that is the folder of another class; blanks and underscores in names of folders are the same.
+  whichever folder, unless that is the folder of another class; a blank in a folder's name is as good as an underscore.
   """
   files = defaultdict(list)
   for path in items.videos_under(media, benchmark.endings):

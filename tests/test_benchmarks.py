@@ -10,6 +10,7 @@ import pytest
 
 from data import benchmarks, library
 from data.items import SourceError
+from data.outcomes import ItemError
 
 
 def write(root, files):
@@ -436,3 +437,14 @@ def test_members_of_archives(tmp_path):
     tar.add(tmp_path / 'a', 'clips/a.mp4')
   paths, _ = found(tmp_path, 'table', read('table', tmp_path), [])
   assert paths == {'a': 'x.tar::clips/a.mp4', 'b': 'x.tar::b.mp4'}
+  for member, code in (('b.mp4', 'missing_video'), ('clips/a.mp4', 'not_a_video')):
+    assert looked_at(f'{tmp_path}/x.tar::{member}') == code
+  with tarfile.open(tmp_path / 'x.tar', 'w') as tar:
+    tar.add(tmp_path / 'a', '../a.mp4')
+  assert looked_at(f'{tmp_path}/x.tar::../a.mp4') == looked_at(f'{tmp_path}/x.tar::a.mp4') == 'bad_archive'
+
+
+def looked_at(path):
+  with pytest.raises(ItemError) as caught:
+    library.look(library.Look(path, is_image=False, decode=False))
+  return caught.value.code

@@ -44,7 +44,7 @@ Found = Iterator[tuple[str, Clip]]
 class Benchmark(NamedTuple):
   layout: str  # the files that it reads
   read: Callable[['Files', int], Found]
-  sizes: tuple[dict[str, int], ...]  # clips of each split, as the paper has them; one entry for each split number
+  sizes: tuple[dict[str, int], ...]  # clips of each split, by the paper or the published lists; an entry a split number
   classes: int = 0  # 0: there are none, or nobody knows how many
   endings: tuple[str, ...] = VIDEOS
 
