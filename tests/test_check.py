@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -251,7 +250,6 @@ def test_a_check_can_be_stopped(tmp_path):
   process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   assert 'items' in process.stderr.readline()
   process.send_signal(signal.SIGINT)
-  begin = time.monotonic()
   out, err = process.communicate(timeout=30)
   assert process.returncode == EXITS['interrupted'] and 'Traceback' not in err and 'interrupted' in err, err
-  assert time.monotonic() - begin < 10 and not out
+  assert not out
