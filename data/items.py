@@ -13,7 +13,10 @@ from data import archives
 from data.outcomes import BuildError, ItemError
 
 MAX_LINE_BYTES = 32 << 20
-VIDEOS = ('.mp4', '.m4v', '.mkv', '.webm', '.mov', '.avi', '.flv', '.wmv', '.mpg', '.mpeg', '.ts', '.3gp', '.ogv')
+VIDEOS = (
+  *('.mp4', '.m4v', '.mkv', '.webm', '.mov', '.avi', '.flv', '.wmv', '.mpg', '.mpeg'),
+  *('.ts', '.mts', '.m2ts', '.3gp', '.3g2', '.ogv'),
+)
 IMAGES = ('.jpg', '.jpeg', '.png', '.webp')
 # Control characters, line separators, and bytes of a file name that are no UTF-8.
 UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
@@ -67,15 +70,15 @@ def resolve(folder: str, ref: str, where: str) -> str:
   return os.path.join(folder, path) + (f'::{inside}' if inside else '')
 
 
-def videos_under(folder: str) -> Iterator[str]:
-  """Paths of all videos in a folder and those below it, folder by folder, in order."""
+def videos_under(folder: str, endings: tuple[str, ...] = VIDEOS) -> Iterator[str]:
+  """Paths of all videos, or files with other endings, in a folder and those below it, folder by folder, in order."""
 
   def unreadable(error):
     raise SourceError('no_source', f'{error.filename} cannot be read: {error.strerror}') from error
 
   for at, folders, files in os.walk(folder, onerror=unreadable):
     folders.sort()
-    yield from (os.path.join(at, file) for file in sorted(files) if file.lower().endswith(VIDEOS))
+    yield from (os.path.join(at, file) for file in sorted(files) if file.lower().endswith(endings))
 
 
 def is_table(path: str) -> bool:

@@ -51,7 +51,7 @@ def find(
   if kind and not KINDS[kind].matches(source):
     raise SourceError('unknown_kind', f'{source} is not what --kind {kind} reads: {KINDS[kind].what}')
   try:
-    found = _collect(KINDS[name].find(source, media, lang))
+    found = collect(KINDS[name].find(source, media, lang))
   except ItemError as error:
     raise SourceError('bad_archive', error.detail) from error
   _check_presence(found, source, name)
@@ -76,8 +76,8 @@ def detect(source: str) -> str:
   raise SourceError('ambiguous_kind', f'{source} {reason}, so say which with --kind ({offer})')
 
 
-def _collect(found):
-  """Items, ids checked."""
+def collect(found):
+  """Items, or what else has an id, out of (where, item) pairs; ids checked."""
   places = {}
   out = []
   for where, item in found:
