@@ -6,6 +6,8 @@
 #
 # PYTHON=/path/to/python3.12 chooses the Python, which must be 3.11, 3.12 or 3.13.
 set -euo pipefail
+# Much of what a short process does is to import: it should find what an earlier one has compiled.
+unset PYTHONDONTWRITEBYTECODE
 cd "$(dirname "$0")/.."
 
 task=${1:-demo}
