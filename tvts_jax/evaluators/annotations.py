@@ -1,0 +1,131 @@
+"""What is known of the clips of a benchmark: annotations.jsonl, as `data.check NAME PATH --out DIR` writes it.
+
+One JSON object a line, one line a clip, the clips without a video among them:
+
+  id        text, once in the file: the video/id of the clip's record in the shards, which lack the missing ones
+  split     'train', 'val' or 'test'
+  label     number of its class, from 0. In a file of one's own it may be the name of the class instead: then the
+            classes are numbered by name, and '' is no label. Absent where it is not known, of a split as a whole
+  class     name of its class in words; absent where there are no classes or they have no names
+  captions  list of texts, each about the whole clip. Several: every one is a query, or all of them are one, as the
+            evaluator says. Absent or empty where there are none
+  pairs     of SVO-Probes, whose clips are images, in the line of the one that the sentences are true of: list of
+            {"sentence": text, "negative": id of the other image, "negated": list, of 'subj', 'verb' and 'obj' those
+            in which the other image differs: one, but for some sentences, which the official score leaves out}
+
+Over all splits of a file the labels run from 0 without holes, and each has one name. Other fields are left as they are.
+"""
+
+import json
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from tvts_jax.errors import UserError
+
+NEGATED = ('subj', 'verb', 'obj')
+MAKE = 'python -m data.check NAME PATH --out DIR makes one'
+
+
+class Annotations(NamedTuple):
+  """The clips in the order of the file, labels as numbers; `classes[label]` is a name, or None where there is none."""
+
+  rows: list[dict[str, Any]]
+  classes: list[str | None]
+
+
+def read(path, split: str | None = None) -> Annotations:
+  """The clips of a split, or of all, and the classes of the whole file; UserError, in one sentence, if it is wrong."""
+  path = epath.Path(path)
+  if not path.exists():
+    raise UserError(f'{path} is not there; {MAKE}')
+  rows, places = [], {}
+  for number, line in enumerate(path.read_bytes().split(b'\n'), 1):
+    if line.strip():
+      row, where = _row(line, f'{path}, line {number}'), f'{path}, line {number}'
+      if row['id'] in places:
+        raise UserError(f'{where}: the clip {row["id"]!r} was listed before, in line {places[row["id"]]}')
+      places[row['id']] = number
+      rows.append(row)
+  _number(rows, path)
+  _check_labels(rows, path)
+  for row in rows:
+    for pair in row.get('pairs', ()):
+      if pair['negative'] not in places:
+        raise UserError(f'{path}: the image {pair["negative"]!r}, the negative of {row["id"]!r}, has no line')
+  classes = _classes(rows, path)
+  chosen = [row for row in rows if split in (None, row['split'])]
+  if not chosen:
+    known = ', '.join(sorted({row['split'] for row in rows})) or 'none'
+    raise UserError(f'{path} has no clip of split {split!r}; its splits: {known}')
+  return Annotations(chosen, classes)
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError) as e:
+    raise UserError(f'{where} is no readable JSON ({e}); {MAKE}') from e
+  if not isinstance(row, dict):
+    raise UserError(f'{where} holds no object with named fields; {MAKE}')
+  for field in ('id', 'split'):
+    if not isinstance(row.get(field), str) or not row[field]:
+      raise UserError(f'{where}: {field} must be text, not {str(row.get(field))[:60]!r}')
+  if row.get('label') in (None, ''):
+    row.pop('label', None)
+  elif not isinstance(row['label'], str) and (type(row['label']) is not int or row['label'] < 0):
+    raise UserError(f'{where}: label must be a number from 0 or the name of a class, not {row["label"]!r}')
+  if not isinstance(row.get('class', ''), str):
+    raise UserError(f'{where}: class must be text, not {str(row["class"])[:60]!r}')
+  captions = row.setdefault('captions', [])
+  if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+    raise UserError(f'{where}: captions must be a list of texts, not {str(captions)[:60]!r}')
+  pairs = row.get('pairs', [])
+  if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
+    raise UserError(f'{where}: pairs must be a list of objects with sentence, negative and negated')
+  return row
+
+
+def _is_pair(pair) -> bool:
+  texts = isinstance(pair, dict) and all(isinstance(pair.get(field), str) for field in ('sentence', 'negative'))
+  negated = pair.get('negated') if texts else None
+  return isinstance(negated, list) and all(part in NEGATED for part in negated)
+
+
+def _number(rows, path) -> None:
+  """Turns labels that are names into numbers, by name, and names them."""
+  named = [row for row in rows if isinstance(row.get('label'), str)]
+  if named and any(type(row.get('label')) is int for row in rows):
+    raise UserError(f'{path}: the label of {named[0]["id"]!r} is a name, and others are numbers: use one of both')
+  numbers = {name: number for number, name in enumerate(sorted({row['label'] for row in named}))}
+  for row in named:
+    row['class'] = row['label']
+    row['label'] = numbers[row['label']]
+
+
+def _check_labels(rows, path) -> None:
+  """Within a split, all clips have a label or none has."""
+  labelled = {row['split'] for row in rows if 'label' in row}
+  for row in rows:
+    if row['split'] in labelled and 'label' not in row:
+      raise UserError(f'{path}: {row["id"]!r} has no label, and other clips of split {row["split"]!r} have one')
+
+
+def _classes(rows, path) -> list[str | None]:
+  names = defaultdict(set)
+  for row in rows:
+    if 'label' in row:
+      names[row['label']].add(row.get('class'))
+  if holes := [label for label in range(max(names, default=-1) + 1) if label not in names]:
+    raise UserError(
+      f'{path}: labels go up to {max(names)}, but {len(holes)} of them, {holes[0]} the first, have no clip: '
+      f'count them from 0 without holes'
+    )
+  for label, of_label in names.items():
+    if len(of_label) > 1:
+      raise UserError(f'{path}: label {label} has several names: {", ".join(sorted(map(str, of_label)))[:200]}')
+  classes = [next(iter(names[label])) for label in range(len(names))]
+  if twice := sorted({name for name in classes if name is not None and classes.count(name) > 1}):
+    raise UserError(f'{path}: several labels have the name {twice[0]!r}')
+  return classes
