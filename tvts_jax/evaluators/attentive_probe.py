@@ -3,6 +3,7 @@
 Tokens are far too many to keep, so each step makes those of its batch anew.
 """
 
+import dataclasses
 import time
 
 import flax.linen as nn
@@ -54,11 +55,10 @@ class AttentiveProbe(Probe):
     super().__init__(config, settings, model, mesh)
     own, rows = self.settings, self.answers.rows[self.settings['train_split']]
     check_batch(own['train_batch'], mesh)
-    self.train_clips = self.open(own['train_split'], clips=1, crops=1)
-    once = self.train_clips.views.input
-    # As in pre-training, but always the same view of a clip; a damaged one has another stand in for it.
-    changes = dict(mode='train', pick='center', crop='center', batch=own['train_batch'], seed=own['probe_seed'])
-    self.source = pipeline.open(once.__class__(**{**vars(once), **changes}))
+    self.train_clips = self.open(own['train_split'], middle=True)
+    # Shuffled as in pre-training, but always the same view of a clip; a damaged one has another stand in for it.
+    shuffled = dict(mode='train', pick='center', crop='center', batch=own['train_batch'], seed=own['probe_seed'])
+    self.source = pipeline.open(dataclasses.replace(self.train_clips.views.input, **shuffled))
     label_of = dict(zip((video_hash(row['id']) for row in rows), self.answers.labels(rows).tolist()))
     labels = [label_of.get(video, -1) for video in self.source.videos.tolist()]
     self.label_of = dict(zip(self.source.example_ids.tolist(), labels))

@@ -72,8 +72,11 @@ class Frozen:
     path, label, captions = (self.settings[name] for name in names)
     return answers.read(path, splits, label, captions)
 
-  def open(self, split: str, **changes) -> Clips:
-    views = Views(dataclasses.replace(self.input, split=split, **changes), self.settings['crops'])
+  def open(self, split: str, middle: bool = False) -> Clips:
+    """`middle`: under one view, and not those that the settings ask for."""
+    views = Views(dataclasses.replace(self.input, split=split), self.settings['crops'])
+    if middle:
+      views = Views(dataclasses.replace(views.input, clips=1))
     return Clips(views, self.model, self.mesh)
 
   def texts(self) -> Texts:

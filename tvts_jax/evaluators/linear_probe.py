@@ -18,7 +18,7 @@ class LinearProbe(Probe):
 
   def __init__(self, config, settings, model, mesh):
     super().__init__(config, settings, model, mesh)
-    self.train_clips = self.open(self.settings['train_split'], clips=1, crops=1)
+    self.train_clips = self.open(self.settings['train_split'], middle=True)
 
   def result(self, params):
     kind = self.settings['features']
