@@ -24,6 +24,12 @@ MODEL = {
   'start': 'narrow',
 }
 HEIGHT, WIDTH, FRAMES, MS = 16, 32, 24, 6000
+# To be evaluated as `python -m tvts_jax.evaluate` does.
+EVALS = {
+  'video_retrieval': {'clips': 2},
+  'text_retrieval': {'texts': 'each'},
+  'linear_probe': {'epochs': 3, 'warmup_epochs': 1, 'train_batch': 10},
+}
 MISSING, DAMAGED = 'test 13', 'test 4'  # Listed but in no shard; in a shard but with a JPEG that does not decode.
 
 
@@ -67,15 +73,19 @@ def make(root):
 
 
 def config(root, evals, **model):
-  """A RunConfig with evaluators whose clips, unless they say otherwise, are those of split test in batches of 8."""
+  """The RunConfig of `values`."""
+  return config_lib.resolve(values(root, evals, **model))
+
+
+def values(root, evals, **model) -> dict:
+  """A config with evaluators whose clips, unless they say otherwise, are those of split test in batches of 8."""
   common = {'annotations': f'{root}/annotations.jsonl', 'split': 'test', 'batch': 8, 'transcripts': 1, 'frames': 4}
-  values = {
+  return {
     'model': {**MODEL, **model},
     'input': {'folder': f'{root}/shards', 'tokenizer': f'{root}/pieces', 'batch': 8, 'max_tokens': 8, 'max_bad': 0.5},
     'evals': {name: {**common, **settings} for name, settings in evals.items()},
     'steps': 1,
   }
-  return config_lib.resolve(values)
 
 
 def random_parameters(model, seed=0):

@@ -60,7 +60,7 @@ class Views:
     resized = f' out of short side {self.input.resize}' if self.input.resize else ''
     return (
       f'{clips}{how} clip{"s" if clips > 1 else ""} x {self.crops} crop{"s" if self.crops > 1 else ""} '
-      f'({", ".join(CROPS[self.crops])}) of {self.input.frames} frames of {size}x{size}{resized}, '
+      f'({", ".join(CROPS[self.crops])}) of {self.input.frames} centre frames of {size}x{size}{resized}, '
       f'{percent(self.input.mask_ratio)} masked'
     )
 
