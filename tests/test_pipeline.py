@@ -405,11 +405,12 @@ def test_what_opening_refuses(config, change, says):
 @pytest.mark.parametrize(
   'change, says',
   [
-    ({'mode': 'test'}, 'known: train, eval'), ({'crop': 'left'}, 'known: random, center'),
+    ({'mode': 'test'}, 'known: train, eval'), ({'crop': 'top'}, 'known: random, center, left, right'),
     ({'mask': 'block'}, 'known: random, tube'), ({'mix': 'sum'}, 'known: weight, alternate'),
     ({'batch': 0}, 'at least 1'), ({'patch': 15}, 'multiple'), ({'tubelet': 3}, 'multiple'),
     ({'resize': 32}, 'smaller than the crop'), ({'mask_ratio': 1.0}, 'leaves nothing'),
     ({'mask_ratio': 0.97}, 'leaves nothing'), ({'mask_ratio': -0.1}, 'leaves nothing'),
+    ({'clips': 2}, "needs pick='center'"), ({'clip': 1}, 'below clips=1'), ({'spread': 'x'}, 'interleaved, parts'),
     ({'max_bad': -0.1}, 'from 0 to 1'), ({'max_bad': 3}, 'from 0 to 1'),
   ],
 )  # fmt: skip

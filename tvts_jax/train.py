@@ -265,7 +265,7 @@ def start_from(config, params, shapes, place):
   return jax.tree.map(take, given, params)
 
 
-def from_run(run, video, shapes, place):
+def from_run(run, video, shapes, place, part='params'):
   """Parameters of another run; positions of another clip length or image size are resized."""
   abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
   with of_run(run) as checkpoints:
@@ -278,7 +278,7 @@ def from_run(run, video, shapes, place):
       leaf = abstract['video'][name]
       everywhere = jax.NamedSharding(leaf.sharding.mesh, jax.P())
       abstract['video'][name] = jax.ShapeDtypeStruct((length, video.width), leaf.dtype, sharding=everywhere)
-    params = checkpoints.restore_part('params', abstract, step)
+    params = checkpoints.restore_part(part, abstract, step)
   resize = jax.jit(lambda params: resize_positions(params, old, video), out_shardings=place['video'])
   return {**params, 'video': resize(params['video'])}
 

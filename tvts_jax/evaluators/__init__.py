@@ -1,14 +1,33 @@
 """Evaluators by name. Each is built once as evaluator(run_config, settings, model, mesh) and called with parameters.
 
-A call returns {metric: float}; input_of(run_config, settings) checks the settings and returns the input that it reads.
+A call returns {metric: float}, and `result(params)` all that is known of it (results.Result); input_of(run_config,
+settings) checks the settings and returns the input that it reads. What may differ from the model is in MAY_DIFFER.
 One file, and one line here.
 """
 
 from tvts_jax.errors import UserError
-from tvts_jax.evaluators import sorting
+from tvts_jax.evaluators import (
+  attentive_probe,
+  knn,
+  linear_probe,
+  multiple_choice,
+  sorting,
+  svo,
+  text_retrieval,
+  video_retrieval,
+  zero_shot,
+)
 
 EVALUATORS = {
   'sorting': sorting.Sorting,
+  'video_retrieval': video_retrieval.VideoRetrieval,
+  'text_retrieval': text_retrieval.TextRetrieval,
+  'zero_shot': zero_shot.ZeroShot,
+  'multiple_choice': multiple_choice.MultipleChoice,
+  'svo': svo.SVO,
+  'knn': knn.KNN,
+  'linear_probe': linear_probe.LinearProbe,
+  'attentive_probe': attentive_probe.AttentiveProbe,
 }
 
 
@@ -29,6 +48,12 @@ def build(config, model, mesh) -> dict:
     kind, own = split(name, settings)
     built[name] = kind(config, own, model, mesh)
   return built
+
+
+def bound(name: str, settings) -> dict:
+  """Those settings that the model has the last word on."""
+  kind, own = split(name, settings)
+  return {key: value for key, value in own.items() if key not in kind.MAY_DIFFER}
 
 
 def split(name: str, settings) -> tuple[type, dict]:

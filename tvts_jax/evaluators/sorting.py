@@ -13,9 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
+from tvts_jax.evaluators.results import Result
 from tvts_jax.input import pipeline
 from tvts_jax.models import video
 from tvts_jax.objectives import sorting
+from tvts_jax.words import percent
 
 # The mean colour: what is left of a video when all that it shows is taken away.
 GREY = np.round(255 * np.array(video.PIXEL_MEAN)).astype(np.uint8)
@@ -36,6 +38,8 @@ VIDEOS = {
 class Sorting:
   """Scores of `objectives.sorting` over a split, under each of VIDEOS, as '<video>/<score>'."""
 
+  MAY_DIFFER = ()
+
   @staticmethod
   def input_of(config, settings):
     known = [field.name for field in dataclasses.fields(config.input)]
@@ -50,21 +54,38 @@ class Sorting:
 
     def score(params, batch):
       scores = sorting.scores(model.apply(params, batch)['sort_logits'], batch['order'])
-      return {name: (value * batch['valid']).sum() for name, value in scores.items()}
+      return {name: value * batch['valid'] for name, value in scores.items()} | {'valid': batch['valid']}
 
     self.score = jax.jit(score, out_shardings=NamedSharding(mesh, PartitionSpec()))
     self.videos = {name: jax.jit(change) for name, change in VIDEOS.items()}
 
   def __call__(self, params) -> dict[str, float]:
-    sums, count = dict.fromkeys([f'{name}/{key}' for name in VIDEOS for key in sorting.CHANCE], 0.0), 0
-    for step, batch in enumerate(self.source.batches(0, jax.process_index(), jax.process_count())):
-      count += min(self.input.batch, self.source.num_examples - step * self.input.batch)
+    return self.result(params).numbers()
+
+  def result(self, params) -> Result:
+    found = {f'{name}/{key}': [] for name in VIDEOS for key in (*sorting.CHANCE, 'valid')}
+    for batch in self.source.batches(0, jax.process_index(), jax.process_count()):
       batch.pop('example_id')
       batch = sharding.put(batch, self.mesh)
       for name, change in self.videos.items():
-        for key, value in jax.device_get(self.score(params, {**batch, **change(batch)})).items():
-          sums[f'{name}/{key}'] += float(value)
-    return {name: value / count for name, value in sums.items()} | {'clips': count}
+        for key, value_B in jax.device_get(self.score(params, {**batch, **change(batch)})).items():
+          found[f'{name}/{key}'].append(value_B)
+    clips = self.source.num_examples
+    found = {name: np.concatenate(values)[:clips] for name, values in found.items()}
+    valid_N = [found.pop(f'{name}/valid') for name in VIDEOS][0]
+    items = [
+      {'example': f'{id_:016x}', **{name: float(value_N[n]) for name, value_N in found.items()}}
+      for n, id_ in enumerate(self.source.example_ids.tolist())
+      if valid_N[n]
+    ]
+    protocol = (
+      f'Sorting; {clips} clips of {self.input.folder}, split {self.input.split!r}; {self.input.transcripts} '
+      f'transcripts of {", ".join(f"{s:g}" for s in self.input.seconds)} s; {self.input.frames} frames, '
+      f'{percent(self.input.mask_ratio)} masked; exact: all argmaxes right, each by itself, chance '
+      f'{percent(sorting.CHANCE["exact"](self.input.transcripts))}; clips that are damaged count as wrong'
+    )
+    metrics = {name: float(value_N.sum()) / clips for name, value_N in found.items()}
+    return Result(metrics, clips, int(valid_N.sum()), protocol, items)
 
 
 def examples(evaluator: Sorting, model, params, count: int) -> list[dict]:

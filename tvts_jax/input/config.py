@@ -8,11 +8,13 @@ from tvts_jax.input.sampling import SamplingConfig
 
 MODES = {
   'train': 'endless, every example once an epoch in random order',
-  'eval': 'every example once in storage order, the middle draw and the centre crop; the last batch is filled up',
+  'eval': 'every example once in storage order, the middle draw and no random crop; the last batch is filled up',
 }
 CROPS = {
   'random': 'one random place per clip',
   'center': 'the middle',
+  'left': 'the left end of a wide or square frame, the top of a high one',
+  'right': 'the other end',
 }
 MIXES = {
   'weight': 'every batch holds a fixed share of each source',
@@ -49,7 +51,8 @@ class InputConfig(SamplingConfig):
   def __post_init__(self):
     if self.mode == 'eval':
       object.__setattr__(self, 'pick', 'center')
-      object.__setattr__(self, 'crop', 'center')
+      if self.crop == 'random':
+        object.__setattr__(self, 'crop', 'center')
     super().__post_init__()
     object.__setattr__(self, 'sources', tuple(self.sources))
     for name, table in (('mode', MODES), ('crop', CROPS), ('mask', masks.MASKS), ('mix', MIXES)):

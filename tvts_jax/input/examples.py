@@ -161,6 +161,9 @@ class Examples:
       )
     room = np.array([height - side, width - side])
     offset = rng.integers(room + 1) if config.crop == 'random' else room // 2
+    if config.crop in ('left', 'right'):
+      long = 0 if height > width else 1
+      offset[long] = 0 if config.crop == 'left' else room[long]
     return np.array([*offset, side, side], np.int32)
 
 

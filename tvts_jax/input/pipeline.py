@@ -97,6 +97,16 @@ class Source:
     return self._parts[0].tokenizer.vocab_size
 
   @property
+  def videos(self) -> np.ndarray:
+    """uint64 [N]: index.video_hash of each example's video, in storage order, folder after folder."""
+    return np.concatenate([part.index.video for part in self._parts])
+
+  @property
+  def example_ids(self) -> np.ndarray:
+    """uint64 [N], in the same order."""
+    return np.concatenate([part.index.example_id for part in self._parts])
+
+  @property
   def num_examples(self) -> int:
     return sum(len(part) for part in self._parts)
 

@@ -28,6 +28,10 @@ PICKS = {
   'random': 'l, begin and frames are drawn at random',
   'center': 'the middle l, the middle valid begin, and the frame on screen at the centre of each segment',
 }
+SPREADS = {
+  'interleaved': 'each clip spans the whole, and shows one of `clips` equal parts of each segment',
+  'parts': 'each clip spans one of `clips` equal parts of the whole',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +47,23 @@ class SamplingConfig:
   order: str = 'shuffled'
   segments: str = 'whole'
   pick: str = 'random'
+  # With pick='center', the clip-th of as many clips of one sample: views of a video, for evaluation.
+  clips: int = 1
+  clip: int = 0
+  spread: str = 'interleaved'
 
   def __post_init__(self):
     object.__setattr__(self, 'seconds', tuple(self.seconds))
-    for name, table in (('windows', WINDOWS), ('order', ORDERS), ('segments', SEGMENTS), ('pick', PICKS)):
+    tables = {'windows': WINDOWS, 'order': ORDERS, 'segments': SEGMENTS, 'pick': PICKS, 'spread': SPREADS}
+    for name, table in tables.items():
       if getattr(self, name) not in table:
         raise InputError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
     if self.transcripts < 1 or self.frames < 1 or self.min_words < 0 or self.gap_s < 0:
       raise InputError('transcripts and frames must be at least 1, min_words and gap_s at least 0')
+    if not 0 <= self.clip < self.clips:
+      raise InputError(f'clip={self.clip} must be at least 0 and below clips={self.clips}')
+    if self.clips > 1 and self.pick != 'center':
+      raise InputError(f"clips={self.clips} needs pick='center'; random frames differ from draw to draw anyway")
     if not self.seconds or min(self.seconds) <= 0:
       raise InputError(f'seconds={self.seconds} must name at least one positive transcript length')
 
@@ -148,10 +161,15 @@ def choose_frames(frame_times_ms, begin_ms: int, end_ms: int, config: SamplingCo
 
   Frames are stored only when the picture changes: a segment without one shows the latest frame before it.
   """
+  if config.spread == 'parts':
+    length_ms = end_ms - begin_ms
+    begin_ms, end_ms = (begin_ms + nth * length_ms // config.clips for nth in (config.clip, config.clip + 1))
   time_F = np.asarray(frame_times_ms, np.int64) * config.frames  # in units of 1/M ms all segment ends are whole
   edge = begin_ms * config.frames + np.arange(config.frames + 1) * (end_ms - begin_ms)
   if config.pick == 'center':
-    return np.maximum(np.searchsorted(time_F, (edge[:-1] + edge[1:]) // 2, 'right') - 1, 0)
+    halves, parts = (1, 2) if config.spread == 'parts' else (2 * config.clip + 1, 2 * config.clips)
+    centre = edge[:-1] + halves * (end_ms - begin_ms) // parts
+    return np.maximum(np.searchsorted(time_F, centre, 'right') - 1, 0)
   edge[-1] += 1  # the last segment is closed
   cut = np.searchsorted(time_F, edge, 'left')
   first_M, count_M = cut[:-1], np.diff(cut)

@@ -35,6 +35,10 @@ class Tokenizer:
     mask_KxL = np.array([e.attention_mask for e in encoded], bool)
     return ids_KxL, mask_KxL
 
+  def cut(self, texts: list[str]) -> int:
+    """How many of the texts are longer than `length` pieces."""
+    return sum(bool(e.overflowing) for e in self._backend.encode_batch(texts))
+
   def decode(self, ids_KxL: np.ndarray, mask_KxL: np.ndarray) -> list[str]:
     """The texts again, as far as pieces can tell."""
     kept = [row[mask].tolist() for row, mask in zip(ids_KxL, mask_KxL)]

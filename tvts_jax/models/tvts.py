@@ -98,15 +98,20 @@ class TVTS(nn.Module):
       self.text_projection = layers.Linear(config.common, layers.uniform_init, **types)
 
   def __call__(self, batch, train: bool = False) -> dict[str, jax.Array]:
-    video_BxVxD = self.video(batch['patches'], batch['positions'], train)  # V = 1 + N, [CLS] first.
+    video = self.encode_video(batch, train)
+    video_BxVxD = video['video_tokens']
     text_BxKxE = self.encode_text(batch['tokens'], batch['token_mask'], train)
     return {
-      'video_tokens': video_BxVxD,
-      'video_embed': self.embed_video(video_BxVxD[:, 0]),
+      **video,
       'text_cls': text_BxKxE,
       'text_embed': self.embed_text(text_BxKxE),
       'sort_logits': self.sorter(video_BxVxD, text_BxKxE, train),
     }
+
+  def encode_video(self, batch, train: bool = False) -> dict[str, jax.Array]:
+    """Tokens [B, 1+N, D], [CLS] first, and the clip in the common space [B, C]."""
+    video_BxVxD = self.video(batch['patches'], batch['positions'], train)
+    return {'video_tokens': video_BxVxD, 'video_embed': self.embed_video(video_BxVxD[:, 0])}
 
   def encode_text(self, tokens_BxKxL, mask_BxKxL, train: bool = False):
     """[CLS] of each transcript by itself, [B, K, E]."""
@@ -136,6 +141,8 @@ class Model(NamedTuple):
   config: TVTSConfig
   init: Callable  # (rng, spec) → params, a plain nested dict; spec: the shapes and types of a batch
   apply: Callable  # (params, batch, rng, train) → outputs, as TVTS.__call__ documents them
+  embed_video: Callable  # (params, batch) → {'video_tokens': [B, 1+N, D], 'video_embed': [B, C]}; reads no text
+  embed_text: Callable  # (params, tokens [B, K, L], mask) → [B, C], the K texts as one point; reads no video
 
 
 def batch_spec(config: TVTSConfig, batch: int, visible: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -160,5 +167,12 @@ def build(config: TVTSConfig) -> Model:
   def apply(params, batch, rng=None, train=False):
     return module.apply({'params': params}, batch, train, rngs={'dropout': rng} if train else None)
 
+  def embed_video(params, batch):
+    return module.apply({'params': params}, batch, method='encode_video')
+
+  def embed_text(params, tokens_BxKxL, mask_BxKxL):
+    embed = lambda module: module.embed_text(module.encode_text(tokens_BxKxL, mask_BxKxL))
+    return module.apply({'params': params}, method=embed)
+
   batch_fields = ('patches', 'positions', 'tokens', 'token_mask')
-  return Model(config, init, apply)
+  return Model(config, init, apply, embed_video, embed_text)

@@ -1,0 +1,113 @@
+"""python -m tvts_jax.evaluate: what it opens, what it writes, and that two processes find what one finds."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from tests import clips
+from tvts_jax import convert, evaluate
+from tvts_jax.checkpoint import FOLDER, CheckpointConfig, Checkpoints
+from tvts_jax.errors import UserError
+from tvts_jax.evaluators import features
+from tvts_jax.input.tokens import Tokenizer
+from tvts_jax.models import tvts
+
+ROOT = pathlib.Path(__file__).parents[1]
+# What the command is given, in every process of a pod.
+CONFIG = """
+from ml_collections import ConfigDict
+from tests import clips
+
+def get_config():
+  return ConfigDict(clips.values({root!r}, clips.EVALS))
+"""
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  root = tmp_path_factory.mktemp('evaluate')
+  clips.make(root)
+  return root
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+  monkeypatch.setattr(features.STORE, '_of', None)
+
+
+@pytest.fixture(scope='module')
+def random(root):
+  """What random parameters make of all of clips.EVALS."""
+  return evaluate.evaluate(clips.config(root, clips.EVALS), 'random', root / 'random')
+
+
+def test_what_is_written(root, random, capfd):
+  for name, one in random.items():
+    assert json.loads((root / 'random' / f'{name}.json').read_text()) == json.loads(json.dumps(one))
+    assert one['expected'] == 14 and one['evaluated'] == 12 and sorted(one['missing']) == ['test 13', 'test 4']
+    assert one['checkpoint']['kind'] == 'random' and len(one['checkpoint']['parameters']) == 64
+    assert {'jax', 'python', 'tvts_jax', 'devices'} <= set(one['versions']) and 'model.video.width: 16' in one['config']
+    assert 'split' in one['protocol'] and 'centre frames of 16x16, 0% masked' in one['protocol']
+  assert len(random['video_retrieval']['items']) == 12
+  assert [item['hit'] for item in random['video_retrieval']['items']].count(1.0) / 14 == pytest.approx(
+    random['video_retrieval']['metrics']['r1']
+  )
+  # Another call finds its features on the disk, and the same numbers.
+  again = evaluate.evaluate(clips.config(root, {'video_retrieval': {'clips': 2}}), 'random', root / 'random')
+  assert again['video_retrieval']['metrics'] == random['video_retrieval']['metrics']
+  assert 'video_retrieval: r1 0.' in capfd.readouterr().out
+
+
+def test_a_run_and_converted_weights_are_what_they_hold(root):
+  config = clips.config(root, {'video_retrieval': {'features': 'embed'}}, transcripts=4)
+  model = tvts.build(config.model)
+  params, other = clips.random_parameters(model, 1), clips.random_parameters(model, 2)
+  convert.save_folder(root / 'weights', config.model, params)
+  from_weights = evaluate.evaluate(config, str(root / 'weights'))
+  fingerprint = Tokenizer(config.input.tokenizer, 8).fingerprint
+  meta = {'model': config.model.to_dict(), 'ema': True, 'version': '0', 'vocabulary': fingerprint}
+  with Checkpoints(root / 'run' / FOLDER, CheckpointConfig()) as checkpoints:
+    checkpoints.save(3, {'params': jax.device_put(other), 'ema': jax.device_put(params)}, meta)
+  from_run = evaluate.evaluate(config, str(root / 'run'))
+  about = from_run['video_retrieval']['checkpoint']
+  assert (about['kind'], about['step'], about['part']) == ('run', 3, 'ema')
+  assert about['parameters'] == from_weights['video_retrieval']['checkpoint']['parameters']
+  assert from_run['video_retrieval']['items'] == from_weights['video_retrieval']['items']
+  assert (root / 'run' / 'evaluate' / 'video_retrieval.json').exists()
+
+  deeper = clips.config(root, {'video_retrieval': {}}, video={**clips.MODEL['video'], 'heads': 1})
+  with pytest.raises(UserError, match=r'another model \(video.heads: 2 → 1\)'):
+    evaluate.evaluate(deeper, str(root / 'run'))
+  with pytest.raises(UserError, match='neither the work directory'):
+    evaluate.evaluate(config, str(root / 'shards'))
+  with pytest.raises(UserError, match='has no evals'):
+    evaluate.evaluate(clips.config(root, {}), 'random', root / 'x')
+  with pytest.raises(UserError, match='by --out'):
+    evaluate.evaluate(config, 'random')
+
+
+def test_two_processes_find_what_one_finds(root, random):
+  (root / 'config.py').write_text(CONFIG.format(root=str(root)))
+  pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '2', '--']
+  own = {**os.environ, 'TVTS_HEARTBEAT_S': '300'}  # A loaded machine may leave a process without time for long.
+  command = [sys.executable, '-m', 'tvts_jax.evaluate', f'--config={root}/config.py', '--checkpoint=random']
+  told = subprocess.run(
+    [*pod, *command, f'--out={root}/pod'], cwd=ROOT, env=own, check=True, capture_output=True, text=True
+  )
+  assert told.stdout.count('video_retrieval: r1 0.') == 1  # By one of the two.
+  for name, one in random.items():
+    other = json.loads((root / 'pod' / f'{name}.json').read_text())
+    assert other['metrics'] == pytest.approx(one['metrics'])
+    assert other['missing'] == one['missing'] and other['protocol'] == one['protocol']
+    assert [item['id'] for item in other['items']] == [item['id'] for item in one['items']]
+  for path in (root / 'pod' / 'features').iterdir():
+    with np.load(path) as ours, np.load(root / 'random' / 'features' / path.name) as theirs:
+      good = ours['valid']
+      np.testing.assert_array_equal(good, theirs['valid'])
+      np.testing.assert_allclose(ours['cls'][good], theirs['cls'][good], atol=2e-5)

@@ -1,0 +1,169 @@
+"""Evaluates a checkpoint: python -m tvts_jax.evaluate --config=configs/demo_evals.py --checkpoint=runs/demo/run
+
+runs `evals` of the config on what --checkpoint names: the work directory of a run (its newest checkpoint, and the
+running mean of the parameters where it keeps one), a folder of converted weights (python -m tvts_jax.convert), or
+`random`, the parameters that a run would start from without any weights: a control that every number needs.
+
+Each evaluator prints a line and writes OUT/NAME.json: metrics, how many clips were expected and which are missing, the
+score of each item, the protocol in words, and what was evaluated. Features are kept in OUT/features, so a second call
+is fast. Several processes (launch/local_pod.py) share the work.
+
+Exit codes: 0 all is written, 1 stopped by an error that one sentence names, 76 another process died on the way.
+"""
+
+import importlib.metadata
+import json
+import logging as stdlib_logging
+import sys
+import time
+
+import jax
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+from tvts_jax import __version__, convert, distributed, evaluators, sharding
+from tvts_jax import config as config_lib
+from tvts_jax.checkpoint import FOLDER, differences, of_run
+from tvts_jax.errors import UserError
+from tvts_jax.evaluators import features
+from tvts_jax.files import write_whole
+from tvts_jax.input.tokens import Tokenizer, check_fingerprint
+from tvts_jax.models import tvts
+from tvts_jax.train import from_run
+from tvts_jax.words import duration
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'a file of configs/, of which `evals` are run')
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'a work directory, a folder of converted weights, or random')
+_OUT = flags.DEFINE_string('out', None, 'where results go; by default CHECKPOINT/evaluate')
+flags.mark_flags_as_required(['config', 'checkpoint'])
+
+RANDOM = 'random'
+PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'tensorflow-cpu', 'tokenizers')
+# Settings of a model that change no parameter's meaning; positions are resized where the clips differ.
+FREE = (
+  'dtype', 'param_dtype', 'scan', 'remat', 'start', 'stop_gradient', 'text.dropout', 'text.attention_dropout',
+  'video.frames', 'video.image_size',
+)  # fmt: skip
+
+
+def evaluate(config: config_lib.RunConfig, checkpoint: str, out=None) -> dict[str, dict]:
+  """What is written of each evaluator, by its name."""
+  if not config.evals:
+    raise UserError('the config has no evals, so there is nothing to do; configs/demo_evals.py shows some')
+  if out is None and checkpoint == RANDOM:
+    raise UserError('random parameters have no folder; name one for the results by --out')
+  out = epath.Path(out or epath.Path(checkpoint) / 'evaluate')
+  mesh = sharding.make_mesh(config.mesh)
+  model = tvts.build(config.model)
+  with jax.set_mesh(mesh):
+    params, about = parameters(config, model, mesh, checkpoint)
+    about |= {'path': str(checkpoint), 'parameters': features.identity(params)}
+    evals = evaluators.build(config, model, mesh)
+    features.STORE.folder = out / 'features'
+    written, began = {}, time.monotonic()
+    for nth, (name, evaluator) in enumerate(evals.items(), 1):
+      since = time.monotonic()
+      result = evaluator.result(params)
+      now = time.monotonic()
+      written[name] = {
+        'name': name,
+        'protocol': result.protocol,
+        'metrics': result.metrics,
+        'expected': result.expected,
+        'evaluated': result.evaluated,
+        'missing': list(result.missing),
+        'checkpoint': about,
+        'seconds': round(now - since, 1),
+        'versions': versions(),
+        'config': config_lib.text(config),
+        'items': result.items,
+      }
+      if jax.process_index() == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / f'{name}.json', json.dumps(written[name], allow_nan=False) + '\n')
+        left = duration((now - began) / nth * (len(evals) - nth))
+        print(line(name, result), flush=True)
+        logging.info('%d of %d evaluators done, ETA %s', nth, len(evals), left)
+  return written
+
+
+def line(name: str, result) -> str:
+  numbers = '  '.join(f'{key} {value:.4g}' for key, value in result.metrics.items())
+  missing = f'  {result.expected - result.evaluated} of {result.expected} missing'
+  return f'{name}: {numbers}{missing if result.expected > result.evaluated else ""}'
+
+
+def parameters(config, model, mesh, checkpoint: str):
+  """Parameters where the config's sharding puts them, and what they are."""
+  spec = tvts.batch_spec(config.model, 1, 1, 1)
+  init = lambda key: model.init(key, spec)
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  place = sharding.layout(shapes, config.sharding, mesh)
+  if checkpoint == RANDOM:
+    return jax.jit(init, out_shardings=place)(jax.random.key(config.seed)), {'kind': RANDOM, 'seed': config.seed}
+  folder = epath.Path(checkpoint)
+  if (folder / 'config.json').exists():
+    given = shapes
+    for part in shapes:
+      given, report = convert.load_part(given, config.model, part, folder)
+      logging.info('%s', report)
+    return jax.tree.map(sharding_put, given, place), {'kind': 'weights'}
+  if not (folder / FOLDER).exists():
+    raise UserError(
+      f'{folder} is neither the work directory of a run nor a folder of converted weights; name one of the two, or '
+      f'{RANDOM}'
+    )
+  with of_run(folder) as checkpoints:
+    step = checkpoints.latest()
+    meta = checkpoints.read_meta(step)
+  check_model(config, meta, folder)
+  part = 'ema' if meta['ema'] else 'params'
+  about = {'kind': 'run', 'step': step, 'part': part, 'trained_with': meta['version']}
+  return from_run(folder, config.model.video, shapes, place, part), about
+
+
+def sharding_put(leaf, place):
+  """An array that every process has on its host, where it belongs."""
+  return jax.make_array_from_callback(leaf.shape, place, lambda index: leaf[index])
+
+
+def check_model(config, meta: dict, folder):
+  """What fits by its shapes and means something else would be evaluated without a word."""
+  flat = lambda values: config_lib.text_of(config_lib.plain(values))
+  changed = [line for line in differences(flat(meta['model']), flat(config.model)) if not line.startswith(FREE)]
+  if changed:
+    raise UserError(
+      f'{folder} was trained with another model ({"; ".join(changed[:8])}); take the config it was trained with'
+    )
+  tokenizer = Tokenizer(config.input.tokenizer, config.input.max_tokens)
+  check_fingerprint(tokenizer.fingerprint, meta['vocabulary'], str(folder))
+
+
+def versions() -> dict[str, str]:
+  found = {'tvts_jax': __version__, 'python': sys.version.split()[0]}
+  for package in PACKAGES:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found | {'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}'}
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'{argv[1]!r} is no flag; settings are given as --config.evals.NAME.batch=64')
+  logging.set_verbosity(logging.INFO)
+  # Libraries that log through absl as well say too much at this level.
+  ours = lambda record: 'tvts_jax' in record.pathname or record.levelno > stdlib_logging.INFO
+  logging.get_absl_handler().addFilter(ours)
+  try:
+    distributed.initialize()
+    evaluate(config_lib.resolve(_CONFIG.value), _CHECKPOINT.value, _OUT.value)
+  except UserError as error:
+    print(f'evaluate: {error}', file=sys.stderr, flush=True)
+    distributed.leave(1, error)
+
+
+if __name__ == '__main__':
+  app.run(main)

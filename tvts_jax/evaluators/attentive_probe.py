@@ -1,0 +1,120 @@
+"""An attentive classifier: one learned query looks at all frozen tokens of a clip.
+
+Tokens are far too many to keep, so each step makes those of its batch anew.
+"""
+
+import dataclasses
+import time
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+
+from tvts_jax import sharding
+from tvts_jax.errors import UserError
+from tvts_jax.evaluators import answers
+from tvts_jax.evaluators.features import SAY_S, check_batch
+from tvts_jax.evaluators.frozen import everywhere, put_everywhere
+from tvts_jax.evaluators.probes import Probe, check_finite, loss_of
+from tvts_jax.input import pipeline
+from tvts_jax.input.index import video_hash
+from tvts_jax.models import layers
+from tvts_jax.words import duration
+
+
+class Head(nn.Module):
+  """Tokens [B, N, D] → logits [B, K]."""
+
+  classes: int
+  heads: int
+
+  @nn.compact
+  def __call__(self, tokens_BxNxD):
+    types, D = (jnp.float32, jnp.float32), tokens_BxNxD.shape[-1]
+    part = lambda name: layers.Heads(self.heads, layers.normal_init, *types, name=name)
+    query_D = self.param('query', nn.initializers.normal(0.02), (D,))
+    tokens_BxNxD = layers.layer_norm(1e-6, *types, name='norm')(tokens_BxNxD)
+    q_1xHx1xC = part('q')(query_D[None, None])
+    k_BxHxNxC, v_BxHxNxC = part('k')(tokens_BxNxD), part('v')(tokens_BxNxD)
+    logits_BxHxN = jnp.einsum('hc,bhnc->bhn', q_1xHx1xC[0, :, 0], k_BxHxNxC) * k_BxHxNxC.shape[-1] ** -0.5
+    seen_BxHx1xC = jnp.einsum('bhn,bhnc->bhc', jax.nn.softmax(logits_BxHxN), v_BxHxNxC)[:, :, None]
+    seen_BxD = layers.Merge(layers.normal_init, *types, name='out')(seen_BxHx1xC)[:, 0]
+    seen_BxD = layers.layer_norm(1e-6, *types, name='norm_out')(seen_BxD)
+    return layers.Linear(self.classes, layers.normal_init, *types, name='classes')(seen_BxD)
+
+
+class AttentiveProbe(Probe):
+  """Trained with AdamW on the middle clip and crop of each training video."""
+
+  OWN = Probe.OWN | {'epochs': 20, 'warmup_epochs': 2, 'lr': 1e-3, 'weight_decay': 0.05, 'train_batch': 256}
+
+  def __init__(self, config, settings, model, mesh):
+    super().__init__(config, settings, model, mesh)
+    own, rows = self.settings, self.answers.rows[self.settings['train_split']]
+    check_batch(own['train_batch'], mesh)
+    self.train_clips = self.open(own['train_split'], middle=True)
+    # Shuffled as in pre-training, but always the same view of a clip; a damaged one has another stand in for it.
+    shuffled = dict(mode='train', pick='center', crop='center', batch=own['train_batch'], seed=own['probe_seed'])
+    self.source = pipeline.open(dataclasses.replace(self.train_clips.views.input, **shuffled))
+    label_of = dict(zip((video_hash(row['id']) for row in rows), self.answers.labels(rows).tolist()))
+    labels = [label_of.get(video, -1) for video in self.source.videos.tolist()]
+    self.label_of = dict(zip(self.source.example_ids.tolist(), labels))
+    if max(labels) < 0:
+      raise UserError(f'not one clip of {self.train_clips} is in {self.answers.path}; name another of the two')
+    self.head = Head(len(self.answers.classes), model.config.video.heads)
+
+  def result(self, params):
+    head = self.fit(params)
+    found = self.clips.see(self.scorer(), (params, head), 'attentive probe')
+    place_R = answers.where([row['id'] for row in self.rows], self.clips, found['valid'].all(axis=1))
+    split = lambda there: [row for row, place in zip(self.rows, place_R) if (place >= 0) == there]
+    seen = answers.Seen(split(True), {}, split(False))
+    how = f'one query attends to all tokens in {self.head.heads} heads, AdamW'
+    known = sum(label >= 0 for label in self.label_of.values())
+    return self.score(
+      found['logits'][place_R[place_R >= 0]], seen, [how, self.trained(self.settings['train_batch'], known)]
+    )
+
+  def scorer(self):
+    def score(params_and_head, batch):
+      params, head = params_and_head
+      return {'logits': self.logits(params, head, batch), 'valid': batch['valid']}
+
+    return jax.jit(score, out_shardings=everywhere(self.mesh))
+
+  def logits(self, params, head, batch):
+    tokens_BxNxD = jax.lax.stop_gradient(self.model.embed_video(params, batch)['video_tokens'])
+    return self.head.apply({'params': head}, tokens_BxNxD.astype(jnp.float32))
+
+  def fit(self, params):
+    """The head after all epochs, on all devices."""
+    own, source = self.settings, self.source
+    total = max(1, len(self.train_clips) * own['epochs'] // own['train_batch'])
+    tx = optax.adamw(self.rate(total, own['train_batch']), weight_decay=own['weight_decay'])
+
+    def step(head, state, params, batch):
+      loss_fn = lambda head: loss_of(self.logits(params, head, batch), batch['label'])
+      loss, gradient = jax.value_and_grad(loss_fn)(head)
+      updates, state = tx.update(gradient, state, head)
+      return optax.apply_updates(head, updates), state, loss
+
+    width = self.model.config.video.width
+    init = lambda key: self.head.init(key, jnp.zeros((1, 1, width)))['params']
+    head = jax.device_get(jax.jit(init)(jax.random.key(own['probe_seed'])))
+    head, state = put_everywhere((head, tx.init(head)), self.mesh)
+    step = jax.jit(step, out_shardings=everywhere(self.mesh))
+    began = said = time.monotonic()
+    with source.batches(0, jax.process_index(), jax.process_count()) as batches:
+      for done in range(1, total + 1):
+        batch = next(batches)
+        label_B = np.array([self.label_of[id_] for id_ in batch['example_id'].tolist()], np.int32)
+        batch = {'patches': batch['patches'], 'positions': batch['positions'], 'label': label_B}
+        head, state, loss = step(head, state, params, sharding.put(batch, self.mesh))
+        if (now := time.monotonic()) - said > SAY_S and jax.process_index() == 0:
+          said, left = now, duration((total - done) * (now - began) / done)
+          logging.info('attentive probe: step %d/%d, loss %.3g, ETA %s', done, total, float(loss), left)
+    check_finite(float(loss), 'attentive probe')
+    return head

@@ -1,0 +1,126 @@
+"""What evaluators on frozen features have in common: settings, clips, answers."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from tvts_jax.errors import UserError
+from tvts_jax.evaluators import answers, ranks
+from tvts_jax.evaluators.features import Clips, Texts, Views
+from tvts_jax.evaluators.results import Result
+from tvts_jax.input.config import InputConfig
+
+COMMON = {
+  'annotations': '',  # A file with what is right about each clip: answers.py says which.
+  'label': '',  # The fields of it to read, where it is no annotations.jsonl.
+  'captions': '',
+  'crops': 1,  # 1 or 3; `clips` and `spread` of the input say how many temporal clips there are, and which.
+}
+FIXED = ('mode', 'sources', 'mix', 'crop', 'clip', 'pick')  # Of the input; views decide them.
+
+
+class Frozen:
+  """Settings are those of the input, COMMON and OWN; nothing is masked unless mask_ratio says so."""
+
+  OWN: ClassVar[dict] = {}  # Settings and their defaults.
+  CHOICES: ClassVar[dict] = {}  # What some of them may be, by name.
+  MAY_DIFFER: ClassVar[tuple] = ('frames', 'transcripts')  # From the model.
+
+  @classmethod
+  def settings_of(cls, config, settings) -> tuple[dict, InputConfig]:
+    """Its own settings and those of the input. UserError if one makes no sense."""
+    own = COMMON | cls.OWN
+    known = [field.name for field in dataclasses.fields(InputConfig) if field.name not in FIXED]
+    kind = f'the evaluator {cls.__name__}'
+    if unknown := sorted(set(settings) - set(known) - set(own)):
+      raise UserError(f'{kind} has no setting {unknown[0]!r}; it has every_steps, {", ".join([*own, *known])}')
+    values = own | {name: value for name, value in settings.items() if name in own}
+    for name, choices in cls.CHOICES.items():
+      if values[name] not in choices:
+        raise UserError(f'{name}={values[name]!r} is unknown to {kind}; known: {", ".join(choices)}')
+    if not values['annotations']:
+      raise UserError(f'{kind} needs annotations=..., a file with what is right about each clip')
+    given = {name: value for name, value in settings.items() if name in known}
+    base = {'split': 'val', 'mode': 'eval', 'mask_ratio': 0.0, 'sources': (), 'mix': 'weight', 'crop': 'center'}
+    input = dataclasses.replace(config.input, **{**base, **given})
+    if input.frames > config.model.video.frames:
+      raise UserError(
+        f'{kind} asks for {input.frames} frames, and the model knows {config.model.video.frames}; start a run of more '
+        'frames from it (init.run)'
+      )
+    Views(input, values['crops'])
+    return values, input
+
+  @classmethod
+  def input_of(cls, config, settings) -> InputConfig:
+    return cls.settings_of(config, settings)[1]
+
+  def __init__(self, config, settings, model, mesh):
+    self.settings, self.input = self.settings_of(config, settings)
+    self.model, self.mesh = model, mesh
+    self.answers = self.read(self.splits())
+    self.clips = self.open(self.input.split)
+
+  def splits(self) -> tuple[str, ...]:
+    """Those it looks at; the last is the one that counts."""
+    return (self.input.split,)
+
+  def read(self, splits: tuple[str, ...]) -> answers.Answers:
+    names = ('annotations', 'label', 'captions')
+    path, label, captions = (self.settings[name] for name in names)
+    return answers.read(path, splits, label, captions)
+
+  def open(self, split: str, middle: bool = False) -> Clips:
+    """`middle`: under one view, and not those that the settings ask for."""
+    views = Views(dataclasses.replace(self.input, split=split), self.settings['crops'])
+    if middle:
+      views = Views(dataclasses.replace(views.input, clips=1))
+    return Clips(views, self.model, self.mesh)
+
+  def texts(self) -> Texts:
+    return Texts(self.input, self.model, self.mesh)
+
+  @property
+  def rows(self) -> list[dict]:
+    """Of the split that counts."""
+    return self.answers.rows[self.input.split]
+
+  def look(self, params) -> answers.Seen:
+    return answers.look(self.clips, self.rows, params)
+
+  def __call__(self, params) -> dict[str, float]:
+    return self.result(params).numbers()
+
+  def result(self, params) -> Result:
+    raise NotImplementedError
+
+  def make(self, metrics: dict, seen: answers.Seen, protocol: list[str], items: list[dict]) -> Result:
+    """`protocol`: parts of it that are the evaluator's own."""
+    missing = tuple(row['id'] for row in seen.missing)
+    parts = [type(self).__name__, f'{len(self.rows)} clips of {self.clips}', *protocol, str(self.clips.views)]
+    if missing:
+      parts.append(f'{len(missing)} clips are missing')
+    return Result(metrics, len(self.rows), len(seen.rows), '; '.join(parts), items, missing)
+
+
+def classified(scores_RxK, label_R, seen: answers.Seen, missing_label: np.ndarray) -> tuple[dict, list[dict]]:
+  """Accuracies, with missing clips as wrong, and what each clip was taken for."""
+  found = ranks.of_classes(scores_RxK, label_R)
+  all_labels = np.concatenate([label_R, missing_label])
+  items = [
+    {'id': row['id'], 'label': int(label), 'taken_for': int(best), 'right': float(hit)}
+    for row, label, best, hit in zip(seen.rows, label_R, scores_RxK.argmax(axis=1), found.hits(1))
+  ]
+  return ranks.accuracies(found.with_missing(len(missing_label)), all_labels), items
+
+
+def everywhere(mesh) -> jax.NamedSharding:
+  return jax.NamedSharding(mesh, jax.P())
+
+
+def put_everywhere(tree, mesh):
+  """What all processes hold alike, as arrays that all devices hold."""
+  place = everywhere(mesh)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)), tree)
