@@ -1,0 +1,217 @@
+"""Features of anyone's videos, images and texts, from trained weights:
+
+  python -m tvts_jax.embed WEIGHTS VIDEO_OR_FOLDER ... --out features.npz
+  python -m tvts_jax.embed WEIGHTS --texts queries.txt --out queries.npz
+
+WEIGHTS is a folder of python -m tvts_jax.convert or the work directory of a run. A file of features holds `ids`, the
+paths as given or the lines of the text file, and a row for each in
+
+  cls     float32 [N, D]  what the video encoder says of the whole clip; texts have none
+  embed   float32 [N, C]  the space that videos and texts share, of length one: a dot product says how alike two are
+
+--out x.parquet writes the same as a table, a list in each cell. Frames are those that data.build keeps of a video with
+a caption: on screen in the middles of equal parts, by real time. In Python the same is
+
+  model = tvts_jax.load('WEIGHTS')
+  clip, text = model.embed_video('clip.mp4'), model.embed_text('a cat jumps')
+  print(clip['embed'] @ text)
+
+Exit codes: 0 all is written, 1 nothing is, 2 the command line is wrong, 3 some videos could not be read: each is named,
+and all others are written.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+
+from data import items, windows
+from data.items import Item
+from data.outcomes import ItemError
+from tvts_jax import convert
+from tvts_jax.convert import card, workdir
+from tvts_jax.errors import UserError, ending
+from tvts_jax.evaluators.ranks import unit
+from tvts_jax.input.sampling import SamplingConfig, choose_frames
+from tvts_jax.input.tokens import Tokenizer
+from tvts_jax.models import tvts, video
+from tvts_jax.words import duration, number
+
+BATCH = 8  # Clips or texts that pass the model at a time.
+UNREAD = 3  # The exit code where some could not be read.
+SUFFIXES = ('.npz', '.parquet')
+
+
+class Embedder:
+  """A model with its weights. embed_video and embed_text take one; videos and texts take many and are faster."""
+
+  def __init__(self, folder):
+    if workdir.is_workdir(folder):
+      self.config, params, found = workdir.load_workdir(folder)
+      tokenizer = found['tokenizer']
+    else:
+      self.config, params, _ = convert.load_folder(folder)
+      tokenizer = folder
+    self._folder, self._tokenizer, self._words = folder, tokenizer, None
+    model, self._params = tvts.build(self.config), jax.device_put(params)
+    self._video, self._text = jax.jit(model.embed_video), jax.jit(model.embed_text)
+    clips = self.config.video
+    self._frames = SamplingConfig(frames=clips.frames, pick='center')
+    self._kept = windows.WindowConfig(
+      short_side=round(clips.image_size * card.RESIZE), caption_frames=self._frames.frames
+    )
+
+  def embed_video(self, path) -> dict[str, np.ndarray]:
+    """{'cls': [D], 'embed': [C]} of a video or an image; ItemError if it can not be read."""
+    return next(self.videos([self.read(path)]))
+
+  def embed_text(self, text: str) -> np.ndarray:
+    """[C]"""
+    return next(self.texts([text]))
+
+  def read(self, path) -> np.ndarray:
+    """The frames that the model looks at, uint8 [frames, Y, X, 3]."""
+    path = os.fspath(path)
+    # A caption tells the builder to spread the frames over the whole video; its words are not looked at.
+    item = Item(path, path, transcript=None, fmt=None, lang='', split='', caption='-')
+    (record,), _ = windows.records(item, self._kept)
+    shown = choose_frames(record.frame_times_ms, record.start_ms, record.end_ms, self._frames, rng=None)
+    side, high, wide = self.config.video.image_size, record.height, record.width
+    if min(high, wide) < side:
+      raise ItemError('too_small', f'{path} has {wide} x {high} pixels, and the model looks at {side} x {side}')
+    top, left = (high - side) // 2, (wide - side) // 2
+    pictures = {n: cv2.imdecode(np.frombuffer(record.frames[n], np.uint8), cv2.IMREAD_COLOR_RGB) for n in set(shown)}
+    return np.stack([pictures[n][top : top + side, left : left + side] for n in shown])
+
+  def videos(self, clips_FxYxXx3: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Of the frames of each clip, as `read` gives them."""
+    for clips, count in batches(clips_FxYxXx3):
+      patches_BxNxP = np.asarray(video.patchify(clips, self.config.video))
+      positions_BxN = np.broadcast_to(np.arange(patches_BxNxP.shape[1], dtype=np.int32), patches_BxNxP.shape[:2])
+      found = self._video(self._params, {'patches': patches_BxNxP, 'positions': positions_BxN})
+      cls_BxD = np.asarray(found['video_tokens'][:, 0], np.float32)
+      embed_BxC = unit(found['video_embed']).astype(np.float32)
+      yield from ({'cls': cls_BxD[n], 'embed': embed_BxC[n]} for n in range(count))
+
+  def texts(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    if self._words is None:
+      if self._tokenizer is None:
+        raise UserError(f'{self._folder} has no tokenizer, so it can embed no texts; export it with one')
+      self._words = Tokenizer(os.fspath(self._tokenizer), self.config.text.max_position_embeddings)
+    for lines, count in batches(texts):
+      tokens_BxL, mask_BxL = self._words(list(lines))
+      embed_BxC = self._text(self._params, tokens_BxL[:, None], mask_BxL[:, None])
+      yield from unit(embed_BxC).astype(np.float32)[:count]
+
+
+def batches(values: Iterable) -> Iterator[tuple[np.ndarray, int]]:
+  """([BATCH, ...], how many of them count): the last one is filled up, so that nothing is compiled twice."""
+  values = iter(values)
+  while batch := [value for value, _ in zip(values, range(BATCH))]:
+    yield np.stack(batch + batch[-1:] * (BATCH - len(batch))), len(batch)
+
+
+def main(argv=None) -> int:
+  args = arguments(argv)
+  unread = []
+  return ending(lambda: unread.extend(embed(args))) or (UNREAD if unread else 0)
+
+
+def embed(args) -> list[str]:
+  """Writes the features → what could not be read."""
+  if args.out.exists():
+    raise UserError(f'{args.out} is there already; remove it or give another --out')
+  ids, unread = (lines_of(args.texts), []) if args.texts else (find(args.videos), [])
+  model = Embedder(args.weights)
+  if args.texts:
+    rows = [{'embed': embed_C} for embed_C in model.texts(ids)]
+  else:
+    rows = list(model.videos(read_all(model, ids, unread)))
+    lost = set(unread)
+    ids = [path for path in ids if path not in lost]
+  if not rows:
+    raise UserError('nothing could be read, so nothing is written')
+  columns = {'ids': np.array(ids), **{name: np.stack([row[name] for row in rows]) for name in rows[0]}}
+  write(args.out, columns)
+  print(f'{len(ids)} in {args.out}{f", {len(unread)} could not be read" if unread else ""}')
+  return unread
+
+
+def read_all(model: Embedder, paths: list[str], unread: list[str]) -> Iterator[np.ndarray]:
+  """Frames of all videos that can be read; the others are told and appended to `unread`."""
+  began = said = time.monotonic()
+  for done, path in enumerate(paths, 1):
+    try:
+      yield model.read(path)
+    except ItemError as e:
+      unread.append(path)
+      print(f'{path} is left out: {e.code}, {e.detail}', file=sys.stderr)
+    if (now := time.monotonic()) - said > 10 or done == len(paths):
+      rate, said = done / max(now - began, 1e-3), now
+      left = duration((len(paths) - done) / rate)
+      print(f'{done}/{len(paths)} videos  {number(rate)}/s  ETA {left}', file=sys.stderr)
+
+
+def lines_of(path: Path) -> list[str]:
+  found = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+  if not found:
+    raise UserError(f'{path} holds no text; give a file with one text a line')
+  return found
+
+
+def find(places: list[str]) -> list[str]:
+  """Files as they are, and all videos and images below folders."""
+  found = []
+  for place in places:
+    below = list(items.videos_under(place, (*items.VIDEOS, *items.IMAGES))) if os.path.isdir(place) else [place]
+    if not below:
+      raise UserError(f'there is no video in {place}; its name should end like {", ".join(items.VIDEOS[:4])}')
+    found += below
+  return list(dict.fromkeys(found))
+
+
+def write(path: Path, columns: dict[str, np.ndarray]) -> None:
+  """Whole or not at all."""
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.unfinished')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    if path.suffix == '.npz':
+      with open(temporary, 'wb') as file:
+        np.savez(file, **columns)
+    else:
+      import pyarrow as pa  # tensorflow-datasets brings it
+      from pyarrow import parquet
+
+      parquet.write_table(pa.table({name: list(rows) for name, rows in columns.items()}), temporary)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def arguments(argv):
+  parser = argparse.ArgumentParser(
+    prog='python -m tvts_jax.embed',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('weights', metavar='WEIGHTS', help='a folder of weights or a work directory')
+  parser.add_argument('videos', nargs='*', metavar='VIDEO_OR_FOLDER')
+  parser.add_argument('--texts', type=Path, metavar='FILE', help='one text a line, in the place of videos')
+  parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='features.npz or features.parquet')
+  args = parser.parse_args(argv)
+  if bool(args.videos) == bool(args.texts):
+    parser.error('give videos or --texts FILE, and not both')
+  if args.out.suffix not in SUFFIXES:
+    parser.error(f'--out {args.out} should end with {" or ".join(SUFFIXES)}')
+  return args
+
+
+if __name__ == '__main__':
+  sys.exit(main())
