@@ -11,6 +11,8 @@ import pytest
 from data import archives
 from data.outcomes import ItemError
 from tests.test_archives import tar
+from tvts_jax import config
+from tvts_jax.errors import UserError
 
 
 @pytest.mark.parametrize('kind', [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
@@ -36,3 +38,31 @@ def test_long_names_in_a_tar_are_fine(tmp_path):
   name = '/'.join(['x' * 200] * 20)
   for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
     assert list(archives.members(tar(tmp_path / f'{form}.tar', (name, b'x'), form=form))) == [name]
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    b'input.batch: __import__("os").mkdir("made")',
+    b'input.batch: [].append(open("made", "w"))',
+    b'input.batch: 10 ** 10 ** 10',
+    b'input.folder: "a" * 10 ** 12',
+    b'input.batch: ' + b'9' * 10**5,
+    b'input.batch: ' + b'(' * 10**5,
+    b'input.batch: ' + b'-' * 10**6 + b'1',
+    b'input.batch: ' + b'1+' * 10**5 + b'1',
+    b'input.batch: ' + b'{1: ' * 10**4,
+    b'input.batch: "\xff\xfe"',
+    b'input.batch: \x00',
+    b'input.batch: None',
+    b'input.seconds: 3',
+    b'input.mode: {}',
+  ],
+)
+def test_the_config_of_a_work_directory_is_text(tmp_path, monkeypatch, text):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'config.txt').write_bytes(text)
+  with pytest.raises(UserError, match='config.txt is damaged at ') as error:
+    config.read_input(tmp_path)
+  assert len(str(error.value)) < 400 and str(error.value).isprintable()
+  assert [path.name for path in tmp_path.iterdir()] == ['config.txt']
