@@ -22,6 +22,7 @@ GZIP_MAGIC = b'\x1f\x8b'
 _REFERENCE = re.compile(r'(.*?\.(?:tar|jsonl|jsonl\.gz))::(.+)', re.DOTALL)
 _MARK_BYTES = 64 << 20  # inflated bytes between two places from which a gzip file can be read on
 _READ_BYTES = 1 << 20
+_HEADER_BYTES = 1 << 20  # of one member of a tar: names are short
 
 
 def split_ref(ref: str) -> tuple[str, str | None]:
@@ -136,11 +137,20 @@ class _Slice(io.RawIOBase):
     super().close()
 
 
+class _Headers(io.BufferedReader):
+  """What tarfile may read of a tar: it would hold a header in memory whole, and of any size that it claims."""
+
+  def read(self, size=-1):
+    if size > _HEADER_BYTES:
+      raise tarfile.ReadError(f'a header claims to have {size} bytes')
+    return super().read(size)
+
+
 @functools.lru_cache(maxsize=64)
 def _members(path, size, mtime_ns):
   out = {}
   try:
-    with tarfile.open(path, 'r:') as tar:
+    with _Headers(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode='r:') as tar:
       for entry in tar:
         name = entry.name.removeprefix('./')
         if entry.isdir():

@@ -215,3 +215,9 @@ def test_a_damaged_file_is_told_and_left_aside(tmp_path, caplog, text):
   (tmp_path / 'clock.json').write_text(text)
   assert clock_lib.read(tmp_path) is None
   assert 'clock.json is damaged' in caplog.text
+
+
+def test_times_that_cannot_be_written_stop_no_run(tmp_path, caplog):
+  (tmp_path / 'file').write_text('')
+  Time().clock().write(tmp_path / 'file')
+  assert 'file/clock.json cannot be written: Not a directory' in caplog.text

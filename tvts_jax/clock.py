@@ -124,7 +124,12 @@ class Clock:
     return {'seconds': dict(self._seconds), 'down': self._down, 'restarts': self._restarts, 'wall': self._wall()}
 
   def write(self, workdir):
-    write_whole(epath.Path(workdir) / FILE, json.dumps(self.state(), indent=2) + '\n')
+    """No run stops because its times can not be written: a disk may be full for a while."""
+    path = epath.Path(workdir) / FILE
+    try:
+      write_whole(path, json.dumps(self.state(), indent=2) + '\n')
+    except OSError as e:
+      logging.warning('%s cannot be written: %s; nothing but the times that a report shows needs it', path, e.strerror)
 
 
 def read(workdir) -> dict | None:

@@ -104,7 +104,7 @@ def resolve(config: Mapping) -> RunConfig:
   model = TVTSConfig.from_dict(values.get('model', {}))
   shared = {name: of(model) for name, of in SHARED.items()}
   given = values.get('input', {})
-  evals = {f'evals.{name}': evaluators.bound(name, own) for name, own in values.get('evals', {}).items()}
+  evals = {f'evals.{name}': settings for name, settings in values.get('evals', {}).items()}
   for part, settings in {'input': given, **evals}.items():
     for name in set(shared) & set(settings):
       if settings[name] != shared[name]:
@@ -144,24 +144,21 @@ def read_input(workdir) -> InputConfig:
   path = epath.Path(workdir) / 'config.txt'
   if not path.exists():
     raise UserError(f'{path} is not there; name the work directory of a run')
-  values = {}
-  for line in path.read_text().splitlines():
-    name, _, value = line.partition(': ')
-    if name.startswith('input.'):
-      try:
+  values, damaged = {}, (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # What odd literals end in.
+  line = ''
+  try:
+    for line in path.read_text().splitlines():
+      name, _, value = line.partition(': ')
+      if name.startswith('input.'):
         values[name.removeprefix('input.')] = ast.literal_eval(value)
-      except (ValueError, SyntaxError) as error:
-        raise UserError(f'{path} is damaged at {line[:80]!r}: give its run once more to write it anew') from error
-  return make('input', InputConfig, values)
+    line = 'input'
+    return make('input', InputConfig, values)
+  except damaged as error:
+    raise UserError(f'{path} is damaged at {line[:80]!r}: give its run once more to write it anew') from error
 
 
 def text(config: RunConfig) -> str:
   """A line 'path: value' for every setting: what a run is, for eyes, diffs and checkpoints."""
-  return text_of(plain(config))
-
-
-def text_of(values: Mapping) -> str:
-  """The same of nested plain values."""
 
   def lines(prefix, value):
     if isinstance(value, dict) and value:
@@ -170,4 +167,4 @@ def text_of(values: Mapping) -> str:
     else:
       yield f'{prefix}: {value!r}'
 
-  return '\n'.join(lines('', values)) + '\n'
+  return '\n'.join(lines('', plain(config))) + '\n'

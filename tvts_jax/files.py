@@ -22,8 +22,10 @@ def write_whole(path, text: str):
       if is_local(path):
         os.fsync(file.fileno())
     temp.replace(path)
-  except BaseException:
+  except BaseException as error:
     temp.unlink(missing_ok=True)
+    if isinstance(error, OSError) and error.filename is None:
+      error.filename = str(path)  # Which an error of writing lacks.
     raise
 
 

@@ -38,7 +38,7 @@ def main(argv):
     # Before anything touches a device, or the processes of a pod never find each other.
     distributed.initialize()
     finished = train.train(config.resolve(_CONFIG.value), _WORKDIR.value)
-  except UserError as error:
+  except (UserError, OSError) as error:
     print(f'tvts_jax: {error}', file=sys.stderr, flush=True)
     distributed.leave(1, error)
   sys.exit(0 if finished else preemption.EXIT_CODE)

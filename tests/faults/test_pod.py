@@ -5,6 +5,7 @@ import pathlib
 import re
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -61,22 +62,32 @@ def test_with_one_asked_to_stop_both_save_and_go_on(demo, undisturbed):
   assert_equal_runs(undisturbed, folder)
 
 
-def test_a_pod_with_a_hang_and_two_deaths_ends_like_an_undisturbed_one(demo, undisturbed):
+def test_a_pod_with_a_hang_a_death_and_a_stop_ends_like_an_undisturbed_one(demo, undisturbed):
   folder = demo / 'faults'
   program = folder.with_suffix('.py')
   program.write_text(HANGING.format(once=folder.with_suffix('.once')))
   run = start(
-    demo, 'faults', pod=[*POD, '--restarts', '3', '--'], program=[program], variables={'TVTS_PATIENCE_S': '20'}
+    *(demo, 'faults'),
+    pod=[*POD, '--restarts', '3', '--grace', '2', '--'],
+    program=[program],
+    variables={'TVTS_PATIENCE_S': '20', 'TVTS_HEARTBEAT_S': '15'},
   )
-  said, resumed = '', 0
+  said, resumed, named = '', 0, None
   for line in run.stdout:
     said += line
     if 'resuming' in line and '[0]' in line:
       resumed += 1
-      if resumed <= 2:
-        os.kill(child(run, resumed - 1), signal.SIGKILL)
+      if resumed == 1:
+        os.kill(child(run, 0), signal.SIGKILL)
+      if resumed == 2:
+        stopped, began = child(run, 1), time.monotonic()
+        os.kill(stopped, signal.SIGSTOP)
+    if resumed == 2 and 'sign of life' in line:
+      named = line, time.monotonic() - began
   assert run.wait() == 0 and resumed == 3, said
   assert re.search(r'stood still for 20 s, training', said) and 'in hang_once' in said, said
-  (_, hung), *killed = re.findall(r'local_pod: process (\d) left with (\d+)\n', said)
-  assert hung == '76' and killed == [('0', '137'), ('1', '137')] and said.count('starting all again') == 3, said
+  line, seconds = named
+  assert f'process 1 (pid {stopped} on ' in line and 'no sign of life for 15 s' in line and 10 < seconds < 30, said
+  (_, hung), *others = re.findall(r'local_pod: process (\d) left with (\d+)\n', said)
+  assert hung == '76' and others == [('0', '137'), ('0', '76')] and said.count('starting all again') == 3, said
   assert_equal_runs(undisturbed, folder)
