@@ -40,6 +40,6 @@ def get_config(arg=''):
     'motion_probe': {**motion, 'type': 'linear_probe', 'train_split': 'motion_train'},
     'order_knn': {**order, 'type': 'knn'},
     'order_probe': {**order, 'type': 'linear_probe'},
-    'order_attentive': {**order, 'type': 'attentive_probe', 'train_batch': 128, 'epochs': 10},
+    'order_attentive': {**order, 'type': 'attentive_probe', 'train_batch': 128, 'epochs': 10, 'lr': 1e-2},
   }
   return config
