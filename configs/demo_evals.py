@@ -36,6 +36,7 @@ def get_config(arg=''):
     },
     'zero_shot': {**motion, **said},
     'multiple_choice': motion,
+    'svo': {**motion, 'thresholds': (0.2, 0.4, 0.6)},
     'knn': {**motion, 'train_split': 'motion_train'},
     'motion_probe': {**motion, 'type': 'linear_probe', 'train_split': 'motion_train'},
     'order_knn': {**order, 'type': 'knn'},

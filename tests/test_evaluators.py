@@ -203,6 +203,7 @@ def test_svo(root, bench, alone):
     macro = (np.mean(list(once[0].values())) + 1 - np.mean(list(once[1].values()))) / 2
     assert found.metrics[f'{kind}/pairs'] == len(own)
     assert found.metrics[f'{kind}/precision_{rho:g}'] == pytest.approx(precision)
+    assert found.metrics[f'{kind}/recall_{rho:g}'] == pytest.approx(np.mean(positive))
     assert found.metrics[f'{kind}/accuracy_{rho:g}'] == pytest.approx(macro)
   # Nothing is that near: no precision, and an accuracy of one half.
   assert 'verb/precision_0.999' not in found.metrics and found.metrics['all/accuracy_0.999'] == 0.5
