@@ -36,10 +36,11 @@ def get_config(arg=''):
     },
     'zero_shot': {**motion, **said},
     'multiple_choice': motion,
+    'svo': {**motion, 'thresholds': (0.2, 0.4, 0.6)},
     'knn': {**motion, 'train_split': 'motion_train'},
     'motion_probe': {**motion, 'type': 'linear_probe', 'train_split': 'motion_train'},
     'order_knn': {**order, 'type': 'knn'},
     'order_probe': {**order, 'type': 'linear_probe'},
-    'order_attentive': {**order, 'type': 'attentive_probe', 'train_batch': 128, 'epochs': 10},
+    'order_attentive': {**order, 'type': 'attentive_probe', 'train_batch': 128, 'epochs': 10, 'lr': 1e-2},
   }
   return config

@@ -103,6 +103,30 @@ def labels_of(script: Script) -> dict:
   return labels
 
 
+def pairs_of(scripts: dict[str, Script]) -> dict[str, list[dict]]:
+  """For clips of one event, by id: a sentence that is true of each, with a clip in which one part of it is not.
+
+  {'sentence', 'negative': id of the other clip, 'negated': ['subj'] (another actor does it) or ['verb'] (the same actor
+  does something else)}: tests of what a model has understood, as SVO-Probes has them for images.
+  """
+  first = {id_: script.events[0] for id_, script in scripts.items()}
+  actor, motion = (lambda e: (e.colour, e.shape)), (lambda e: e.motion)
+  pairs = {id_: [] for id_ in first}
+  for part, same, other in (('subj', motion, actor), ('verb', actor, motion)):
+    alike = {}
+    for id_, event in first.items():
+      alike.setdefault(same(event), []).append(id_)
+    for ids in alike.values():
+      for nth, id_ in enumerate(ids):
+        event = first[id_]
+        # The next one, so that no clip is the wrong one of many.
+        negative = next((n for n in ids[nth:] + ids[:nth] if other(first[n]) != other(event)), None)
+        if negative is not None:
+          sentence = f'the {event.colour} {event.shape} is {MOTIONS[event.motion][0]}'
+          pairs[id_].append({'sentence': sentence, 'negative': negative, 'negated': [part]})
+  return pairs
+
+
 def write_script(seed: int, index: int, split: str = 'train') -> Script:
   if split not in SPLITS:
     raise ValueError(f'no split {split!r} in the world; known: {", ".join(SPLITS)}')

@@ -6,7 +6,8 @@
 Each clip is 12 s: four events of 3 s, in each a flock of one coloured shape does one of eight motions on a
 dark texture, while a narrator says so: see data/scene.py for why a model can learn order from it, and from
 nothing but what it sees. Clips are H.264 in mp4 with transcripts in the formats of common tools in turn.
-DIR/index.jsonl lists them for data.build; DIR/labels.jsonl says what is in each, for probes.
+DIR/index.jsonl lists them for data.build; DIR/labels.jsonl says what is in each, for
+probes and for sentences that are true of one clip and not of another (pairs_of in data/scene.py).
 
 Frames are 64x64: a frame is 2x2 copies of one 32x32 torus, large enough that the halved colour planes of
 H.264 and JPEG keep the colours apart. Shards take half of that side: a model with 8x8 patches then gets a
@@ -37,7 +38,7 @@ import numpy as np
 
 from data.dialects import WRITERS
 from data.outcomes import EXITS, BuildError, ending
-from data.scene import DURATION_MS, FPS, SPLITS, labels_of, render, write_script
+from data.scene import DURATION_MS, FPS, SPLITS, labels_of, pairs_of, render, write_script
 
 VERSION = 2  # part of a folder's settings: raise it when the same seed gives other clips
 
@@ -126,10 +127,15 @@ def write_world(folder: Path, seed: int, counts: dict[str, int], workers: int) -
 
   index, labels = [], []
   for split, count in counts.items():
+    scripts = {}
     for i in range(count):
       name, video, transcript = clip_files(split, i)
+      scripts[name] = write_script(seed, i, split)
       index.append({'id': name, 'video': video, 'transcript': transcript, 'lang': 'en', 'split': split})
-      labels.append({'id': name, 'split': split} | labels_of(write_script(seed, i, split)))
+    pairs = pairs_of(scripts) if SPLITS[split][0] == 'motion' else {}
+    for name, script in scripts.items():
+      row = {'id': name, 'split': split} | labels_of(script)
+      labels.append(row | {'pairs': pairs[name]} if pairs else row)
   for name, rows in (('labels.jsonl', labels), ('index.jsonl', index)):
     _replace(folder / name, ''.join(json.dumps(row) + '\n' for row in rows).encode())
 

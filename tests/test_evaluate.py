@@ -1,20 +1,24 @@
 """python -m tvts_jax.evaluate: what it opens, what it writes, and that two processes find what one finds."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from collections import Counter
 
 import jax
 import numpy as np
 import pytest
 
+from data import vocab
 from tests import clips
 from tvts_jax import convert, evaluate
 from tvts_jax.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
+from tvts_jax.input.config import InputConfig
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
 
@@ -68,7 +72,7 @@ def test_a_run_and_converted_weights_are_what_they_hold(root):
   config = clips.config(root, {'video_retrieval': {'features': 'embed'}}, transcripts=4)
   model = tvts.build(config.model)
   params, other = clips.random_parameters(model, 1), clips.random_parameters(model, 2)
-  convert.save_folder(root / 'weights', config.model, params)
+  convert.save_folder(root / 'weights', config.model, params, tokenizer=root / 'pieces')
   from_weights = evaluate.evaluate(config, str(root / 'weights'))
   fingerprint = Tokenizer(config.input.tokenizer, 8).fingerprint
   meta = {'model': config.model.to_dict(), 'ema': True, 'version': '0', 'vocabulary': fingerprint}
@@ -84,6 +88,11 @@ def test_a_run_and_converted_weights_are_what_they_hold(root):
   deeper = clips.config(root, {'video_retrieval': {}}, video={**clips.MODEL['video'], 'heads': 1})
   with pytest.raises(UserError, match=r'another model \(video.heads: 2 → 1\)'):
     evaluate.evaluate(deeper, str(root / 'run'))
+  vocab.save(vocab.train(Counter({'other': 1, 'words': 1}), 100), root / 'other')
+  own = {**clips.values(root, {'video_retrieval': {}})['input'], 'tokenizer': f'{root}/other'}
+  for folder in ('run', 'weights'):
+    with pytest.raises(UserError, match='was made with the vocabulary'):
+      evaluate.evaluate(dataclasses.replace(config, input=InputConfig(**own)), str(root / folder))
   with pytest.raises(UserError, match='neither the work directory'):
     evaluate.evaluate(config, str(root / 'shards'))
   with pytest.raises(UserError, match='has no evals'):

@@ -188,22 +188,23 @@ def test_svo(root, bench, alone):
     row['pairs'] = [{'sentence': s, 'negative': b, 'negated': n} for a, b, s, n in pairs if a == row['id']]
   path = root / 'svo.jsonl'
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  rho = 0.1
-  found = build(root, bench[2], svo={'annotations': str(path), 'thresholds': (rho, 0.999)})['svo'].result(bench[3])
+  score = lambda sentence, image: cosine(bench[1].text(sentence), alone[image]['embed'])
   there = [p for p in pairs if p[0] not in GONE and p[1] not in GONE and len(p[3]) == 1]
+  rho = round(float(np.median([score(p[2], image) for p in there for image in p[:2]])), 3)
+  found = build(root, bench[2], svo={'annotations': str(path), 'thresholds': (rho, 0.999)})['svo'].result(bench[3])
   assert found.metrics['coverage'] == pytest.approx(len(there) / 25)
   assert (found.expected, found.evaluated) == (25, len(there)) and len(there) < 25
   for kind in ('subj', 'verb', 'obj'):
     own = [p for p in there if p[3] == [kind]]
-    score = lambda sentence, image: cosine(bench[1].text(sentence), alone[image]['embed'])
     positive = [score(s, a) > rho for a, _, s, _ in own]
     negative = [score(s, b) > rho for _, b, s, _ in own]
     precision = sum(positive) / (sum(positive) + sum(negative))
     once = {(s, a): score(s, a) > rho for a, _, s, _ in own}, {(s, b): score(s, b) > rho for _, b, s, _ in own}
     macro = (np.mean(list(once[0].values())) + 1 - np.mean(list(once[1].values()))) / 2
     assert found.metrics[f'{kind}/pairs'] == len(own)
-    assert found.metrics[f'{kind}/precision_0.1'] == pytest.approx(precision)
-    assert found.metrics[f'{kind}/accuracy_0.1'] == pytest.approx(macro)
+    assert found.metrics[f'{kind}/precision_{rho:g}'] == pytest.approx(precision)
+    assert found.metrics[f'{kind}/recall_{rho:g}'] == pytest.approx(np.mean(positive))
+    assert found.metrics[f'{kind}/accuracy_{rho:g}'] == pytest.approx(macro)
   # Nothing is that near: no precision, and an accuracy of one half.
   assert 'verb/precision_0.999' not in found.metrics and found.metrics['all/accuracy_0.999'] == 0.5
 
@@ -313,7 +314,9 @@ def test_features_are_made_once(root, bench, tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(features, 'STORE', features.Store())
   monkeypatch.setattr(answers, 'STORE', features.STORE)
   features.STORE.folder = tmp_path
-  evals = build(root, bench[2], a={'type': 'video_retrieval'}, b={'type': 'zero_shot', 'max_tokens': 5, 'batch': 16})
+  own = {'split': 'train'}  # In which nothing is damaged.
+  kinds = {'a': {'type': 'video_retrieval'}, 'b': {'type': 'zero_shot', 'max_tokens': 5, 'batch': 16}}
+  evals = build(root, bench[2], **{name: own | kind for name, kind in kinds.items()})
   before = [e(bench[3]) for e in evals.values()]
   assert len(made) == 1  # Both ask for the same views.
   monkeypatch.setattr(answers, 'STORE', features.Store())
@@ -331,6 +334,9 @@ def test_features_are_made_once(root, bench, tmp_path, monkeypatch, caplog):
   with caplog.at_level(logging.WARNING):
     assert [e(bench[3]) for e in evals.values()] == before and len(made) == 3
   assert 'is damaged' in caplog.text
+  # What is damaged may be mended, so it is not kept.
+  build(root, bench[2], a=kinds['a'])['a'](bench[3])
+  assert len(made) == 4 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_parameters_that_are_no_number_are_an_error(root, bench):

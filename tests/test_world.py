@@ -365,3 +365,20 @@ def jpeg(image):
   ok, data = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 75])
   assert ok
   return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def test_pairs_differ_in_what_they_negate():
+  scripts = {f'clip {i}': scene.write_script(0, i, 'motion_test') for i in range(200)}
+  seen = {'subj': 0, 'verb': 0}
+  for id_, pairs in scene.pairs_of(scripts).items():
+    own = scripts[id_].events[0]
+    for pair in pairs:
+      other = scripts[pair['negative']].events[0]
+      same_actor = (own.colour, own.shape) == (other.colour, other.shape)
+      assert (same_actor, own.motion == other.motion) == {'subj': (False, True), 'verb': (True, False)}[
+        pair['negated'][0]
+      ]
+      assert pair['sentence'] == f'the {own.colour} {own.shape} is {scene.MOTIONS[own.motion][0]}'
+      seen[pair['negated'][0]] += 1
+  assert seen['subj'] == 200 and seen['verb'] > 150
+  assert scene.pairs_of({'only': scripts['clip 0']}) == {'only': []}

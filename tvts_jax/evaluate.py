@@ -108,6 +108,8 @@ def parameters(config, model, mesh, checkpoint: str):
     for part in shapes:
       given, report = convert.load_part(given, config.model, part, folder)
       logging.info('%s', report)
+    if (folder / 'tokenizer.json').exists():
+      check_tokenizer(config, Tokenizer(str(folder), config.input.max_tokens).fingerprint, folder)
     return jax.tree.map(sharding_put, given, place), {'kind': 'weights'}
   if not (folder / FOLDER).exists():
     raise UserError(
@@ -136,8 +138,12 @@ def check_model(config, meta: dict, folder):
     raise UserError(
       f'{folder} was trained with another model ({"; ".join(changed[:8])}); take the config it was trained with'
     )
+  check_tokenizer(config, meta['vocabulary'], folder)
+
+
+def check_tokenizer(config, fingerprint: str, folder):
   tokenizer = Tokenizer(config.input.tokenizer, config.input.max_tokens)
-  check_fingerprint(tokenizer.fingerprint, meta['vocabulary'], str(folder))
+  check_fingerprint(tokenizer.fingerprint, fingerprint, str(folder))
 
 
 def versions() -> dict[str, str]:

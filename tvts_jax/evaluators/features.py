@@ -219,7 +219,8 @@ class Store:
 
   def _make(self, clips: Clips, key: str, params) -> dict:
     found = clips.features(params)
-    if self.folder is not None and jax.process_index() == 0:
+    # What is damaged may be mended, and only a new look would tell.
+    if self.folder is not None and jax.process_index() == 0 and found['valid'].all():
       path = self._path(key)
       path.parent.mkdir(parents=True, exist_ok=True)
       temporary = path.with_name(f'.{path.name}.unfinished')

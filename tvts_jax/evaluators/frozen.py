@@ -22,7 +22,7 @@ FIXED = ('mode', 'sources', 'mix', 'crop', 'clip', 'pick')  # Of the input; view
 
 
 class Frozen:
-  """Settings are those of the input, COMMON and OWN; nothing is masked unless mask_ratio says so."""
+  """Each has `result(params)`. Settings are those of the input, COMMON and OWN; mask_ratio is 0 unless it is set."""
 
   OWN: ClassVar[dict] = {}  # Settings and their defaults.
   CHOICES: ClassVar[dict] = {}  # What some of them may be, by name.
@@ -92,9 +92,6 @@ class Frozen:
 
   def __call__(self, params) -> dict[str, float]:
     return self.result(params).numbers()
-
-  def result(self, params) -> Result:
-    raise NotImplementedError
 
   def make(self, metrics: dict, seen: answers.Seen, protocol: list[str], items: list[dict]) -> Result:
     """`protocol`: parts of it that are the evaluator's own."""

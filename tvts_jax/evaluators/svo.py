@@ -20,6 +20,7 @@ class SVO(Frozen):
   """For each threshold rho and each kind of negation:
 
   precision  of all images, right or wrong, whose cosine exceeds rho, the share of right ones (the paper)
+  recall     the share of right images whose cosine exceeds rho: without it a precision says little
   accuracy   the mean of how many right images exceed rho and how many wrong ones don't, each sentence and image
              counted once (SVO-Probes)
 
@@ -88,6 +89,7 @@ class SVO(Frozen):
       above_Px2 = cosine_Px2 > rho
       if above_Px2.any():
         found[f'precision_{rho:g}'] = float(above_Px2[:, 0].sum() / above_Px2.sum())
+      found[f'recall_{rho:g}'] = float(above_Px2[:, 0].mean())
       right, wrong = (above_Px2[once[i], i].mean() for i in (0, 1))
       found[f'accuracy_{rho:g}'] = float((right + 1 - wrong) / 2)
     return found
