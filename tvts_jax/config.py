@@ -104,7 +104,7 @@ def resolve(config: Mapping) -> RunConfig:
   model = TVTSConfig.from_dict(values.get('model', {}))
   shared = {name: of(model) for name, of in SHARED.items()}
   given = values.get('input', {})
-  evals = {f'evals.{name}': settings for name, settings in values.get('evals', {}).items()}
+  evals = {f'evals.{name}': evaluators.bound(name, own) for name, own in values.get('evals', {}).items()}
   for part, settings in {'input': given, **evals}.items():
     for name in set(shared) & set(settings):
       if settings[name] != shared[name]:
@@ -159,6 +159,11 @@ def read_input(workdir) -> InputConfig:
 
 def text(config: RunConfig) -> str:
   """A line 'path: value' for every setting: what a run is, for eyes, diffs and checkpoints."""
+  return text_of(plain(config))
+
+
+def text_of(values: Mapping) -> str:
+  """The same of nested plain values."""
 
   def lines(prefix, value):
     if isinstance(value, dict) and value:
@@ -167,4 +172,4 @@ def text(config: RunConfig) -> str:
     else:
       yield f'{prefix}: {value!r}'
 
-  return '\n'.join(lines('', plain(config))) + '\n'
+  return '\n'.join(lines('', values)) + '\n'
