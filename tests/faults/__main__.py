@@ -99,8 +99,7 @@ class Round:
     return self.send(signal.SIGSTOP, signal.SIGCONT)
 
   def stop(self) -> bool:
-    """Nobody else is there to notice it of a process alone."""
-    return self.kind == PAIR and self.joined() and self.send(signal.SIGSTOP)
+    return self.joined() and self.send(signal.SIGSTOP)
 
   def joined(self) -> bool:
     """Whether the processes have met: who never comes is another matter, of minutes."""
@@ -108,8 +107,6 @@ class Round:
     return lock.exists() and lock.read_text().startswith(f'process {first[0] if first else None} ')
 
   def kill_launcher(self) -> bool:
-    if self.kind == ALONE:
-      return False
     victims = self.victims()
     self.run.kill()
     while any(os.path.exists(f'/proc/{victim}') for victim in victims):  # They die with it, but not at once.
@@ -128,10 +125,11 @@ class Round:
 
   def damage(self, change) -> bool:
     """A death, after which a file of the newest checkpoint is not what it was. Of the only one, nobody could go on."""
-    self.kill()
-    self.run.wait()
+    if not self.kill() or self.run.wait(MOST_S) == 0:
+      return False
     saved = small.steps(self.folder)
     if len(saved) < 2:
+      self.faults.append('kill -9')
       return False
     files = [path for path in (self.folder / 'checkpoints' / str(saved[-1])).rglob('*') if path.is_file()]
     path = self.rng.choice(sorted(files))
@@ -163,13 +161,14 @@ FAULTS = {
   'a bit flipped': (Round.flip, DIED),
   'a file cut': (Round.cut, DIED),
 }
+OF_PAIRS = ('launcher killed', 'SIGSTOP for good')  # A process alone has no launcher, and nobody who would notice.
 
 
 def play(round: Round) -> str | None:
   """→ None, or what it did not survive."""
   try:
     for _ in range(round.rng.randint(1, MOST_FAULTS)):
-      fault = round.rng.choice(list(FAULTS))
+      fault = round.rng.choice([fault for fault in FAULTS if round.kind == PAIR or fault not in OF_PAIRS])
       code, said = round.disturb(fault)
       if code == 0:
         break

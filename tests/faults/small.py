@@ -187,7 +187,7 @@ def limit_files(pid: int, size: int | None) -> None:
 # When something may happen to a run: what to wait for, given its folder, the newest step saved and the names of
 # unfinished checkpoints when it started, and then for how long at most, in seconds.
 MOMENTS = {
-  'starting': (lambda folder, newest, left: True, 4.0),
+  'starting': (lambda folder, newest, left: True, 6.0),
   'training': (lambda folder, newest, left: steps(folder)[-1:] > newest, 0.3),
   'saving': (lambda folder, newest, left: unfinished(folder) - left, 0.4),
 }

@@ -24,7 +24,7 @@ from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
 
 HALF = small.STEPS // 2
-KILLS = (*['starting'] * 8, *['training'] * 6, *['saving'] * 6)
+KILLS = (*['starting'] * 10, *['training'] * 5, *['saving'] * 5)
 DEAD = 'http://127.0.0.1:9'  # Where nobody listens.
 
 
@@ -53,7 +53,7 @@ def test_killed_at_twenty_moments_a_run_ends_like_an_undisturbed_one(root, undis
     assert run.returncode in (0, -9), said[-3000:]
     hit[moment] += run.returncode == -9
     hit['amid a save'] += bool(small.unfinished(folder) - left)
-  said += finish(small.start(root, 'killed', '--config.checkpoint.keep=100'))
+  said += finish(small.Fork(root, 'killed'))
   print(hit)
   assert sum(hit[moment] for moment in small.MOMENTS) >= len(KILLS) - 2 and hit['amid a save'] >= 2
   assert 'is damaged' not in said and said.count('which was never completed') >= hit['amid a save']
