@@ -4,25 +4,22 @@ Tokens are far too many to keep, so each step makes those of its batch anew.
 """
 
 import dataclasses
-import time
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers
-from tvts_jax.evaluators.features import SAY_S, check_batch
+from tvts_jax.evaluators.features import Progress, check_batch
 from tvts_jax.evaluators.frozen import everywhere, put_everywhere
 from tvts_jax.evaluators.probes import Probe, check_finite, loss_of
 from tvts_jax.input import pipeline
 from tvts_jax.input.index import video_hash
 from tvts_jax.models import layers
-from tvts_jax.words import duration
 
 
 class Head(nn.Module):
@@ -68,7 +65,7 @@ class AttentiveProbe(Probe):
 
   def result(self, params):
     head = self.fit(params)
-    found = self.clips.see(self.scorer(), (params, head), 'attentive probe')
+    found = self.clips.see(self.scorer(), (params, head), 'tokens')
     place_R = answers.where([row['id'] for row in self.rows], self.clips, found['valid'].all(axis=1))
     split = lambda there: [row for row, place in zip(self.rows, place_R) if (place >= 0) == there]
     seen = answers.Seen(split(True), {}, split(False))
@@ -106,15 +103,13 @@ class AttentiveProbe(Probe):
     head = jax.device_get(jax.jit(init)(jax.random.key(own['probe_seed'])))
     head, state = put_everywhere((head, tx.init(head)), self.mesh)
     step = jax.jit(step, out_shardings=everywhere(self.mesh))
-    began = said = time.monotonic()
+    progress = Progress('steps of the attentive probe', total)
     with source.batches(0, jax.process_index(), jax.process_count()) as batches:
       for done in range(1, total + 1):
         batch = next(batches)
         label_B = np.array([self.label_of[id_] for id_ in batch['example_id'].tolist()], np.int32)
         batch = {'patches': batch['patches'], 'positions': batch['positions'], 'label': label_B}
         head, state, loss = step(head, state, params, sharding.put(batch, self.mesh))
-        if (now := time.monotonic()) - said > SAY_S and jax.process_index() == 0:
-          said, left = now, duration((total - done) * (now - began) / done)
-          logging.info('attentive probe: step %d/%d, loss %.3g, ETA %s', done, total, float(loss), left)
+        progress.tell(done, loss)
     check_finite(float(loss), 'attentive probe')
     return head

@@ -65,6 +65,24 @@ class Views:
     )
 
 
+class Progress:
+  """A line now and then on how far something slow is; `total` of what it does."""
+
+  def __init__(self, what: str, total: int):
+    self.what, self.total = what, total
+    self._began = self._said = time.monotonic()
+
+  def tell(self, done: int, loss=None) -> None:
+    """`loss` is only waited for if there is something to say."""
+    now = time.monotonic()
+    last = done == self.total and self._said > self._began
+    if jax.process_index() == 0 and (now - self._said > SAY_S or last):
+      said = '' if loss is None else f', loss {float(loss):.3g}'
+      rate, self._said = done / (now - self._began), now
+      left = duration((self.total - done) / rate)
+      logging.info('%s: %d/%d, %.3g/s%s, ETA %s', self.what, done, self.total, rate, said, left)
+
+
 class Clips:
   """The clips of a split under views; `videos` [N] names them by index.video_hash."""
 
@@ -102,7 +120,7 @@ class Clips:
   def see(self, encode, params, what: str) -> dict[str, np.ndarray]:
     """What encode(params, batch) → {name: [B, ...], copied everywhere} finds in all clips, {name: [N, V, ...]}."""
     found, N, V = {}, len(self), len(self.sources)
-    began = said = time.monotonic()
+    progress = Progress(f'{what} of {self}', N * V)
     for nth, source in enumerate(self.sources):
       for step, batch in enumerate(source.batches(0, jax.process_index(), jax.process_count())):
         batch = {name: batch[name] for name in ('patches', 'positions', 'valid')}
@@ -112,11 +130,7 @@ class Clips:
           if name not in found:
             found[name] = np.empty((N, V, *value_BxX.shape[1:]), value_BxX.dtype)
           found[name][first : first + len(value_BxX), nth] = value_BxX[: N - first]
-        done, now = nth * N + min(N, first + self.views.input.batch), time.monotonic()
-        if jax.process_index() == 0 and (now - said > SAY_S or (done == N * V and said > began)):
-          rate, said = done / (now - began), now
-          left = duration((N * V - done) / rate)
-          logging.info('%s of %s: %d/%d views, %.3g/s, ETA %s', what, self, done, N * V, rate, left)
+        progress.tell(nth * N + min(N, first + self.views.input.batch))
     return found
 
 

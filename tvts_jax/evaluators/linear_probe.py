@@ -5,7 +5,7 @@ import numpy as np
 import optax
 
 from tvts_jax.evaluators import answers
-from tvts_jax.evaluators.features import FEATURES
+from tvts_jax.evaluators.features import FEATURES, Progress
 from tvts_jax.evaluators.frozen import everywhere, put_everywhere
 from tvts_jax.evaluators.probes import Probe, check_finite, loss_of
 
@@ -55,9 +55,11 @@ class LinearProbe(Probe):
     head = {'kernel': np.zeros((feature_NxD.shape[1], classes), np.float32), 'bias': np.zeros(classes, np.float32)}
     head, state = put_everywhere((head, tx.init(head)), self.mesh)
     data = put_everywhere((feature_NxD, label_N.astype(np.int32)), self.mesh)
-    for _ in range(own['epochs']):
+    progress = Progress('epochs of the linear probe', own['epochs'])
+    for done in range(1, own['epochs'] + 1):
       # The rest that fills no batch has its turn in another epoch.
       chosen_SxB = rng.permutation(len(feature_NxD))[: steps * batch].reshape(steps, batch).astype(np.int32)
       head, state, loss = epoch(head, state, *data, put_everywhere(chosen_SxB, self.mesh))
+      progress.tell(done, loss)
     check_finite(float(loss), 'linear probe')
     return jax.device_get(head)
