@@ -358,6 +358,8 @@ def test_parameters_that_are_no_number_are_an_error(root, bench):
     ({'image_size': 32}, 'contradicts the model, which has 16'),
     ({'type': 'zero_shot', 'prompts': ('none',)}, "prompt 'none' should have one {}"),
     ({'type': 'text_retrieval', 'texts': 'all'}, 'known: first, each, paragraph, mean'),
+    ({'type': 'knn', 'k': 0}, 'k=0 must be a number of clips'),
+    ({'type': 'svo', 'thresholds': 0.2}, 'thresholds=0.2 should be cosines'),
     ({'type': 'linear_probe', 'epochs': 0}, 'epochs=0 must be a number'),
     ({'type': 'linear_probe', 'average': 'max'}, 'known: softmax, logits'),
   ],

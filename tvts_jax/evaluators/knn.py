@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers, ranks
 from tvts_jax.evaluators.features import FEATURES, pooled
 from tvts_jax.evaluators.frozen import Frozen, classified
@@ -12,6 +13,13 @@ class KNN(Frozen):
 
   OWN = {'train_split': 'train', 'features': 'cls', 'k': 20, 'temperature': 0.07}
   CHOICES = {'features': FEATURES}
+
+  @classmethod
+  def settings_of(cls, config, settings):
+    values, input = super().settings_of(config, settings)
+    if type(values['k']) is not int or values['k'] < 1 or not values['temperature'] > 0:
+      raise UserError(f'k={values["k"]!r} must be a number of clips, and temperature={values["temperature"]!r} above 0')
+    return values, input
 
   def __init__(self, config, settings, model, mesh):
     super().__init__(config, settings, model, mesh)

@@ -29,6 +29,14 @@ class SVO(Frozen):
 
   OWN = {'thresholds': (0.2, 0.25, 0.3)}
 
+  @classmethod
+  def settings_of(cls, config, settings):
+    values, input = super().settings_of(config, settings)
+    rhos = values['thresholds']
+    if not isinstance(rhos, tuple) or not rhos or not all(isinstance(rho, int | float) for rho in rhos):
+      raise UserError(f'thresholds={rhos!r} should be cosines, such as (0.2, 0.25, 0.3)')
+    return values, input
+
   def __init__(self, config, settings, model, mesh):
     super().__init__(config, settings, model, mesh)
     self.embed = self.texts()
