@@ -68,7 +68,7 @@ def variables(root) -> dict[str, str]:
   return {
     'JAX_PLATFORMS': 'cpu',
     'JAX_NUM_CPU_DEVICES': '1',
-    'JAX_COMPILATION_CACHE_DIR': os.environ.get('JAX_COMPILATION_CACHE_DIR', f'{root}/compiled'),
+    'JAX_COMPILATION_CACHE_DIR': f'{root}/compiled',  # Their own, for a death may leave half a program there.
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'XLA_FLAGS': os.environ.get('XLA_FLAGS', '--xla_backend_optimization_level=0'),
   }
