@@ -25,8 +25,11 @@ from tvts_jax.profiling import Profile
 from tvts_jax.watchdog import Watchdog
 
 EXAMPLES = 8  # Clips that the report shows.
-# Settings that change no number of a run, so a resume may change them.
-FREE = ('checkpoint.', 'input.max_bad:', 'input.threads:', 'log_every:', 'profile_at:')
+# Settings that change no number of a run, so a resume may change them. What is in the two folders is compared itself.
+FREE = (
+  *('checkpoint.', 'input.folder:', 'input.max_bad:', 'input.threads:', 'input.tokenizer:', 'log_every:'),
+  'profile_at:',
+)
 
 
 def train(config: config_lib.RunConfig, workdir) -> bool:
