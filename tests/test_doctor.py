@@ -17,7 +17,7 @@ from etils import epath
 
 from data import vocab
 from tests import folders
-from tvts_jax import doctor
+from tvts_jax import checks, doctor
 from tvts_jax.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 from tvts_jax.convert import files, names
 from tvts_jax.models.tvts import TVTSConfig
@@ -90,7 +90,7 @@ def read(output: str) -> dict[str, str]:
   for line in output.splitlines():
     mark, _, rest = line.partition(' ')
     name, _, text = rest.partition(': ')
-    assert mark in ('ok', '!!') and name in doctor.CHECKS and name not in said and text, line
+    assert mark in ('ok', '!!') and name in checks.CHECKS and name not in said and text, line
     said[name] = f'{mark} {text}'
   return said
 
@@ -101,9 +101,8 @@ def problems(said: dict[str, str]) -> dict[str, str]:
 
 def start(code: str, *arguments, pod=(), **environment):
   """The doctor in a process of its own, after some lines of Python."""
-  code = (
-    f'import os, sys, time\nfrom tvts_jax import doctor\ndoctor.WAIT = 500\n{code}\nsys.exit(doctor.main(sys.argv[1:]))'
-  )
+  before = 'import os, sys, time\nfrom tvts_jax import checks, doctor\nchecks.WAIT = 500\n'
+  code = f'{before}{code}\nsys.exit(doctor.main(sys.argv[1:]))'
   command = [*pod, sys.executable, '-c', code, *map(str, arguments)]
   env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2', 'PYTHONPATH': str(ROOT), **environment}
   return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
@@ -124,7 +123,7 @@ def test_all_is_well_and_told_with_numbers(root, tmp_path):
   done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
   assert done.returncode == 0, done.stdout + done.stderr
   said = read(done.stdout)
-  assert list(said) == list(doctor.CHECKS) and not problems(said)
+  assert list(said) == list(checks.CHECKS) and not problems(said)
   assert '2 × cpu' in said['devices'] and '(2)' in said['collective']
   assert f"24 records of 'train' in {root}/shards" in said['shards']
   assert said['examples'] == 'ok 24, 3 steps an epoch'
@@ -139,7 +138,7 @@ def test_the_machine_alone_and_a_gpu_that_jax_does_not_see():
   done = start('')
   assert done.returncode == 0 and list(read(done.stdout)) == ['processes', 'versions', 'devices', 'collective']
   # Where JAX sees one, all is well.
-  done = start('doctor.has_nvidia = lambda: True', JAX_PLATFORMS='')
+  done = start('checks.has_nvidia = lambda: True', JAX_PLATFORMS='')
   said = read(done.stdout)
   assert 'cpu' not in said['devices'] or done.returncode == 1
   assert list(problems(said)) == ['devices'] * done.returncode
@@ -224,7 +223,7 @@ def test_a_hub_that_does_not_answer(root, monkeypatch, capsys):
   answers = threading.Event()
   monkeypatch.setattr('tvts_jax.input.tokens.Tokenizer.__init__', lambda *_: answers.wait())
   monkeypatch.setattr(doctor, 'leave_at_once', lambda index: sys.exit('at once'))
-  monkeypatch.setattr(doctor, 'HUB', 0.1)
+  monkeypatch.setattr(checks, 'HUB', 0.1)
   monkeypatch.setenv('JAX_NUM_PROCESSES', '1')
   with pytest.raises(SystemExit, match='at once'):
     doctor.main([f'--config={root}/run.py', '--config.input.tokenizer=some/hub-name'])
@@ -271,7 +270,7 @@ def test_a_config_that_is_none(examine, root, tmp_path, text, settings, expected
   said = examine(f'--config={file}', f'--workdir={tmp_path}/run', *settings)
   told = problems(said)
   assert expected in told.pop('config') and told and all('not checked, since' in line for line in told.values())
-  assert list(said) == list(doctor.CHECKS) and said['storage'].startswith('ok')
+  assert list(said) == list(checks.CHECKS) and said['storage'].startswith('ok')
 
 
 def test_a_batch_that_does_not_fit(examine, root):
@@ -299,7 +298,7 @@ def test_too_little_space(examine, root, tmp_path, monkeypatch):
 
 
 def test_too_little_memory(examine, root, monkeypatch):
-  monkeypatch.setattr(doctor, 'device_memory', lambda: 3 * 4 * PARAMETERS)
+  monkeypatch.setattr(checks, 'device_memory', lambda: 3 * 4 * PARAMETERS)
   told = problems(examine(f'--config={root}/run.py'))
   assert list(told) == ['memory'] and '--config.mesh.fsdp' in told['memory']
   assert not problems(examine(f'--config={root}/run.py', '--config.mesh.data=1', '--config.mesh.fsdp=-1'))
@@ -339,7 +338,7 @@ def test_what_breaks_in_a_library_stops_no_other_check(examine, tmp_path, monkey
   def broken(run):
     raise ArithmeticError('two\nlines')
 
-  monkeypatch.setitem(doctor.CHECKS, 'devices', (broken, 'processes'))
+  monkeypatch.setitem(checks.CHECKS, 'devices', (broken, 'processes'))
   said = examine(f'--workdir={tmp_path}')
   assert problems(said) == {'devices': 'ArithmeticError: two'} and 'storage' in said
 
@@ -348,7 +347,7 @@ def test_two_processes_speak_with_one_voice(root, tmp_path):
   done = start('', f'--config={root}/run.py', f'--workdir={tmp_path}/run', pod=POD)
   assert done.returncode == 0, done.stdout + done.stderr
   said = of_process_0(done.stdout)
-  assert list(said) == list(doctor.CHECKS) and '2 that have met' in said['processes'] and '(4)' in said['collective']
+  assert list(said) == list(checks.CHECKS) and '2 that have met' in said['processes'] and '(4)' in said['collective']
 
 
 def test_what_one_of_two_processes_lacks(root, tmp_path):
@@ -369,7 +368,7 @@ def test_a_process_that_never_comes():
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
   pod = {'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0', 'JAX_COORDINATOR_ADDRESS': address}
-  done = start('doctor.WAIT = 2', **pod)
+  done = start('checks.WAIT = 2', **pod)
   told = problems(read(done.stdout))
   assert done.returncode == 1 and list(told) == ['processes', 'devices', 'collective']
   assert f'have not met at {address} within 2 s' in told['processes']
@@ -378,11 +377,11 @@ def test_a_process_that_never_comes():
 # One process never comes to the sum. Both are patient until they have met.
 HANGING = """
 import jax
-def meet(run, meet=doctor.processes):
+def meet(run, meet=checks.processes):
   text = meet(run)
-  doctor.WAIT = 10
+  checks.WAIT = 10
   return text
-doctor.CHECKS['processes'] = (meet,)
+checks.CHECKS['processes'] = (meet,)
 if os.environ['JAX_PROCESS_ID'] == '1':
   jax.make_mesh = lambda *_, **__: time.sleep(1000)
 """

@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+import math
+
 
 def duration(seconds: float) -> str:
   """45 s, 12 min, 3 h 20 min, 2 d 4 h."""
@@ -21,3 +23,9 @@ def percent(share: float) -> str:
 
 def number(value: float) -> str:
   return f'{value:,.0f}' if 1000 <= abs(value) < 1e7 else f'{value:.3g}'
+
+
+def size(count: float) -> str:
+  """Bytes: 512.0 bytes, 1.5 GiB."""
+  power = min(4, int(math.log2(max(1, count)) / 10))
+  return f'{count / 1024**power:,.1f} {("bytes", "KiB", "MiB", "GiB", "TiB")[power]}'
