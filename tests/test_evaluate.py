@@ -103,7 +103,7 @@ def test_a_run_and_converted_weights_are_what_they_hold(root):
 
 def test_two_processes_find_what_one_finds(root, random):
   (root / 'config.py').write_text(CONFIG.format(root=str(root)))
-  pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '2', '--']
+  pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '1', '--']
   own = {**os.environ, 'TVTS_HEARTBEAT_S': '300'}  # A loaded machine may leave a process without time for long.
   command = [sys.executable, '-m', 'tvts_jax.evaluate', f'--config={root}/config.py', '--checkpoint=random']
   told = subprocess.run(
