@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 import sys
 import time
 
@@ -38,6 +39,8 @@ MEANINGS = {
   'v2t_r1': 'video to text R@1',
   't2v_r1': 'text to video R@1',
 }
+# Metrics that are shares, by the end of their name.
+SHARE = re.compile('(^|[/_])(item|exact|assigned|r[0-9]+|top[0-9]+|per_class)$')
 # What knowing nothing gives, out of K transcripts and B clips of a batch.
 LEVELS = {
   'sort/loss': lambda K, B: math.log(K),
@@ -217,6 +220,7 @@ def evaluations(run: Run, end: int):
   for name, points in run.evals.items():
     scores = sorting_page.last(points)
     clips = f', {scores["clips"]:,.0f} clips' if 'clips' in scores else ''
+    clips += f', {scores["missing"]:,.0f} missing' if scores.get('missing') else ''
     yield f'<h2>Evaluation: {text(name)} <span class="soft">step {max(points):,}{clips}</span></h2>'
     if sorting_page.is_sorting(points):
       plots = {
@@ -225,7 +229,7 @@ def evaluations(run: Run, end: int):
         if f'own/{score}' in scores and score != 'exact'
       }
     else:
-      names = sorted({name for row in points.values() for name in row} - {'step', 'clips'})
+      names = sorted({name for row in points.values() for name in row} - {'step', 'clips', 'missing'})
       plots = {(name, ''): plot([row for _, row in sorted(points.items())], name, end) for name in names}
     yield cards(plots)
 
@@ -250,7 +254,7 @@ def training(run: Run, end: int):
 
 def plot(rows: list[dict], name: str, end: int, **look) -> str:
   line = Curve('last', [(row['step'], row[name]) for row in rows if name in row])
-  share = name.split('/')[-1] in ('item', 'exact', 'assigned') or name.endswith('_r1')
+  share = SHARE.search(name) is not None
   return charts.curves([line], end, **({'form': percent} if share else {}), **look)
 
 
