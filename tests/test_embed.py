@@ -78,6 +78,14 @@ def test_three_lines_of_python_give_the_same(root, found):
   assert -1 <= clip['embed'] @ text <= 1 and np.linalg.norm(text) == pytest.approx(1)
 
 
+def test_the_n_th_feature_is_of_the_n_th_thing_however_many_there_are():
+  for count in (0, 1, embed.BATCH, 2 * embed.BATCH + 3):
+    given = [np.full(2, n) for n in range(count)]
+    got = [row for rows, counting in embed.batches(given) for row in rows[:counting]]
+    np.testing.assert_array_equal(got, given)
+    assert {len(rows) for rows, _ in embed.batches(given)} <= {embed.BATCH}
+
+
 def test_what_cannot_be_read_is_named_and_nothing_takes_its_place(root, found, tmp_path, capsys):
   broken = tmp_path / 'broken.mp4'
   broken.write_text('<html>404</html>')

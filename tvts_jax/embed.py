@@ -21,6 +21,7 @@ and all others are written.
 """
 
 import argparse
+import itertools
 import os
 import sys
 import time
@@ -113,7 +114,7 @@ class Embedder:
 def batches(values: Iterable) -> Iterator[tuple[np.ndarray, int]]:
   """([BATCH, ...], how many of them count): the last one is filled up, so that nothing is compiled twice."""
   values = iter(values)
-  while batch := [value for value, _ in zip(values, range(BATCH))]:
+  while batch := list(itertools.islice(values, BATCH)):
     yield np.stack(batch + batch[-1:] * (BATCH - len(batch))), len(batch)
 
 
