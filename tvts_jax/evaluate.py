@@ -33,11 +33,6 @@ from tvts_jax.models import tvts
 from tvts_jax.train import from_run
 from tvts_jax.words import duration
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'a file of configs/, of which `evals` are run')
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'a work directory, a folder of converted weights, or random')
-_OUT = flags.DEFINE_string('out', None, 'where results go; by default CHECKPOINT/evaluate')
-flags.mark_flags_as_required(['config', 'checkpoint'])
-
 RANDOM = 'random'
 PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'tensorflow-cpu', 'tokenizers')
 # Settings of a model that change no parameter's meaning; positions are resized where the clips differ.
@@ -165,11 +160,16 @@ def main(argv):
   logging.get_absl_handler().addFilter(ours)
   try:
     distributed.initialize()
-    evaluate(config_lib.resolve(_CONFIG.value), _CHECKPOINT.value, _OUT.value)
+    given = flags.FLAGS
+    evaluate(config_lib.resolve(given.config), given.checkpoint, given.out)
   except UserError as error:
     print(f'evaluate: {error}', file=sys.stderr, flush=True)
     distributed.leave(1, error)
 
 
 if __name__ == '__main__':
+  config_flags.DEFINE_config_file('config', None, 'a file of configs/, of which `evals` are run')
+  flags.DEFINE_string('checkpoint', None, 'a work directory, a folder of converted weights, or random')
+  flags.DEFINE_string('out', None, 'where results go; by default CHECKPOINT/evaluate')
+  flags.mark_flags_as_required(['config', 'checkpoint'])
   app.run(main)
