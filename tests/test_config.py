@@ -13,6 +13,7 @@ from tvts_jax.errors import UserError
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'golden' / 'configs'
 CONFIGS = ['demo', 'demo_evals', 'pretrain', 'pretrain:size=H/14', 'pretrain:size=S/16,batch=256,epochs=1']
+CONFIGS += ['post_pretrain', 'post_pretrain:frames=4']
 
 
 def load(name: str):

@@ -92,7 +92,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
     batches = source.batches(first, jax.process_index(), jax.process_count())
     rng = jax.jit(lambda: jax.random.key(config.seed), out_shardings=jax.NamedSharding(mesh, jax.P()))()
     with clock.span('compile'):
-      step_fn = step_lib.compile_step(train_step, state, spec_of(source, config), rng, place, mesh)
+      step_fns = compile_steps(train_step, state, source, rng, place, mesh)
     watch = Watch(
       config,
       workdir,
@@ -101,7 +101,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       writers,
       total,
       mesh,
-      flops.train_flops(config.model, config.input.slices * config.input.visible, config.input.max_tokens),
+      clip_flops(source, config),
     )
 
     # 3. Loop ------------------------------------------------------------------------------------- do not reorder
@@ -127,7 +127,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
         batch.pop('example_id')  # For people: JAX has no uint64.
         batch = sharding.put(batch, mesh)
       with clock.span('step'), jax.profiler.StepTraceAnnotation('train', step_num=s):
-        state, step_metrics = step_fn(state, batch, rng)
+        state, step_metrics = step_fns[s % len(step_fns)](state, batch, rng)
         watch.step(s, step_metrics)
     watch.flush()
     profile.close()
@@ -286,9 +286,30 @@ def from_run(run, video, shapes, place, part='params'):
   return {**params, 'video': resize(params['video'])}
 
 
-def spec_of(source, config):
-  names = [name for name in source.spec if name != 'example_id']
-  return {name: jax.ShapeDtypeStruct(*source.spec[name]) for name in names}
+def specs_of(source) -> list[dict]:
+  """Shapes and types of the batches that the step is given, of steps 0, 1, ... in turn."""
+  return [
+    {name: jax.ShapeDtypeStruct(*kind) for name, kind in spec.items() if name != 'example_id'} for spec in source.specs
+  ]
+
+
+def compile_steps(train_step, state, source, rng, place, mesh) -> list:
+  """One for each source that takes turns, of steps 0, 1, ...; those with batches of one shape share theirs."""
+  specs = [tuple(spec.items()) for spec in specs_of(source)]
+  compiled = {
+    spec: step_lib.compile_step(train_step, state, dict(spec), rng, place, mesh) for spec in dict.fromkeys(specs)
+  }
+  return [compiled[spec] for spec in specs]
+
+
+def clip_flops(source, config) -> float:
+  """Of one clip in one step, on the average over the sources that take turns."""
+  found = []
+  for spec in specs_of(source):
+    _, transcripts, length = spec['tokens'].shape
+    model = dataclasses.replace(config.model, transcripts=transcripts)
+    found.append(flops.train_flops(model, spec['patches'].shape[1], length))
+  return sum(found) / len(found)
 
 
 def parameter_table(shapes, place, config) -> str:

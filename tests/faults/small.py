@@ -154,9 +154,9 @@ def fingerprints(folder, step: int) -> dict[str, int]:
   return json.loads((folder / 'checkpoints' / str(step) / 'meta.json').read_text())['fingerprints']
 
 
-def end(folder) -> dict[str, np.ndarray]:
-  """The state in the last checkpoint."""
-  path = folder / 'checkpoints' / str(STEPS) / 'state'
+def end(folder, step: int = STEPS) -> dict[str, np.ndarray]:
+  """The state in a checkpoint, the last one unless a step is given."""
+  path = folder / 'checkpoints' / str(step) / 'state'
   with ocp.PyTreeCheckpointer() as checkpointer:
     names = checkpointer.metadata(path).item_metadata.tree
     # On the host, because the devices that saved them may not be here.

@@ -123,6 +123,11 @@ class Source:
     b = self.config.batch
     return {name: ((b, *shape), dtype) for name, (shape, dtype) in _example_spec(self.config).items()}
 
+  @property
+  def specs(self) -> list:
+    """As of Alternating: all steps are alike."""
+    return [self.spec]
+
   def batch(self, step: int, process: int = 0, processes: int = 1) -> dict[str, np.ndarray]:
     """This process's slice of the batch of one step."""
     self._places(step)  # an evaluation ends somewhere
