@@ -17,7 +17,7 @@ from etils import epath
 
 from data import vocab
 from tests import folders
-from tvts_jax import checks, doctor
+from tvts_jax import checks, convert, doctor
 from tvts_jax.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 from tvts_jax.convert import files, names
 from tvts_jax.models.tvts import TVTSConfig
@@ -251,6 +251,17 @@ def test_another_run_to_start_from(examine, root, tmp_path):
   with Checkpoints(tmp_path / 'other' / FOLDER, CheckpointConfig()) as checkpoints:
     checkpoints.save(3, {'params': np.zeros(3)}, {'of': 'another run'})
   assert not problems(examine(*settings))
+
+
+def test_converted_weights_to_start_from(examine, root, tmp_path):
+  model = TVTSConfig.from_dict(MODEL)
+  params = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in names.spec(model).items()}
+  convert.save_folder(tmp_path / 'weights', model, names.unflatten(params))
+  settings = [f'--config={root}/run.py', '--config.init.text=', f'--config.init.run={tmp_path}/weights']
+  assert f'run from {tmp_path}/weights' in examine(*settings)['weights']
+  file = tmp_path / 'weights/model.safetensors'
+  os.truncate(file, file.stat().st_size // 2)
+  assert str(file) in problems(examine(*settings))['weights']
 
 
 @pytest.mark.parametrize(

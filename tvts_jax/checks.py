@@ -274,6 +274,8 @@ def model(run: Run) -> str:
 
 def weights(run: Run) -> str:
   """Reads every file as a run does, so that a damaged or unfitting one shows here."""
+  from etils import epath
+
   from tvts_jax import convert
   from tvts_jax.checkpoint import of_run
   from tvts_jax.config import INIT
@@ -283,11 +285,12 @@ def weights(run: Run) -> str:
     if not path:
       continue
     try:
-      if part == 'run':
+      if part == 'run' and not (epath.Path(path) / 'config.json').exists():
         with of_run(path) as checkpoints:
           checkpoints.read_meta()
-      else:
-        convert.load_part(run.shapes.params, run.config.model, part, path)
+      else:  # A folder of weights brings every part.
+        for each in run.shapes.params if part == 'run' else [part]:
+          convert.load_part(run.shapes.params, run.config.model, each, path)
     except UserError as e:
       wrong.append(f'{e}; init.{part} is {INIT[part]}')
     else:
