@@ -34,7 +34,6 @@ import itertools
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -53,7 +52,7 @@ from tvts_jax.files import write_whole
 from tvts_jax.input import index, records
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.records import Record
-from tvts_jax.words import duration, number
+from tvts_jax.progress import told
 
 THRESHOLD = 20  # bits
 SCREEN = 10  # Of the coarse bits so many may differ in what is compared by all.
@@ -273,16 +272,6 @@ def read(source: Shards | Videos, downstream: bool) -> Hashed:
   return Hashed(source, rows, names, sha256, start, np.concatenate(numbers), np.concatenate(found, axis=2), unread)
 
 
-def told(values, what: str) -> Iterator:
-  """The values of a sequence, with a line of progress every ten seconds."""
-  began = said = time.monotonic()
-  for done, value in enumerate(values):
-    if (now := time.monotonic()) - said > 10 and done:
-      said, left = now, (len(values) - done) * (now - began) / done
-      print(f'{done}/{len(values)} {what}  {number(done / (now - began))}/s  ETA {duration(left)}', file=sys.stderr)
-    yield value
-
-
 def frame_distances(down_VxWxF: np.ndarray, pre_VxWxN: np.ndarray) -> np.ndarray:
   """uint8 [F, N]: the bits in which frames differ, in those views that are most alike."""
   shape = down_VxWxF.shape[2], pre_VxWxN.shape[2]
@@ -373,7 +362,8 @@ def features(model, hashed: Hashed) -> Iterator[np.ndarray]:
   def stills():
     for n in told(hashed.row_R, f'records of {hashed.source.name} embedded'):
       record = hashed.source.read(n)
-      for i in spread(len(record.frames), STILLS):
+      # Of those that were hashed, so that they decode.
+      for i in spread(len(record.frames), FRAMES)[STILLS // 2 :: FRAMES // STILLS]:
         image = cv2.imdecode(np.frombuffer(record.frames[i], np.uint8), cv2.IMREAD_COLOR_RGB)
         (high, wide), side = image.shape[:2], min(image.shape[:2])
         top, left = (high - side) // 2, (wide - side) // 2

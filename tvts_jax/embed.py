@@ -39,6 +39,7 @@ from tvts_jax import convert
 from tvts_jax.convert import card, workdir
 from tvts_jax.errors import UserError, ending
 from tvts_jax.evaluators.ranks import unit
+from tvts_jax.input.records import Record
 from tvts_jax.input.sampling import SamplingConfig, choose_frames
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts, video
@@ -82,12 +83,18 @@ class Embedder:
     # A caption tells the builder to spread the frames over the whole video; its words are not looked at.
     item = Item(path, path, transcript=None, fmt=None, lang='', split='', caption='-')
     (record,), _ = windows.records(item, self._kept)
+    return self.frames(record, path)
+
+  def frames(self, record: Record, name: str) -> np.ndarray:
+    """Those of a record, alike; ItemError, with a name for people, if they are too small or damaged."""
     shown = choose_frames(record.frame_times_ms, record.start_ms, record.end_ms, self._frames, rng=None)
     side, high, wide = self.config.video.image_size, record.height, record.width
     if min(high, wide) < side:
-      raise ItemError('too_small', f'{path} has {wide} x {high} pixels, and the model looks at {side} x {side}')
+      raise ItemError('too_small', f'{name} has {wide} x {high} pixels, and the model looks at {side} x {side}')
     top, left = (high - side) // 2, (wide - side) // 2
     pictures = {n: cv2.imdecode(np.frombuffer(record.frames[n], np.uint8), cv2.IMREAD_COLOR_RGB) for n in set(shown)}
+    if damaged := sorted(n for n, picture in pictures.items() if picture is None):
+      raise ItemError('corrupt_image', f'frame {damaged[0]} of {name} can not be decoded')
     return np.stack([pictures[n][top : top + side, left : left + side] for n in shown])
 
   def videos(self, clips_FxYxXx3: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
