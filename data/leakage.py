@@ -13,10 +13,11 @@ trimmed video is found, and one of which a quarter is in the other. Frames that 
 not compared.
 
 Why 20 bits: smaller, blurred, dimmed, squeezed, mirrored, squared and trimmed copies of 30 clips were at most 16 bits
-away (22 where only 32 pixels were left), and most less than 10. Of 400 clips of the narrated world, whose few shapes on
-dark ground look much alike, none came nearer than 25 to any of 800 others, and of 150 camera moves none nearer than 39
-to 300 others. What is missed: crops elsewhere (cut by a tenth, copies are 20 to 30 away), and records for pre-training
-with so few frames that none was taken near a downstream one (of clips that move, 4 frames give 10 to 45 bits).
+away (22 where only 32 pixels were left), and most less than 10. Of 912 clips of the narrated world, whose few shapes on
+dark ground look much alike, none came nearer than 24 to any of up to 3072 others, and of 150 camera moves none nearer
+than 39 to 300 others. What is missed: crops elsewhere (cut by a tenth, copies are 20 to 30 away), and records for
+pre-training with so few frames that none was taken near a downstream one (of clips that move, 4 frames give 10 to 45
+bits).
 
 Every pair of frames is compared, by their 63 coarse bits first, of which at most 10 may differ: 10 to 14 s for 1e9
 pairs on a core, so half an hour at most for 1e6 by 1e5 frames. Reading takes 0.4 ms a frame of 256x456. Of each frame
