@@ -35,6 +35,8 @@ SETTINGS = (
   *('--config.model.text.n_layers=1', '--config.model.text.dim=16', '--config.model.text.hidden_dim=32'),
   *('--config.model.text.n_heads=2', '--config.model.common=16'),
 )
+# Programs of several CPU devices that come out of JAX's cache may hang.
+TWO_DEVICES = {'JAX_NUM_CPU_DEVICES': '2', 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
 FORKING = multiprocessing.get_context('forkserver')
 # What costs most of a start.
 IMPORTS = ('tvts_jax.main', 'tvts_jax.train', 'tensorflow', 'clu.metric_writers')
@@ -70,7 +72,7 @@ def variables(root) -> dict[str, str]:
     'JAX_NUM_CPU_DEVICES': '1',
     'JAX_COMPILATION_CACHE_DIR': f'{root}/compiled',  # Their own, for a death may leave half a program there.
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    'XLA_FLAGS': os.environ.get('XLA_FLAGS', '--xla_backend_optimization_level=0'),
+    **runs.FAST,
   }
 
 
@@ -163,10 +165,10 @@ def end(folder, step: int = STEPS) -> dict[str, np.ndarray]:
     return checkpointer.restore(path, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
 
 
-def assert_equal_ends(a, b):
+def assert_equal_ends(a, b, step: int = STEPS):
   """All numbers that two runs told, and each bit of the states they ended with."""
   assert runs.rows(a) == runs.rows(b)
-  before, after = end(a), end(b)
+  before, after = end(a, step), end(b, step)
   assert before.keys() == after.keys()
   for name, value in before.items():
     np.testing.assert_array_equal(value, after[name], err_msg=name)

@@ -1,19 +1,18 @@
 """Runs of two processes, through all that ends one of them: they are started again, and no bit differs."""
 
 import os
-import pathlib
 import re
 import signal
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from tests.runs import assert_equal_runs, demo, finish, rows, start, wait_for
+from tests.faults import small
+from tests.runs import finish, rows, wait_for
 
-__all__ = ['demo']  # A fixture.
-POD = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '1']
+STEPS = 30  # Enough to agree on one at which to stop.
+LONG = f'--config.steps={STEPS}', '--config.checkpoint.every_steps=5', '--config.spike_sigmas=6'
 
 # In the place of tvts_jax.main: a run in which process 1 hangs for good at step 8, once.
 HANGING = """
@@ -35,52 +34,53 @@ app.run(main.main)
 
 
 @pytest.fixture(scope='module')
-def undisturbed(demo):
-  finish(start(demo, 'pod', pod=[*POD, '--']))
-  return demo / 'pod'
+def root(tmp_path_factory):
+  return small.make(tmp_path_factory.mktemp('pods'))
 
 
-def child(pod, index: int) -> int:
-  """The process id of one of a pod's two."""
-  return int(pathlib.Path(f'/proc/{pod.pid}/task/{pod.pid}/children').read_text().split()[index])
+@pytest.fixture(scope='module')
+def undisturbed(root):
+  finish(start(root, 'undisturbed'))
+  return root / 'undisturbed'
 
 
-def test_two_processes_train_like_one(demo, undisturbed):
-  finish(start(demo, 'alone'))
-  # The mesh is that of the single process, so only the order of sums may differ.
-  alone, together = ([row['loss'] for row in rows(run) if 'loss' in row] for run in (demo / 'alone', undisturbed))
-  np.testing.assert_allclose(together, alone, rtol=2e-4)
+def start(root, name, *options, **more):
+  return small.start(root, name, *LONG, pod=[*small.POD, *options, '--'], **more)
 
 
-def test_with_one_asked_to_stop_both_save_and_go_on(demo, undisturbed):
-  folder = demo / 'stopped'
-  run = start(demo, 'stopped', pod=[*POD, '--'])
+def test_two_processes_train_like_one(root, undisturbed):
+  # Of two devices, so that the mesh is the same, and only the order of sums may differ.
+  finish(small.start(root, 'alone', *LONG, changed=small.TWO_DEVICES))
+  alone, together = ([row['loss'] for row in rows(run) if 'loss' in row] for run in (root / 'alone', undisturbed))
+  assert len(alone) == STEPS
+  np.testing.assert_allclose(together[:12], alone[:12], rtol=2e-4)
+
+
+def test_with_one_asked_to_stop_both_save_and_go_on(root, undisturbed):
+  folder = root / 'stopped'
+  run = start(root, 'stopped')
   wait_for(run, lambda: (folder / 'metrics.jsonl').exists() and len(rows(folder)) > 2)
-  os.kill(child(run, 1), signal.SIGTERM)
+  os.kill(small.processes(run)[1], signal.SIGTERM)
   finish(run, code=75)
-  finish(start(demo, 'stopped', pod=[*POD, '--']))
-  assert_equal_runs(undisturbed, folder)
+  finish(start(root, 'stopped'))
+  small.assert_equal_ends(undisturbed, folder, STEPS)
 
 
-def test_a_pod_with_a_hang_a_death_and_a_stop_ends_like_an_undisturbed_one(demo, undisturbed):
-  folder = demo / 'faults'
+def test_a_pod_with_a_hang_a_death_and_a_stop_ends_like_an_undisturbed_one(root, undisturbed):
+  folder = root / 'faults'
   program = folder.with_suffix('.py')
   program.write_text(HANGING.format(once=folder.with_suffix('.once')))
-  run = start(
-    *(demo, 'faults'),
-    pod=[*POD, '--restarts', '3', '--grace', '2', '--'],
-    program=[program],
-    variables={'TVTS_PATIENCE_S': '20', 'TVTS_HEARTBEAT_S': '15'},
-  )
+  short = {'TVTS_PATIENCE_S': '20', 'TVTS_HEARTBEAT_S': '15'}
+  run = start(root, 'faults', '--restarts', '3', '--grace', '2', program=[program], changed=short)
   said, resumed, named = '', 0, None
   for line in run.stdout:
     said += line
     if 'resuming' in line and '[0]' in line:
       resumed += 1
       if resumed == 1:
-        os.kill(child(run, 0), signal.SIGKILL)
+        os.kill(small.processes(run)[0], signal.SIGKILL)
       if resumed == 2:
-        stopped, began = child(run, 1), time.monotonic()
+        stopped, began = small.processes(run)[1], time.monotonic()
         os.kill(stopped, signal.SIGSTOP)
     if resumed == 2 and 'sign of life' in line:
       named = line, time.monotonic() - began
@@ -90,4 +90,4 @@ def test_a_pod_with_a_hang_a_death_and_a_stop_ends_like_an_undisturbed_one(demo,
   assert f'process 1 (pid {stopped} on ' in line and 'no sign of life for 15 s' in line and 10 < seconds < 30, said
   (_, hung), *others = re.findall(r'local_pod: process (\d) left with (\d+)\n', said)
   assert hung == '76' and others == [('0', '137'), ('0', '76')] and said.count('starting all again') == 3, said
-  assert_equal_runs(undisturbed, folder)
+  small.assert_equal_ends(undisturbed, folder, STEPS)
