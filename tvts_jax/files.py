@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import secrets
 
 from etils import epath
+
+HALF = re.compile(r'\..+-[0-9a-f]{8}')  # The name of a file that write_whole has not finished.
 
 
 def is_local(path) -> bool:
@@ -27,6 +30,15 @@ def write_whole(path, text: str):
     if isinstance(error, OSError) and error.filename is None:
       error.filename = str(path)  # Which an error of writing lacks.
     raise
+
+
+def sweep(folder):
+  """Removes what processes that died amid write_whole have left in a local folder. For the folder's owner alone."""
+  folder = epath.Path(folder)
+  if is_local(folder) and folder.exists():
+    for path in folder.iterdir():
+      if HALF.fullmatch(path.name):
+        path.unlink()
 
 
 def read_rows(path) -> tuple[list[dict], list[int]]:

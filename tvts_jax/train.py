@@ -17,7 +17,7 @@ from tvts_jax import step as step_lib
 from tvts_jax.checkpoint import FOLDER, Checkpoints, differences, of_run
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.sorting import Sorting, examples
-from tvts_jax.files import read_rows, write_whole
+from tvts_jax.files import read_rows, sweep, write_whole
 from tvts_jax.input import pipeline
 from tvts_jax.models import tvts
 from tvts_jax.models.video import resize_positions
@@ -83,6 +83,8 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
     writers = metrics.Writers(workdir, jax.process_index(), first)
     source.trouble.keep(workdir, jax.process_index(), first)
     if jax.process_index() == 0:
+      for folder in (workdir, workdir / 'eval'):
+        sweep(folder)
       write_whole(workdir / 'config.txt', identity['config'])
       write_whole(workdir / 'parameters.txt', parameter_table(shapes.params, place.params, config))
 

@@ -21,7 +21,7 @@ from tests.faults import small
 from tests.runs import ROOT, finish, rows, wait_for
 from tvts_jax import checksums, config, main, train
 from tvts_jax.errors import UserError
-from tvts_jax.files import write_whole
+from tvts_jax.files import sweep, write_whole
 
 HALF = small.STEPS // 2
 KILLS = (*['starting'] * 10, *['training'] * 5, *['saving'] * 5)
@@ -101,6 +101,27 @@ def test_a_file_that_can_not_be_written_is_named(tmp_path, monkeypatch, capsys):
     main.main(['main'])
   assert capsys.readouterr().err == f"tvts_jax: [Errno 28] No space left on device: '{tmp_path}/eval.jsonl'\n"
   assert not list(tmp_path.iterdir())
+
+
+def test_the_next_run_sweeps_up_what_a_death_has_left_half_written(tmp_path, monkeypatch):
+  class Death(BaseException):
+    pass
+
+  def die(*_):
+    raise Death
+
+  monkeypatch.setattr(os, 'fsync', die)
+  monkeypatch.setattr(type(epath.Path(tmp_path)), 'unlink', lambda *_, **__: None)  # As the dead do.
+  with pytest.raises(Death):
+    write_whole(tmp_path / 'clock.json', 'half')
+  monkeypatch.undo()
+  (left,) = tmp_path.iterdir()
+  kept = [tmp_path / name for name in ('clock.json', '.lock', '.clock.json', 'run-0123abcd')]
+  for path in kept:
+    path.write_text('mine')
+  sweep(tmp_path)
+  assert sorted(tmp_path.iterdir()) == sorted(kept) and left not in kept
+  sweep(tmp_path / 'none')
 
 
 # In the place of tvts_jax.main: each look at the clock finds it days or years away from the last.
