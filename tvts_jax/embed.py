@@ -24,7 +24,6 @@ import argparse
 import itertools
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -43,7 +42,7 @@ from tvts_jax.input.records import Record
 from tvts_jax.input.sampling import SamplingConfig, choose_frames
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts, video
-from tvts_jax.words import duration, number
+from tvts_jax.progress import told
 
 BATCH = 8  # Clips or texts that pass the model at a time.
 UNREAD = 3  # The exit code where some could not be read.
@@ -153,17 +152,12 @@ def embed(args) -> list[str]:
 
 def read_all(model: Embedder, paths: list[str], unread: list[str]) -> Iterator[np.ndarray]:
   """Frames of all videos that can be read; the others are told and appended to `unread`."""
-  began = said = time.monotonic()
-  for done, path in enumerate(paths, 1):
+  for path in told(paths, 'videos'):
     try:
       yield model.read(path)
     except ItemError as e:
       unread.append(path)
       print(f'{path} is left out: {e.code}, {e.detail}', file=sys.stderr)
-    if (now := time.monotonic()) - said > 10 or done == len(paths):
-      rate, said = done / max(now - began, 1e-3), now
-      left = duration((len(paths) - done) / rate)
-      print(f'{done}/{len(paths)} videos  {number(rate)}/s  ETA {left}', file=sys.stderr)
 
 
 def lines_of(path: Path) -> list[str]:
