@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from tvts_jax import config as config_lib
-from tvts_jax import flops, metrics, objectives, sharding
+from tvts_jax import flops, metrics, sharding
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 from tvts_jax.models import tvts
@@ -50,9 +50,8 @@ def bench(config: config_lib.RunConfig, steps: int) -> dict:
   batch = random_batch(config)
   spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
   rng = jax.random.key(config.seed)
-  model, tx, _, init, shapes = step_lib.describe(config, steps + 2)
+  model, loss_fn, tx, _, init, shapes = step_lib.describe(config, steps + 2)
   place = sharding.state_layout(shapes, config.sharding, mesh)
-  loss_fn = objectives.build(config.objectives)
   train_step = step_lib.make_train_step(
     model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
   )

@@ -258,14 +258,18 @@ class Checkpoints:
     """What was given to save(); no array is read."""
     return self._open(step)[1]['meta']
 
-  def restore_part(self, part: str, abstract, step: int | None = None):
-    """One field of the saved state alone, such as 'params' or 'ema'."""
+  def restore_part(self, part: str, abstract, step: int | None = None, optional: str = '\0'):
+    """One field of the saved state alone, such as 'params' or 'ema'.
+
+    What it holds at the top under names that begin with `optional` may be more than is asked for.
+    """
     step, content = self._open(step)
     parts = {name.split('/')[0] for name in content['arrays']}
     if part not in parts:
       raise CheckpointError(f'{self.folder / str(step)} holds no {part!r}; it holds {", ".join(sorted(parts))}')
     wanted = {f'{part}/{name}': x for name, x in named(abstract).items()}
-    held = {name: value for name, value in content['arrays'].items() if name.startswith(f'{part}/')}
+    others = lambda name: name.startswith(f'{part}/{optional}') and name.split('/')[1] not in abstract
+    held = {n: value for n, value in content['arrays'].items() if n.startswith(f'{part}/') and not others(n)}
     refuse_differing(held, wanted, self.folder / str(step))
     return jax.tree.unflatten(jax.tree.structure(abstract), self._arrays(step, wanted, content).values())
 

@@ -62,9 +62,9 @@ class RunConfig:
 
 
 def base() -> ml_collections.ConfigDict:
-  """Every setting at its default, for a config file to change."""
+  """Every setting at its default, for a config file to change; what follows from others is left out of the input."""
   config = ml_collections.ConfigDict(plain(RunConfig()))
-  for name in SHARED:
+  for name in (*SHARED, 'fields'):
     del config.input[name]
   return config
 
@@ -111,11 +111,11 @@ def resolve(config: Mapping) -> RunConfig:
         raise UserError(
           f'{part}.{name}={settings[name]!r} contradicts the model, which has {shared[name]!r}; set the model'
         )
-  parts = {'model': model, 'input': make('input', InputConfig, {**given, **shared})}
+  loss_fn = objectives.build(values.get('objectives', RunConfig().objectives))
+  parts = {'model': model, 'input': make('input', InputConfig, {**given, **shared, 'fields': loss_fn.fields})}
   for name, kind in (('optim', OptimConfig), ('checkpoint', CheckpointConfig)):
     parts[name] = make(name, kind, values.get(name, {}))
   run = RunConfig(**{**values, **parts})
-  objectives.build(run.objectives)
   evaluators.check(run)
   if (run.epochs is None) == (run.steps is None):
     raise UserError('config says how long to train by epochs or by steps: set exactly one of the two')

@@ -24,6 +24,7 @@ from ml_collections import config_flags
 
 from tvts_jax import __version__, convert, distributed, evaluators, sharding
 from tvts_jax import config as config_lib
+from tvts_jax import step as step_lib
 from tvts_jax.checkpoint import FOLDER, differences, of_run
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
@@ -50,9 +51,9 @@ def evaluate(config: config_lib.RunConfig, checkpoint: str, out=None) -> dict[st
     raise UserError('random parameters have no folder; name one for the results by --out')
   out = epath.Path(out or epath.Path(checkpoint) / 'evaluate')
   mesh = sharding.make_mesh(config.mesh)
-  model = tvts.build(config.model)
+  model, _, spec = step_lib.build(config)
   with jax.set_mesh(mesh):
-    params, about = parameters(config, model, mesh, checkpoint)
+    params, about = parameters(config, model, spec, mesh, checkpoint)
     about |= {'path': str(checkpoint), 'parameters': features.identity(params)}
     evals = evaluators.build(config, model, mesh)
     features.STORE.folder = out / 'features'
@@ -89,22 +90,22 @@ def line(name: str, result) -> str:
   return f'{name}: {numbers}{missing if result.expected > result.evaluated else ""}'
 
 
-def parameters(config, model, mesh, checkpoint: str):
+def parameters(config, model, spec, mesh, checkpoint: str):
   """Parameters where the config's sharding puts them, and what they are."""
-  spec = tvts.batch_spec(config.model, 1, 1, 1)
   init = lambda key: model.init(key, spec)
   shapes = jax.eval_shape(init, jax.random.key(0))
   place = sharding.layout(shapes, config.sharding, mesh)
   if checkpoint == RANDOM:
     return jax.jit(init, out_shardings=place)(jax.random.key(config.seed)), {'kind': RANDOM, 'seed': config.seed}
-  folder = epath.Path(checkpoint)
+  folder, heads = epath.Path(checkpoint), [name for name in shapes if name.startswith(tvts.HEADS)]
   if (folder / 'config.json').exists():
     given = shapes
-    for part in shapes:
+    for part in set(shapes) - set(heads):
       given, report = convert.load_part(given, config.model, part, folder)
       logging.info('%s', report)
     if (folder / 'tokenizer.json').exists():
       check_tokenizer(config, Tokenizer(str(folder), config.input.max_tokens).fingerprint, folder)
+    check_heads(heads, (), folder)
     return jax.tree.map(sharding_put, given, place), {'kind': 'weights'}
   if not (folder / FOLDER).exists():
     raise UserError(
@@ -117,7 +118,17 @@ def parameters(config, model, mesh, checkpoint: str):
   check_model(config, meta, folder)
   part = 'ema' if meta['ema'] else 'params'
   about = {'kind': 'run', 'step': step, 'part': part, 'trained_with': meta['version']}
-  return from_run(folder, config.model.video, shapes, place, part), about
+  params = from_run(folder, config.model.video, shapes, place, part)
+  check_heads(heads, params, folder)
+  return params, about
+
+
+def check_heads(asked, there, folder):
+  if missing := sorted(set(asked) - set(there)):
+    raise UserError(
+      f'{folder} holds no {missing[0]}, which the objectives of the config have; take the config it was trained with, '
+      'or give it the objectives that it was trained with'
+    )
 
 
 def sharding_put(leaf, place):

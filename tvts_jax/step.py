@@ -7,12 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tvts_jax import optim, sharding
+from tvts_jax import objectives, optim, sharding
+from tvts_jax.input import fields
 from tvts_jax.models import tvts
-
-# What an accumulated step keeps of every micro-batch: small enough for the largest global batch.
-CACHED = ('video_embed', 'text_embed', 'sort_logits')
-
 
 # Steps that say what is usual, for the spike rule.
 USUAL = 128
@@ -38,16 +35,26 @@ class Parts(NamedTuple):
   """What a run trains and how; nothing is allocated."""
 
   model: tvts.Model
+  loss_fn: objectives.Loss
   tx: optax.GradientTransformation
   spec: dict  # Shapes and types of what the model reads of a batch.
   init: Callable  # rng → State
   shapes: State  # of jax.ShapeDtypeStructs
 
 
+def build(config) -> tuple[tvts.Model, objectives.Loss, dict]:
+  """Model and loss of a RunConfig, and the shapes and types of what the model reads of a batch."""
+  loss_fn, given = objectives.build(config.objectives), config.input
+  spec = tvts.batch_spec(config.model, given.batch, given.slices * given.visible, given.max_tokens)
+  spec |= {
+    name: jax.ShapeDtypeStruct((given.batch, *shape), kind) for name, (shape, kind) in fields.spec(given).items()
+  }
+  return tvts.build(config.model, loss_fn.heads), loss_fn, spec
+
+
 def describe(config, steps: int) -> Parts:
   """config: a RunConfig; steps: how long it trains, which changes no shape."""
-  model, given = tvts.build(config.model), config.input
-  spec = tvts.batch_spec(config.model, given.batch, given.slices * given.visible, given.max_tokens)
+  model, loss_fn, spec = build(config)
   rng = jax.eval_shape(jax.random.key, config.seed)
   tx = optim.build(config.optim, jax.eval_shape(lambda rng: model.init(rng, spec), rng), steps)
 
@@ -58,7 +65,7 @@ def describe(config, steps: int) -> Parts:
     spikes = Spikes(jnp.zeros((2, USUAL), jnp.float32), zero, zero.copy()) if config.spike_sigmas else None
     return State(zero.copy(), params, tx.init(params), mean, spikes)
 
-  return Parts(model, tx, spec, init, jax.eval_shape(init, rng))
+  return Parts(model, loss_fn, tx, spec, init, jax.eval_shape(init, rng))
 
 
 def whole_gradient(model, loss_fn, params, batch, rng):
@@ -79,7 +86,7 @@ def accumulated_gradient(model, loss_fn, params, batch, rng, parts: int):
 
   def embed(params, part, key):
     outputs = model.apply(params, part, key, True)
-    return {name: outputs[name] for name in CACHED}
+    return {name: outputs[name] for name in loss_fn.reads}
 
   _, cached = jax.lax.scan(lambda _, xs: (None, embed(params, *xs)), None, inputs)
   outputs = jax.tree.map(merge, cached)

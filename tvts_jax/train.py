@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from tvts_jax import __version__, convert, evaluators, flops, metrics, objectives, optim, preemption, report, sharding
+from tvts_jax import __version__, convert, evaluators, flops, metrics, optim, preemption, report, sharding
 from tvts_jax import clock as clock_lib
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
@@ -43,9 +43,8 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   check_files(config)
   source = pipeline.open(config.input)
   check_vocabulary(config, config.input.tokenizer, source.vocab_size)
-  loss_fn = objectives.build(config.objectives)
   total = config.steps if config.steps is not None else round(config.epochs * source.steps_per_epoch)
-  model, tx, _, init, shapes = step_lib.describe(config, total)
+  model, loss_fn, tx, _, init, shapes = step_lib.describe(config, total)
   place = sharding.state_layout(shapes, config.sharding, mesh)
   evals = evaluators.build(config, model, mesh)
 
@@ -259,10 +258,13 @@ def start_from(config, params, shapes, place):
   """Fresh parameters with those of `config.init` in their places."""
   run = config.init.get('run')
   if run and not (epath.Path(run) / 'config.json').exists():
-    return from_run(run, config.model.video, shapes, place)
+    given = from_run(run, config.model.video, shapes, place)
+    if fresh := sorted(set(params) - set(given)):
+      logging.info('%s has no %s, which start afresh', run, ', '.join(fresh))
+    return {**params, **given}
   given = shapes
   for part, path in (dict.fromkeys(shapes, run) if run else config.init).items():
-    if not path:
+    if not path or part.startswith(tvts.HEADS):
       continue
     given, loaded = convert.load_part(given, config.model, part, path)
     logging.info('%s', loaded)
@@ -271,11 +273,17 @@ def start_from(config, params, shapes, place):
 
 
 def from_run(run, video, shapes, place, part='params'):
-  """Parameters of another run; positions of another clip length or image size are resized."""
+  """Parameters of another run; positions of another clip length or image size are resized.
+
+  Heads of objectives are those that both have.
+  """
   abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
   with of_run(run) as checkpoints:
     step = checkpoints.latest()
-    theirs = tvts.TVTSConfig.from_dict(checkpoints.read_meta(step)['model']).video
+    meta = checkpoints.read_meta(step)
+    held = {name.split('/')[1] for name in meta['fingerprints'] if name.startswith(f'{part}/')}
+    abstract = {name: own for name, own in abstract.items() if name in held or not name.startswith(tvts.HEADS)}
+    theirs = tvts.TVTSConfig.from_dict(meta['model']).video
     # Theirs but for what restoring compares, so that it refuses any other difference by name.
     grid = math.isqrt(theirs.places)
     old = dataclasses.replace(video, frames=theirs.slots * video.tubelet, image_size=grid * video.patch)
@@ -283,7 +291,7 @@ def from_run(run, video, shapes, place, part='params'):
       leaf = abstract['video'][name]
       everywhere = jax.NamedSharding(leaf.sharding.mesh, jax.P())
       abstract['video'][name] = jax.ShapeDtypeStruct((length, video.width), leaf.dtype, sharding=everywhere)
-    params = checkpoints.restore_part(part, abstract, step)
+    params = checkpoints.restore_part(part, abstract, step, optional=tvts.HEADS)
   resize = jax.jit(lambda params: resize_positions(params, old, video), out_shardings=place['video'])
   return {**params, 'video': resize(params['video'])}
 

@@ -40,6 +40,7 @@ class InputConfig(SamplingConfig):
   mask_ratio: float = 0.75
   tokenizer: str = ''  # a local folder or a hub name
   max_tokens: int = 32
+  fields: tuple[str, ...] = ()  # More that a batch holds: what the objectives of a run ask for.
   # Several folders: settings that differ from the ones above, and 'weight' (1 unless given), for each.
   sources: tuple[dict, ...] = ()
   mix: str = 'weight'
@@ -55,6 +56,7 @@ class InputConfig(SamplingConfig):
         object.__setattr__(self, 'crop', 'center')
     super().__post_init__()
     object.__setattr__(self, 'sources', tuple(self.sources))
+    object.__setattr__(self, 'fields', tuple(self.fields))
     for name, table in (('mode', MODES), ('crop', CROPS), ('mask', masks.MASKS), ('mix', MIXES)):
       if getattr(self, name) not in table:
         raise InputError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')

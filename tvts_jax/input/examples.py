@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from tvts_jax.input import fields, masks, patches, records
 from tvts_jax.input import index as shard_index
-from tvts_jax.input import masks, patches, records
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.order import BLOCK_RECORDS
 from tvts_jax.input.reader import Reader
-from tvts_jax.input.rng import example_rng
+from tvts_jax.input.rng import example_rng, generator
 from tvts_jax.input.sampling import Draw, SamplingConfig, draw, shortfall
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.input.trouble import BadExample, Trouble
@@ -32,6 +32,7 @@ class Example:
   token_mask: np.ndarray  # bool [K, L]
   order: np.ndarray  # int32 [K]
   example_id: np.uint64
+  more: dict[str, np.ndarray]  # What InputConfig.fields ask for, but for pixels.
 
 
 class Examples:
@@ -95,10 +96,11 @@ class Examples:
     try:
       drawn, crop, positions = self.sample(stored, row, epoch)
       jpegs = stored.frames(drawn.frames)
+      more = self._more(stored, positions, row, epoch)
     except InputError as e:
       raise self.bad(row, f' (video {stored.video_id!r}, window {stored.window_index}): {e}') from e
     tokens, token_mask = self.tokenizer(drawn.texts)
-    return Example(jpegs, crop, positions, tokens, token_mask, drawn.order, self.index.example_id[row])
+    return Example(jpegs, crop, positions, tokens, token_mask, drawn.order, self.index.example_id[row], more)
 
   def read(self, row: int) -> bytes:
     """Nothing in a record that cannot be read can be trusted, not even its name: the index's hash is all we know."""
@@ -140,6 +142,12 @@ class Examples:
     drawn = draw(stored, config, rng)
     crop = self._crop(stored.height, stored.width, rng)
     return drawn, crop, masks.positions(rng, config.mask, config.slices, config.grid, config.visible)
+
+  def _more(self, stored: 'Stored', positions: np.ndarray, row: int, epoch: int) -> dict[str, np.ndarray]:
+    rng, made = generator(self.config.seed, epoch=epoch, example=self._id(row), stream=1), {}
+    for name in self.config.fields:
+      made |= fields.FIELDS[name].make(self.config, stored, positions, rng)
+    return made
 
   def bad(self, row: int, what: str) -> BadExample:
     """One sentence that begins with shard and record, and goes on with `what`."""

@@ -15,20 +15,22 @@ def decode(jpeg, crop, config: InputConfig):
   return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)
 
 
-def visible(jpegs, crop, positions, config: InputConfig):
-  """M JPEGs -> uint8 [T V, P], the tubelets at `positions` int32 [T V].
+def visible(jpegs, crop, positions: list, config: InputConfig) -> list:
+  """M JPEGs -> uint8 [T V, P], the tubelets at `positions` int32 [T V], for each of a list of such.
 
   A row of a patch is a run of bytes in a row of the picture, so gathering rows is nearly free, and whole pictures
   are never turned around in memory.
   """
   tf = tensorflow()
   p, wide = config.patch, config.image_size // config.patch
-  place_TxV = tf.reshape(positions, [config.slices, config.visible]) % config.grid
-  top_TxV, left_TxV = place_TxV // wide * p, place_TxV % wide
-  row_TxVxp = (top_TxV[:, :, None] + tf.range(p)) * wide + left_TxV[:, :, None]
-  kept = []
-  for m in range(config.frames):
-    rows = tf.reshape(decode(jpegs[m], crop, config), [config.image_size * wide, p * 3])
-    kept.append(tf.gather(rows, row_TxVxp[m // config.tubelet]))
-  patches = tf.reshape(tf.stack(kept), [config.slices, config.tubelet, config.visible, p * p * 3])
-  return tf.reshape(tf.transpose(patches, [0, 2, 1, 3]), [config.slices * config.visible, -1])
+  pictures = [tf.reshape(decode(jpegs[m], crop, config), [-1, p * 3]) for m in range(config.frames)]
+  made = []
+  for positions_N in positions:
+    V = positions_N.shape[0] // config.slices
+    place_TxV = tf.reshape(positions_N, [config.slices, V]) % config.grid
+    top_TxV, left_TxV = place_TxV // wide * p, place_TxV % wide
+    row_TxVxp = (top_TxV[:, :, None] + tf.range(p)) * wide + left_TxV[:, :, None]
+    kept = [tf.gather(rows, row_TxVxp[m // config.tubelet]) for m, rows in enumerate(pictures)]
+    patches = tf.reshape(tf.stack(kept), [config.slices, config.tubelet, V, p * p * 3])
+    made.append(tf.reshape(tf.transpose(patches, [0, 2, 1, 3]), [config.slices * V, -1]))
+  return made

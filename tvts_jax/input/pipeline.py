@@ -14,6 +14,7 @@ A batch is a dict (B examples, K transcripts of L pieces, N visible tubelets of 
   token_mask  bool   [B, K, L]  True where a piece is real
   order       int32  [B, K]     the true place of each transcript
   example_id  uint64 [B]
+  (more)                        what InputConfig.fields ask for: see fields.py
   valid       bool   [B]        only in mode 'eval': False where the last batch is filled up, or the record is damaged
 
 An example that cannot be made keeps its place: in training another stands in for it (see order.py), in evaluation its
@@ -28,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvts_jax.input import patches
+from tvts_jax.input import fields, patches
 from tvts_jax.input.batches import Batches, Turns
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
@@ -41,7 +42,7 @@ from tvts_jax.input.trouble import BadExample, Trouble
 _PREFETCH = 2  # batches made ahead
 _ENDLESS = 2**62
 # What gives an example its shape; sources that share a batch agree on it.
-_ALIKE = ('frames', 'transcripts', 'image_size', 'patch', 'tubelet', 'resize', 'visible', 'max_tokens')
+_ALIKE = ('frames', 'transcripts', 'image_size', 'patch', 'tubelet', 'resize', 'visible', 'max_tokens', 'fields')
 
 
 def open(config: InputConfig) -> 'Source | Alternating':
@@ -219,7 +220,7 @@ class Source:
     """A traced (step, place) -> example, of which every pipeline of this source is made."""
     tf = tensorflow()
     config, spec = self.config, _example_spec(self.config)
-    numpy_names = [name for name in spec if name != 'patches']
+    numpy_names = [name for name in spec if not name.endswith('patches')]
 
     def load(step, place):
       try:
@@ -227,7 +228,7 @@ class Source:
       except InputError as e:  # of which TensorFlow would leave no more than its text
         self._failures[int(step)] = e
         raise
-      values = {**vars(example), 'valid': np.bool_(valid)}
+      values = {**vars(example), **example.more, 'valid': np.bool_(valid)}
       return [np.array(example.jpegs, object), example.crop, *(values[name] for name in numpy_names)]
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64)] * 2)
@@ -236,7 +237,8 @@ class Source:
       jpegs, crop, *values = tf.numpy_function(load, [step, place], dtypes)
       made = {name: tf.ensure_shape(v, spec[name][0]) for name, v in zip(numpy_names, values)}
       jpegs, crop = tf.ensure_shape(jpegs, [config.frames]), tf.ensure_shape(crop, [4])
-      return {'patches': patches.visible(jpegs, crop, made['positions'], config), **made}
+      pixels = {name: made[name.removesuffix('patches') + 'positions'] for name in spec if name not in made}
+      return dict(zip(pixels, patches.visible(jpegs, crop, list(pixels.values()), config))) | made
 
     return graph
 
@@ -317,6 +319,7 @@ def _example_spec(config: InputConfig):
     'token_mask': ((k, l), np.bool_),
     'order': ((k,), np.int32),
     'example_id': ((), np.uint64),
+    **fields.spec(config),
   }
   if config.mode == 'eval':
     spec['valid'] = ((), np.bool_)

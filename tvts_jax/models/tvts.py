@@ -5,7 +5,7 @@ video tokens, E width of the text, C width of the common space.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -22,6 +22,9 @@ from tvts_jax.models.video import VideoConfig, VideoEncoder
 # Video encoders by name. One maps (patches [B,N,P], positions [B,N]) to tokens [B,1+N,D], of which the first stands
 # for the whole clip, and is built as encoder(config, dtype, param_dtype, scan, remat, start): no more is asked of it.
 ENCODERS = {'vit': VideoEncoder}
+
+# The first part of the paths of parameters that belong to an objective's head.
+HEADS = 'heads_'
 
 PROJECTIONS = {
   'relu_linear': 'transcripts pass ReLU and a linear layer before they are averaged, as in the published weights',
@@ -78,6 +81,7 @@ class TVTSConfig:
 
 class TVTS(nn.Module):
   config: TVTSConfig
+  made: tuple[tuple[str, Callable], ...] = ()  # Heads of objectives, by name, as functions of the config.
 
   def setup(self):
     config = self.config
@@ -96,17 +100,21 @@ class TVTS(nn.Module):
     if config.projection != 'none':
       self.video_projection = layers.Linear(config.common, layers.uniform_init, **types)
       self.text_projection = layers.Linear(config.common, layers.uniform_init, **types)
+    self.heads = {name: make(config) for name, make in self.made}  # Their parameters are below HEADS + name.
 
   def __call__(self, batch, train: bool = False) -> dict[str, jax.Array]:
     video = self.encode_video(batch, train)
     video_BxVxD = video['video_tokens']
     text_BxKxE = self.encode_text(batch['tokens'], batch['token_mask'], train)
-    return {
+    outputs = {
       **video,
       'text_cls': text_BxKxE,
       'text_embed': self.embed_text(text_BxKxE),
       'sort_logits': self.sorter(video_BxVxD, text_BxKxE, train),
     }
+    for head in self.heads.values():
+      outputs |= head(outputs, batch, self.video, train)
+    return outputs
 
   def encode_video(self, batch, train: bool = False) -> dict[str, jax.Array]:
     """Tokens [B, 1+N, D], [CLS] first, and the clip in the common space [B, C]."""
@@ -157,11 +165,12 @@ def batch_spec(config: TVTSConfig, batch: int, visible: int, length: int) -> dic
   }
 
 
-def build(config: TVTSConfig) -> Model:
-  module = TVTS(config)
+def build(config: TVTSConfig, heads: Mapping[str, Callable] | None = None) -> Model:
+  """`heads`: of the objectives that have parameters of their own, objectives.build(...).heads."""
+  module = TVTS(config, tuple((heads or {}).items()))
 
   def init(rng, spec):
-    batch = {name: jnp.zeros((1, *spec[name].shape[1:]), spec[name].dtype) for name in batch_fields}
+    batch = {name: jnp.zeros((1, *x.shape[1:]), x.dtype) for name, x in spec.items()}
     return module.init(rng, batch)['params']
 
   def apply(params, batch, rng=None, train=False):
@@ -174,5 +183,4 @@ def build(config: TVTSConfig) -> Model:
     embed = lambda module: module.embed_text(module.encode_text(tokens_BxKxL, mask_BxKxL))
     return module.apply({'params': params}, method=embed)
 
-  batch_fields = ('patches', 'positions', 'tokens', 'token_mask')
   return Model(config, init, apply, embed_video, embed_text)

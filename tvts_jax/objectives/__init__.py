@@ -1,39 +1,86 @@
-"""Objectives by name: pure functions (outputs, batch, **settings) → (loss, metrics). One file, and one line here."""
+"""Objectives by name: what makes a loss of the model's outputs. One file, and one line here."""
 
+import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
 
 from tvts_jax.errors import UserError
 from tvts_jax.objectives import contrastive, sorting
 
+
+class Objective(NamedTuple):
+  """`head` is a module with parameters of its own: built as head(model config, **settings), and called as
+  head(outputs, batch, encode_video, train) → {name: array}, which join the outputs. encode_video(patches, positions,
+  train) → tokens [B, 1+N, D] is the model's video encoder, for those that look at a clip in a way of their own.
+  """
+
+  loss: Callable  # A pure function (outputs, batch, **settings) → (loss, metrics).
+  reads: tuple[str, ...]  # Outputs that it needs: what an accumulated step keeps of every micro-batch, so small ones.
+  fields: tuple[str, ...] = ()  # Of tvts_jax/input/fields.py: what the batch must hold beyond the usual.
+  head: type[nn.Module] | None = None
+
+  def settings(self) -> tuple[list[str], list[str]]:
+    """Names of those of the loss, and of the head."""
+    own = list(inspect.signature(self.loss).parameters)[2:]
+    # Linen adds the fields `parent` and `name` to every module.
+    fields = [field.name for field in dataclasses.fields(self.head)] if self.head else []
+    return own, [name for name in fields if name not in ('config', 'parent', 'name')]
+
+
 OBJECTIVES = {
-  'contrastive': contrastive.contrastive,
-  'sort': sorting.sort,
+  'contrastive': Objective(contrastive.contrastive, reads=('video_embed', 'text_embed')),
+  'sort': Objective(sorting.sort, reads=('sort_logits',)),
 }
 
 
-def build(config: Mapping[str, Mapping]) -> Callable:
-  """From {name: {'weight': w, **settings}} to loss_fn(outputs, batch) → (loss, metrics), the weighted sum.
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """The weighted sum of some objectives: loss_fn(outputs, batch) → (loss, metrics).
 
   Metrics are named 'objective/metric', each objective's own unweighted loss 'objective/loss'.
   """
+
+  config: Mapping[str, Mapping]  # {name: {'weight': w, **settings}}
+
+  def __call__(self, outputs, batch):
+    total, metrics = 0.0, {}
+    for name, given in self.config.items():
+      own, _ = OBJECTIVES[name].settings()
+      loss, own_metrics = OBJECTIVES[name].loss(outputs, batch, **{k: v for k, v in given.items() if k in own})
+      total += given.get('weight', 1.0) * loss
+      metrics |= {f'{name}/{key}': value for key, value in {'loss': loss, **own_metrics}.items()}
+    return total, {'loss': total, **metrics}
+
+  @property
+  def reads(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(output for name in self.config for output in OBJECTIVES[name].reads))
+
+  @property
+  def fields(self) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(field for name in self.config for field in OBJECTIVES[name].fields))
+
+  @property
+  def heads(self) -> dict[str, Callable]:
+    """Those that have parameters, as functions of the model's config."""
+    made = {}
+    for name, given in self.config.items():
+      _, own = OBJECTIVES[name].settings()
+      if head := OBJECTIVES[name].head:
+        made[name] = functools.partial(head, **{k: v for k, v in given.items() if k in own})
+    return made
+
+
+def build(config: Mapping[str, Mapping]) -> Loss:
   if not config:
     raise UserError(f'no objective is given; known: {", ".join(OBJECTIVES)}')
   for name, settings in config.items():
     if name not in OBJECTIVES:
       raise UserError(f'objective {name!r} is unknown; known: {", ".join(OBJECTIVES)}')
-    known = ['weight', *list(inspect.signature(OBJECTIVES[name]).parameters)[2:]]
+    known = ['weight', *sum(OBJECTIVES[name].settings(), [])]
     if unknown := sorted(set(settings) - set(known)):
       raise UserError(f'objective {name!r} has no setting {unknown[0]!r}; it has {", ".join(known)}')
-
-  def loss_fn(outputs, batch):
-    total, metrics = 0.0, {}
-    for name, settings in config.items():
-      settings = dict(settings)
-      weight = settings.pop('weight', 1.0)
-      loss, own_metrics = OBJECTIVES[name](outputs, batch, **settings)
-      total += weight * loss
-      metrics |= {f'{name}/{key}': value for key, value in {'loss': loss, **own_metrics}.items()}
-    return total, {'loss': total, **metrics}
-
-  return loss_fn
+  return Loss(config)
