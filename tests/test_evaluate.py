@@ -18,7 +18,6 @@ from tvts_jax import convert, evaluate
 from tvts_jax.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
-from tvts_jax.input.config import InputConfig
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
 
@@ -89,10 +88,10 @@ def test_a_run_and_converted_weights_are_what_they_hold(root):
   with pytest.raises(UserError, match=r'another model \(video.heads: 2 → 1\)'):
     evaluate.evaluate(deeper, str(root / 'run'))
   vocab.save(vocab.train(Counter({'other': 1, 'words': 1}), 100), root / 'other')
-  own = {**clips.values(root, {'video_retrieval': {}})['input'], 'tokenizer': f'{root}/other'}
+  own = dataclasses.replace(config.input, tokenizer=f'{root}/other')
   for folder in ('run', 'weights'):
     with pytest.raises(UserError, match='was made with the vocabulary'):
-      evaluate.evaluate(dataclasses.replace(config, input=InputConfig(**own)), str(root / folder))
+      evaluate.evaluate(dataclasses.replace(config, input=own), str(root / folder))
   with pytest.raises(UserError, match='neither the work directory'):
     evaluate.evaluate(config, str(root / 'shards'))
   with pytest.raises(UserError, match='has no evals'):

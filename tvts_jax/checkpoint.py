@@ -261,15 +261,18 @@ class Checkpoints:
   def restore_part(self, part: str, abstract, step: int | None = None, optional: str = '\0'):
     """One field of the saved state alone, such as 'params' or 'ema'.
 
-    What it holds at the top under names that begin with `optional` may be more than is asked for.
+    At its top, names that begin with `optional` need not be the same here and there: those that both have are restored.
     """
     step, content = self._open(step)
     parts = {name.split('/')[0] for name in content['arrays']}
     if part not in parts:
       raise CheckpointError(f'{self.folder / str(step)} holds no {part!r}; it holds {", ".join(sorted(parts))}')
+    tops = {name.split('/')[1] for name in content['arrays'] if name.startswith(f'{part}/')}
+    abstract = {top: own for top, own in abstract.items() if top in tops or not top.startswith(optional)}
+    skipped = tuple(f'{part}/{top}/' for top in tops - set(abstract) if top.startswith(optional))
     wanted = {f'{part}/{name}': x for name, x in named(abstract).items()}
-    others = lambda name: name.startswith(f'{part}/{optional}') and name.split('/')[1] not in abstract
-    held = {n: value for n, value in content['arrays'].items() if n.startswith(f'{part}/') and not others(n)}
+    of_part = lambda name: name.startswith(f'{part}/') and not name.startswith(skipped)
+    held = {name: value for name, value in content['arrays'].items() if of_part(name)}
     refuse_differing(held, wanted, self.folder / str(step))
     return jax.tree.unflatten(jax.tree.structure(abstract), self._arrays(step, wanted, content).values())
 

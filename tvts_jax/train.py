@@ -280,10 +280,7 @@ def from_run(run, video, shapes, place, part='params'):
   abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
   with of_run(run) as checkpoints:
     step = checkpoints.latest()
-    meta = checkpoints.read_meta(step)
-    held = {name.split('/')[1] for name in meta['fingerprints'] if name.startswith(f'{part}/')}
-    abstract = {name: own for name, own in abstract.items() if name in held or not name.startswith(tvts.HEADS)}
-    theirs = tvts.TVTSConfig.from_dict(meta['model']).video
+    theirs = tvts.TVTSConfig.from_dict(checkpoints.read_meta(step)['model']).video
     # Theirs but for what restoring compares, so that it refuses any other difference by name.
     grid = math.isqrt(theirs.places)
     old = dataclasses.replace(video, frames=theirs.slots * video.tubelet, image_size=grid * video.patch)
