@@ -25,7 +25,7 @@ beside it: in a world this small they know something, too. Expect
 
 These are of one seed, and what order_attentive and svo are set to was chosen on the clips they are measured on.
 
-Variations: as in configs/demo.py (root, steps, seed).
+Variations: as in configs/demo.py (root, objective, steps, seed).
 """
 
 from configs import demo

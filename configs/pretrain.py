@@ -10,16 +10,20 @@ Hardware: the arithmetic of one clip and step is 269 GFLOP, of the run (6 M vide
 one device that sustains 395 TFLOP/s. Expect, as the paper has it, an exact order for 21.5 % of held-out clips, where
 chance gives 0.4 %.
 
-Variations: size (tiny, S/16, B/16, L/16, H/14), data and weights (folders), batch, epochs.
+Variations: size (tiny, S/16, B/16, L/16, H/14), objective (of configs/variants.py), data and weights (folders), batch,
+epochs.
 """
 
+from configs import variants
 from tvts_jax.config import base, parse_arg
 from tvts_jax.models.video import SIZES
 
 
 def get_config(arg=''):
-  arg = parse_arg(arg, size='B/16', data='data/yttemporal', weights='weights', batch=1024, epochs=20.0)
+  given = dict(size='B/16', objective='tvts', data='data/yttemporal', weights='weights')
+  arg = parse_arg(arg, **given, batch=1024, epochs=20.0)
   config = base()
+  variants.apply(config, arg.objective)
   config.model.video.update(SIZES[arg.size])
 
   config.input.update(folder=arg.data, tokenizer=f'{arg.weights}/distilbert-base-uncased', batch=arg.batch)

@@ -13,7 +13,7 @@ from tvts_jax.errors import UserError
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'golden' / 'configs'
 CONFIGS = ['demo', 'demo_evals', 'pretrain', 'pretrain:size=H/14', 'pretrain:size=S/16,batch=256,epochs=1']
-CONFIGS += ['post_pretrain', 'post_pretrain:frames=4']
+CONFIGS += ['post_pretrain', 'post_pretrain:frames=4', 'demo:objective=pairwise', 'pretrain:objective=videomae']
 
 
 def load(name: str):
@@ -29,7 +29,8 @@ def test_the_resolved_text_is_as_reviewed(name):
 
 
 def test_every_config_has_a_golden_text():
-  assert {path.stem for path in (ROOT / 'configs').glob('*.py')} == {name.partition(':')[0] for name in CONFIGS}
+  files = [path for path in (ROOT / 'configs').glob('*.py') if 'def get_config' in path.read_text()]
+  assert {path.stem for path in files} == {name.partition(':')[0] for name in CONFIGS}
 
 
 @pytest.mark.parametrize(

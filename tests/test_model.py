@@ -73,6 +73,8 @@ def test_outputs_are_what_the_contract_says():
     'video_embed': (3, 16),
     'text_cls': (3, 4, 32),
     'text_embed': (3, 16),
+    'transcript_embed': (3, 4, 16),
+    'sort_tokens': (3, 4, 32),
     'sort_logits': (3, 4, 4),
   }
 

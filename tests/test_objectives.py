@@ -10,7 +10,7 @@ import pytest
 
 from tvts_jax import objectives
 from tvts_jax.errors import UserError
-from tvts_jax.objectives import contrastive, sorting
+from tvts_jax.objectives import contrastive, orders, sorting
 
 
 def embeddings(B=6, C=5, seed=0):
@@ -63,7 +63,7 @@ def test_sort_loss_by_hand():
 @pytest.mark.parametrize('K', [2, 3, 5])
 def test_assignment_is_the_best_of_all_permutations(K):
   logits = np.random.default_rng(K).normal(size=(20, K, K)).astype(np.float32)
-  for given, got in zip(logits, np.asarray(jax.jit(sorting.assign)(logits))):
+  for given, got in zip(logits, np.asarray(jax.jit(orders.assign)(logits))):
     best = max(itertools.permutations(range(K)), key=lambda p: sum(given[i, p[i]] for i in range(K)))
     assert tuple(got) == best
 
@@ -84,7 +84,7 @@ def test_random_logits_score_chance(K):
   logits = jax.random.normal(jax.random.key(0), (n, K, K))
   order = jnp.argsort(jax.random.uniform(jax.random.key(1), (n, K)), axis=1)
   for name, value in sorting.scores(logits, order).items():
-    chance, spread = sorting.CHANCE[name](K), float(value.std()) / math.sqrt(n)
+    chance, spread = orders.CHANCE[name](K), float(value.std()) / math.sqrt(n)
     assert abs(float(value.mean()) - chance) < 4 * spread, name
 
 

@@ -22,7 +22,7 @@ from tvts_jax.charts import Curve
 from tvts_jax.errors import UserError, ending
 from tvts_jax.files import read_rows, write_whole
 from tvts_jax.input import trouble
-from tvts_jax.objectives.sorting import CHANCE
+from tvts_jax.objectives.orders import CHANCE
 from tvts_jax.page import text
 from tvts_jax.words import duration, number, percent
 
@@ -167,7 +167,7 @@ def build(run: Run) -> str:
   if sorters:
     parts.append(sorting_page.hero(sorters[0], run.setting('model.transcripts'), end))
   else:
-    parts.append(missing('No sorting was evaluated: eval/ has no results with own/exact, the exact orders found.'))
+    parts.append(missing('No sorting was evaluated: eval/ has no results with own/exact or own/assigned.'))
   parts += [*evaluations(run, end), *training(run, end), time_split(run), *damage(run), *clips(run), *texts(run)]
   return page.document(f'{run.name} report', charts.STYLE + sorting_page.STYLE + STYLE, '\n'.join(parts))
 
@@ -226,7 +226,7 @@ def evaluations(run: Run, end: int):
       plots = {
         (title, meaning): sorting_page.curves(points, score, transcripts, end)
         for score, (title, meaning) in sorting_page.SCORES.items()
-        if f'own/{score}' in scores and score != 'exact'
+        if f'own/{score}' in scores and score != sorting_page.score_of(scores)
       }
     else:
       names = sorted({name for row in points.values() for name in row} - {'step', 'clips', 'missing'})

@@ -12,7 +12,7 @@ from scipy import special
 from tvts_jax import charts, page
 from tvts_jax.charts import Curve
 from tvts_jax.input.records import RecordError, jpeg_size
-from tvts_jax.objectives.sorting import CHANCE
+from tvts_jax.objectives.orders import CHANCE
 from tvts_jax.page import text
 from tvts_jax.words import percent
 
@@ -63,7 +63,12 @@ def last(points: Mapping[int, Mapping]) -> Mapping:
 
 
 def is_sorting(points: Mapping[int, Mapping]) -> bool:
-  return 'own/exact' in last(points)
+  return score_of(last(points)) is not None
+
+
+def score_of(scores: Mapping[str, float]) -> str | None:
+  """The score that asks for the whole order: where only permutations are told, theirs."""
+  return next((score for score in ('exact', 'assigned') if f'own/{score}' in scores), None)
 
 
 def verdict(scores: Mapping[str, float], transcripts: int) -> tuple[str, str, str]:
@@ -72,15 +77,17 @@ def verdict(scores: Mapping[str, float], transcripts: int) -> tuple[str, str, st
   What guessing would give once in a thousand times is evidence. A model that is sure of itself orders the wrong video
   as well, so the controls may score as blind permutations do.
   """
-  own, clips = scores['own/exact'], scores['clips']
-  chance, blind = CHANCE['exact'](transcripts), CHANCE['assigned'](transcripts)
+  score = score_of(scores)
+  own, clips = scores[f'own/{score}'], scores['clips']
+  chance, blind = CHANCE[score](transcripts), CHANCE['assigned'](transcripts)
   above = lambda share, level: special.bdtrc(round(share * clips) - 1, round(clips), level) < 1e-3
-  controls = {video: scores[f'{video}/exact'] for video in ('blank', 'other') if f'{video}/exact' in scores}
+  controls = {video: scores[f'{video}/{score}'] for video in ('blank', 'other') if f'{video}/{score}' in scores}
   rates = ', '.join(f'{percent(share)} with {with_(video)}' for video, share in controls.items())
   found = (
     f'It puts all {transcripts} shuffled transcripts of a clip in order for {percent(own)} of {clips:,.0f} evaluation '
-    f'clips; chance is {percent(chance)}, and {percent(blind)} for a blind permutation'
+    f'clips; chance is {percent(chance)}'
   )
+  found += '' if score == 'assigned' else f', and {percent(blind)} for a blind permutation'
   found += f'. The same model gets {rates}.' if rates else '.'
   if not above(own, chance):
     return 'none', 'The model has not learned to sort', found
@@ -113,18 +120,19 @@ def curves(points: Mapping[int, Mapping], score: str, transcripts: int | None, e
 
 def hero(points: Mapping[int, Mapping], transcripts: int | None, end: int) -> str:
   """What a person looks for first."""
-  scores = last(points)
+  scores, score = last(points), score_of(last(points))
   look, parts = 'none', []
   if transcripts is not None and scores.get('clips', 0) > 0:
     look, headline, sentence = verdict(scores, transcripts)
     parts.append(f'<h2>{text(headline)}</h2><p>{text(sentence, 1000)}</p>')
-  shares = {label: (scores[f'{video}/exact'], video) for video, label in VIDEOS.items() if f'{video}/exact' in scores}
-  level = None if transcripts is None else CHANCE['exact'](transcripts)
+  keys = {video: f'{video}/{score}' for video in VIDEOS}
+  shares = {label: (scores[keys[video]], video) for video, label in VIDEOS.items() if keys[video] in scores}
+  level = None if transcripts is None else CHANCE[score](transcripts)
   said = '' if level is None else f', beside chance ({percent(level)})'
   parts.append(
     f'<div class="halves"><div><h4>Exact order after step {max(points):,}{said}</h4>{charts.bars(shares, level)}'
     f'{table(scores, transcripts)}</div>'
-    f'<div class="tall"><h4>Exact order while training</h4>{curves(points, "exact", transcripts, end)}</div></div>'
+    f'<div class="tall"><h4>Exact order while training</h4>{curves(points, score, transcripts, end)}</div></div>'
   )
   return f'<section class="card verdict {look}">{"".join(parts)}</section>'
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tvts_jax import sharding
+from tvts_jax import objectives, sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.results import Result
 from tvts_jax.input import pipeline
 from tvts_jax.models import video
-from tvts_jax.objectives import sorting
+from tvts_jax.objectives import orders, sorting
 from tvts_jax.words import percent
 
 # The mean colour: what is left of a video when all that it shows is taken away.
@@ -27,6 +27,11 @@ def blank(patches_BxNxP):
   return jnp.broadcast_to(jnp.tile(GREY, patches_BxNxP.shape[-1] // 3)[None, None], patches_BxNxP.shape)
 
 
+# Only K-way gives each transcript a place by itself: others have no exact order but that of permutations.
+K_WAY = ('item', 'exact', 'assigned', 'kendall_tau')
+PERMUTED = ('item', 'assigned', 'kendall_tau')
+SURE = 20.0  # A logit beside which zero stands for nothing.
+
 # What the model gets to see in place of the clip's own video.
 VIDEOS = {
   'own': lambda batch: {},
@@ -35,8 +40,13 @@ VIDEOS = {
 }
 
 
+def sorter_of(config) -> str:
+  """The objective by which a run sorts transcripts; K-way, with a sorter that is not trained, if it has none."""
+  return next((name for name in config.objectives if objectives.OBJECTIVES[name].order), 'sort')
+
+
 class Sorting:
-  """Scores of `objectives.sorting` over a split, under each of VIDEOS, as '<video>/<score>'."""
+  """K_WAY or PERMUTED scores over a split, under each of VIDEOS, as '<video>/<score>'."""
 
   MAY_DIFFER = ()
 
@@ -51,9 +61,15 @@ class Sorting:
     self.input = self.input_of(config, settings)
     self.source = pipeline.open(self.input)
     self.mesh = mesh
+    self.objective = sorter_of(config)
+    self.order = objectives.OBJECTIVES[self.objective].order
 
     def score(params, batch):
-      scores = sorting.scores(model.apply(params, batch)['sort_logits'], batch['order'])
+      outputs = model.apply(params, batch)
+      if self.objective == 'sort':
+        scores = sorting.scores(outputs['sort_logits'], batch['order'])
+      else:
+        scores = orders.scores(self.order(outputs), batch['order'])
       return {name: value * batch['valid'] for name, value in scores.items()} | {'valid': batch['valid']}
 
     self.score = jax.jit(score, out_shardings=NamedSharding(mesh, PartitionSpec()))
@@ -63,7 +79,8 @@ class Sorting:
     return self.result(params).numbers()
 
   def result(self, params) -> Result:
-    found = {f'{name}/{key}': [] for name in VIDEOS for key in (*sorting.CHANCE, 'valid')}
+    names = K_WAY if self.objective == 'sort' else PERMUTED
+    found = {f'{name}/{key}': [] for name in VIDEOS for key in (*names, 'valid')}
     for batch in self.source.batches(0, jax.process_index(), jax.process_count()):
       batch.pop('example_id')
       batch = sharding.put(batch, self.mesh)
@@ -78,11 +95,14 @@ class Sorting:
       for n, id_ in enumerate(self.source.example_ids.tolist())
       if valid_N[n]
     ]
+    K = self.input.transcripts
+    exact = f'exact: all argmaxes right, each by itself, chance {percent(orders.CHANCE["exact"](K))}; '
     protocol = (
-      f'Sorting; {clips} clips of {self.input.folder}, split {self.input.split!r}; {self.input.transcripts} '
+      f'Sorting by {self.objective}; {clips} clips of {self.input.folder}, split {self.input.split!r}; {K} '
       f'transcripts of {", ".join(f"{s:g}" for s in self.input.seconds)} s; {self.input.frames} frames, '
-      f'{percent(self.input.mask_ratio)} masked; exact: all argmaxes right, each by itself, chance '
-      f'{percent(sorting.CHANCE["exact"](self.input.transcripts))}; clips that are damaged count as wrong'
+      f'{percent(self.input.mask_ratio)} masked; '
+      f'{exact if self.objective == "sort" else ""}assigned: the likeliest permutation is right, chance '
+      f'{percent(orders.CHANCE["assigned"](K))}; clips that are damaged count as wrong'
     )
     metrics = {name: float(value_N.sum()) / clips for name, value_N in found.items()}
     return Result(metrics, clips, int(valid_N.sum()), protocol, items)
@@ -95,7 +115,15 @@ def examples(evaluator: Sorting, model, params, count: int) -> list[dict]:
   config = evaluator.input
   batch = evaluator.source.batch(0)
   keep = {name: value[:count] for name, value in batch.items() if name not in ('example_id', 'valid')}
-  logits = jax.device_get(jax.jit(model.apply)(params, keep)['sort_logits'])
+
+  def look(params, batch):
+    outputs = model.apply(params, batch)
+    if evaluator.objective == 'sort':
+      return outputs['sort_logits']
+    # Others give no odds of places: the place that a transcript gets, and no other.
+    return SURE * jax.nn.one_hot(evaluator.order(outputs), config.transcripts)
+
+  logits = jax.device_get(jax.jit(look)(params, keep))
   names = evaluator.source.examples(0)[:count]
   decode = evaluator.source.decode_tokens
   result = []

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tvts_jax.input.config import InputConfig
+from tvts_jax.input.errors import InputError
 
 
 class Field(NamedTuple):
@@ -18,7 +19,31 @@ class Field(NamedTuple):
   make: Callable
 
 
-FIELDS: dict[str, Field] = {}
+def masked(config: InputConfig):
+  hidden = config.slices * (config.grid - config.visible)
+  if not hidden:
+    raise InputError(f'mask_ratio={config.mask_ratio} masks nothing that could be reconstructed; set it higher')
+  pixels = config.tubelet * config.patch**2 * 3
+  return {'masked_patches': ((hidden, pixels), np.uint8), 'masked_positions': ((hidden,), np.int32)}
+
+
+def make_masked(config: InputConfig, stored, positions, rng):
+  """The tubelets that are not visible, rising."""
+  del stored, rng
+  return {'masked_positions': np.setdiff1d(np.arange(config.slices * config.grid, dtype=np.int32), positions)}
+
+
+def part_order(config: InputConfig):
+  """[K]: a clip is cut into as many parts as it has transcripts; the true place of the i-th part given."""
+  return {'part_order': ((config.transcripts,), np.int32)}
+
+
+def make_part_order(config: InputConfig, stored, positions, rng):
+  del stored, positions
+  return {'part_order': rng.permutation(np.arange(config.transcripts, dtype=np.int32))}
+
+
+FIELDS = {'masked': Field(masked, make_masked), 'part_order': Field(part_order, make_part_order)}
 
 
 def spec(config: InputConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

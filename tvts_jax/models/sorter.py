@@ -44,15 +44,22 @@ class Sorter(nn.Module):
     types = [jnp.broadcast_to(t.astype(self.dtype), (1, 1, self.width)) for t in (self.text_type, self.video_type)]
     return jnp.concatenate([text_BxKxD + types[0], video_BxVxD + types[1]], axis=1)
 
-  def __call__(self, video_BxVxD, text_BxKxE, train: bool = False):
-    """[B, K, K]: row i holds the logits of the places that the i-th transcript given may have."""
+  def tokens(self, video_BxVxD, text_BxKxE, train: bool = False):
+    """What it makes of each transcript given, [B, K, D], for whatever tells an order from that."""
     x_BxKxD = layers.apply_blocks(
       self.block,
       self.blocks,
       self.embed(video_BxVxD, text_BxKxE),
-      read=text_BxKxE.shape[1],  # The head reads the text tokens alone.
+      read=text_BxKxE.shape[1],  # Nothing reads the video tokens.
       train=train,
       scan=self.scan,
       remat=self.remat,
     )
-    return self.head(self.norm(x_BxKxD)).astype(layers.wide(self.dtype))
+    return self.norm(x_BxKxD)
+
+  def place(self, x_BxKxD):
+    """[B, K, K]: row i holds the logits of the places that the i-th transcript given may have."""
+    return self.head(x_BxKxD).astype(layers.wide(self.dtype))
+
+  def __call__(self, video_BxVxD, text_BxKxE, train: bool = False):
+    return self.place(self.tokens(video_BxVxD, text_BxKxE, train))

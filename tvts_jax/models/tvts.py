@@ -65,6 +65,12 @@ class TVTSConfig:
   def to_dict(self) -> dict:
     return dataclasses.asdict(self)
 
+  @property
+  def how(self) -> dict:
+    """What each part is told of how to compute, and of how its parameters start."""
+    types = dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
+    return dict(**types, scan=self.scan, remat=self.remat, start=layers.STARTS[self.start])
+
   def __post_init__(self):
     tables = {'encoder': ENCODERS, 'projection': PROJECTIONS, 'remat': layers.REMAT_POLICIES, 'start': layers.STARTS}
     for name, known in tables.items():
@@ -84,9 +90,8 @@ class TVTS(nn.Module):
   made: tuple[tuple[str, Callable], ...] = ()  # Heads of objectives, by name, as functions of the config.
 
   def setup(self):
-    config = self.config
-    types = dict(dtype=jnp.dtype(config.dtype), param_dtype=jnp.dtype(config.param_dtype))
-    how = dict(**types, scan=config.scan, remat=config.remat, start=layers.STARTS[config.start])
+    config, how = self.config, self.config.how
+    types = {name: how[name] for name in ('dtype', 'param_dtype')}
     self.video = ENCODERS[config.encoder](config.video, **how)
     self.text = TextEncoder(config.text, **how)
     self.sorter = Sorter(
@@ -106,14 +111,18 @@ class TVTS(nn.Module):
     video = self.encode_video(batch, train)
     video_BxVxD = video['video_tokens']
     text_BxKxE = self.encode_text(batch['tokens'], batch['token_mask'], train)
+    sort_BxKxD = self.sorter.tokens(video_BxVxD, text_BxKxE, train)
     outputs = {
       **video,
       'text_cls': text_BxKxE,
       'text_embed': self.embed_text(text_BxKxE),
-      'sort_logits': self.sorter(video_BxVxD, text_BxKxE, train),
+      'transcript_embed': self.embed_transcripts(text_BxKxE),
+      'sort_tokens': sort_BxKxD,
+      'sort_logits': self.sorter.place(sort_BxKxD),
     }
+    encode = lambda patches, positions, train: self.encode_video(dict(patches=patches, positions=positions), train)
     for head in self.heads.values():
-      outputs |= head(outputs, batch, self.video, train)
+      outputs |= head(outputs, batch, encode, train)
     return outputs
 
   def encode_video(self, batch, train: bool = False) -> dict[str, jax.Array]:
@@ -142,6 +151,11 @@ class TVTS(nn.Module):
     projected = mean_BxE if self.config.projection == 'none' else self.text_projection(mean_BxE)
     return projected.astype(mean_BxE.dtype)
 
+  def embed_transcripts(self, cls_BxKxE):
+    """Each transcript as a point of the common space, [B, K, C], not normalised."""
+    each_BKxC = self.embed_text(rearrange(cls_BxKxE, 'b k e -> (b k) 1 e'))
+    return rearrange(each_BKxC, '(b k) c -> b k c', b=cls_BxKxE.shape[0])
+
 
 class Model(NamedTuple):
   """What a trainer needs to know of a model; that it is written in Flax it need not."""
@@ -162,6 +176,7 @@ def batch_spec(config: TVTSConfig, batch: int, visible: int, length: int) -> dic
     'positions': shape((batch, visible), jnp.int32),
     'tokens': shape(texts, jnp.int32),
     'token_mask': shape(texts, jnp.bool_),
+    'order': shape(texts[:2], jnp.int32),
   }
 
 

@@ -9,19 +9,21 @@ from typing import NamedTuple
 import flax.linen as nn
 
 from tvts_jax.errors import UserError
-from tvts_jax.objectives import contrastive, sorting
+from tvts_jax.objectives import contrastive, orders, reconstruct, sorting, video_order
 
 
 class Objective(NamedTuple):
   """`head` is a module with parameters of its own: built as head(model config, **settings), and called as
   head(outputs, batch, encode_video, train) → {name: array}, which join the outputs. encode_video(patches, positions,
-  train) → tokens [B, 1+N, D] is the model's video encoder, for those that look at a clip in a way of their own.
+  train) → {'video_tokens': [B, 1+N, D], 'video_embed': [B, C]} is the model's video encoder, for those that look at a
+  clip in a way of their own.
   """
 
   loss: Callable  # A pure function (outputs, batch, **settings) → (loss, metrics).
   reads: tuple[str, ...]  # Outputs that it needs: what an accumulated step keeps of every micro-batch, so small ones.
   fields: tuple[str, ...] = ()  # Of tvts_jax/input/fields.py: what the batch must hold beyond the usual.
   head: type[nn.Module] | None = None
+  order: Callable | None = None  # How it sorts transcripts: outputs → places [B, K], each place once.
 
   def settings(self) -> tuple[list[str], list[str]]:
     """Names of those of the loss, and of the head."""
@@ -31,9 +33,43 @@ class Objective(NamedTuple):
     return own, [name for name in fields if name not in ('config', 'parent', 'name')]
 
 
+EMBEDS = ('video_embed', 'text_embed')
 OBJECTIVES = {
-  'contrastive': Objective(contrastive.contrastive, reads=('video_embed', 'text_embed')),
-  'sort': Objective(sorting.sort, reads=('sort_logits',)),
+  'contrastive': Objective(contrastive.contrastive, EMBEDS),
+  'contrastive_learned': Objective(
+    contrastive.contrastive_learned, (*EMBEDS, 'contrastive_scale'), head=contrastive.ScaleHead
+  ),
+  'sigmoid': Objective(contrastive.sigmoid, (*EMBEDS, 'sigmoid_scale', 'sigmoid_bias'), head=contrastive.SigmoidHead),
+  'frame_transcript': Objective(
+    contrastive.frame_transcript, ('frame_embed', 'transcript_embed'), head=contrastive.FrameHead
+  ),
+  'sort': Objective(sorting.sort, ('sort_logits',), order=lambda outputs: orders.assign(outputs['sort_logits'])),
+  'sort_pairwise': Objective(
+    sorting.sort_pairwise,
+    ('sort_pairs',),
+    head=sorting.PairwiseHead,
+    order=lambda outputs: orders.borda(outputs['sort_pairs']),
+  ),
+  'sort_factorial': Objective(
+    sorting.sort_factorial,
+    ('sort_orders',),
+    head=sorting.FactorialHead,
+    order=lambda outputs: orders.likeliest(outputs['sort_orders']),
+  ),
+  # The best permutation is the same before and after Sinkhorn, which adds to whole rows and columns.
+  'sort_sinkhorn': Objective(
+    sorting.sort_sinkhorn, ('sort_logits',), order=lambda outputs: orders.assign(outputs['sort_logits'])
+  ),
+  'merlot_sort': Objective(
+    video_order.merlot_sort, ('merlot_logits',), fields=('part_order',), head=video_order.MerlotSortHead
+  ),
+  'merlot_pairs': Objective(
+    video_order.merlot_pairs, ('merlot_pairs',), fields=('part_order',), head=video_order.MerlotPairsHead
+  ),
+  'vcop': Objective(video_order.vcop, ('vcop_orders',), fields=('part_order',), head=video_order.VcopHead),
+  'reconstruct': Objective(
+    reconstruct.reconstruct, ('reconstruct_error',), fields=('masked',), head=reconstruct.Decoder
+  ),
 }
 
 

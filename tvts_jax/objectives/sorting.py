@@ -1,63 +1,82 @@
-"""The K-way sort loss, and what a sorter may be scored by.
+"""Sorting transcripts: by a place for each (the paper's K-way), by pairs, by whole orders, by a soft permutation.
 
-Shapes: B clips, K transcripts. Labels order_BxK: the true place of the i-th transcript given.
+Shapes: B clips, K transcripts, D width of the sorter, P = K! permutations. Labels order_BxK: the true place of the i-th
+transcript given. How orders are learned and read off is in orders.py.
 """
 
-import math
-
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from tvts_jax.errors import UserError
-
-# What each score is when the logits know nothing, as a function of K. `exact` and `assigned` both ask for the whole
-# order, but only the second decodes to a permutation: their chance levels differ, so never compare the two.
-CHANCE = {
-  'item': lambda K: 1 / K,
-  'exact': lambda K: K**-K,
-  'assigned': lambda K: 1 / math.factorial(K),
-  'kendall_tau': lambda K: 0.0,
-}
+from tvts_jax.models.tvts import TVTSConfig
+from tvts_jax.objectives import orders
 
 
-def assign(logits_BxKxK):
-  """The likeliest permutation of each clip, [B, K]: no place is given twice."""
-
-  def best(logits_KxK):
-    rows, places = optax.assignment.hungarian_algorithm(-logits_KxK)
-    return jnp.zeros_like(places).at[rows].set(places)
-
-  return jax.vmap(best)(logits_BxKxK)
+def sort(outputs, batch):
+  """K-way: cross-entropy of each transcript's true place among K."""
+  return orders.learn_places(places_of(outputs, batch), batch['order'])
 
 
 def scores(logits_BxKxK, order_BxK) -> dict[str, jax.Array]:
-  """Each score of CHANCE for each clip, [B].
+  """How right K-way logits are, for each clip, [B].
 
   item: share of transcripts whose likeliest place is the true one; exact: all of them so, each by itself;
   assigned: the likeliest permutation is the true order; kendall_tau: rank correlation of that permutation, in [-1, 1].
   """
   right_BxK = logits_BxKxK.argmax(-1) == order_BxK
-  permutation_BxK = assign(logits_BxKxK)
-  K = order_BxK.shape[1]
-  first, second = jnp.triu_indices(K, 1)
-  before = lambda order: jnp.sign(order[:, second] - order[:, first])
-  return {
-    'item': right_BxK.mean(-1),
-    'exact': right_BxK.all(-1).astype(jnp.float32),
-    'assigned': (permutation_BxK == order_BxK).all(-1).astype(jnp.float32),
-    'kendall_tau': (before(permutation_BxK) * before(order_BxK)).mean(-1),
-  }
+  own = {'item': right_BxK.mean(-1), 'exact': right_BxK.all(-1).astype(jnp.float32)}
+  return orders.scores(orders.assign(logits_BxKxK), order_BxK) | own
 
 
-def sort(outputs, batch):
-  """Cross-entropy of each transcript's true place among K."""
+def places_of(outputs, batch):
   logits_BxKxK, order_BxK = outputs['sort_logits'], batch['order']
   if logits_BxKxK.shape[1:] != (order_BxK.shape[1],) * 2:
     raise UserError(
       f'the batch has {order_BxK.shape[1]} transcripts a clip, but the sorter was built for '
       f'{logits_BxKxK.shape[2]}; set model.transcripts and input.transcripts to the same number'
     )
-  loss = optax.softmax_cross_entropy_with_integer_labels(logits_BxKxK, order_BxK).mean()
-  right_BxK = logits_BxKxK.argmax(-1) == order_BxK
-  return loss, {'item': right_BxK.mean(), 'exact': right_BxK.all(-1).mean()}
+  return logits_BxKxK
+
+
+def sort_pairwise(outputs, batch):
+  """Cross-entropy of which of two transcripts comes first."""
+  return orders.learn_pairs(outputs['sort_pairs'], batch['order'])
+
+
+class PairwiseHead(nn.Module):
+  config: TVTSConfig
+
+  @nn.compact
+  def __call__(self, outputs, batch, encode_video, train):
+    del batch, encode_video, train
+    return {'sort_pairs': orders.Pairs(self.config, name='pairs')(outputs['sort_tokens'])}
+
+
+def sort_factorial(outputs, batch):
+  """Cross-entropy of the true order among all K!."""
+  return orders.learn_whole(outputs['sort_orders'], batch['order'])
+
+
+class FactorialHead(nn.Module):
+  config: TVTSConfig
+
+  @nn.compact
+  def __call__(self, outputs, batch, encode_video, train):
+    del batch, encode_video, train
+    return {'sort_orders': orders.Layouts(self.config, name='layouts')(outputs['sort_tokens'])}
+
+
+def sinkhorn(logits_BxKxK, iterations: int):
+  """Logarithms of a matrix whose rows sum to one, and, the nearer the more iterations, its columns, too."""
+  for _ in range(iterations):
+    logits_BxKxK = jax.nn.log_softmax(jax.nn.log_softmax(logits_BxKxK, axis=1), axis=2)
+  return logits_BxKxK
+
+
+def sort_sinkhorn(outputs, batch, *, iterations: int = 10):
+  """Cross-entropy of each transcript's true place under a soft permutation: no two transcripts can claim one place."""
+  soft_BxKxK = sinkhorn(places_of(outputs, batch), iterations)
+  loss = optax.softmax_cross_entropy_with_integer_labels(soft_BxKxK, batch['order']).mean()
+  return loss, {'item': (soft_BxKxK.argmax(-1) == batch['order']).mean()}
