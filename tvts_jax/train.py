@@ -27,8 +27,8 @@ from tvts_jax.watchdog import Watchdog
 EXAMPLES = 8  # Clips that the report shows.
 # Settings that change no number of a run, so a resume may change them. What is in the two folders is compared itself.
 FREE = (
-  *('checkpoint.', 'input.folder:', 'input.max_bad:', 'input.threads:', 'input.tokenizer:', 'log_every:'),
-  'profile_at:',
+  *('checkpoint.', 'input.decoded:', 'input.folder:', 'input.max_bad:', 'input.threads:', 'input.tokenizer:'),
+  *('log_every:', 'profile_at:'),
 )
 
 

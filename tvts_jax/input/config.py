@@ -45,6 +45,7 @@ class InputConfig(SamplingConfig):
   sources: tuple[dict, ...] = ()
   mix: str = 'weight'
   threads: int = 0  # 0: one for each core this process may use
+  decoded: str = ''  # a folder to hold decoded frames in (held.py); '': they are decoded whenever they are needed
   # The share of a folder's records that may be damaged, and always a few: so many a process skips before it stops the
   # run. 0 stops at the first.
   max_bad: float = 0.001

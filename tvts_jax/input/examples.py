@@ -25,7 +25,7 @@ _FEW = 5  # damaged records that may be skipped, however few there are in all
 class Example:
   """All of an example but the decoding: M frames, K transcripts of L pieces, T slices with V visible tubelets."""
 
-  jpegs: list[bytes]  # [M]
+  jpegs: list[bytes] | np.ndarray  # [M]; where frames are held decoded (held.py), their numbers
   crop: np.ndarray  # int32 [4]: top, left, height, width in the stored frame
   positions: np.ndarray  # int32 [T V]
   tokens: np.ndarray  # int32 [K, L]
@@ -48,7 +48,7 @@ class Examples:
         f'the records of {config.folder} cannot serve this sampling: {missing}; ask for less or build them again'
       )
     self._reader = Reader(self.manifest, self.index, BLOCK_RECORDS, trouble)
-    self._message = tensorflow().train.Example
+    self._message = records.example_class()
     self._undecodable: dict[tuple[int, int], str] = {}  # (row, epoch) -> what is wrong with a frame that is drawn
     self._bad: set[int] = set()  # example ids
     self.advice = f'find all that is damaged with python -m data.validate --decode {config.folder}, and build it again'
@@ -92,15 +92,21 @@ class Examples:
     """BadExample if the record is damaged or cannot serve the config."""
     if what := self._undecodable.get((row, epoch)):
       raise self.bad(row, what)
-    stored = self.parse(self.read(row), row)
+    stored = self.stored(row)
     try:
       drawn, crop, positions = self.sample(stored, row, epoch)
-      jpegs = stored.frames(drawn.frames)
+      jpegs = self.pictures(row, stored, drawn.frames)
       more = self._more(stored, positions, row, epoch)
     except InputError as e:
       raise self.bad(row, f' (video {stored.video_id!r}, window {stored.window_index}): {e}') from e
     tokens, token_mask = self.tokenizer(drawn.texts)
     return Example(jpegs, crop, positions, tokens, token_mask, drawn.order, self.index.example_id[row], more)
+
+  def stored(self, row: int) -> 'Stored':
+    return self.parse(self.read(row), row)
+
+  def pictures(self, row: int, stored: 'Stored', numbers_M: np.ndarray) -> list[bytes]:
+    return stored.frames(numbers_M)
 
   def read(self, row: int) -> bytes:
     """Nothing in a record that cannot be read can be trusted, not even its name: the index's hash is all we know."""
@@ -197,6 +203,10 @@ class Stored:
       raise InputError(f'it has {frames} frames with {times} times and {words} words with {starts} starts')
     if not 0 <= self.start_ms < self.end_ms < 1 << 40 or not (0 < self.height < 1 << 16 and 0 < self.width < 1 << 16):
       raise InputError(f'it is [{self.start_ms}, {self.end_ms}] ms of a video of {self.height}x{self.width} pixels')
+
+  def without_jpegs(self) -> 'Stored':
+    self._jpegs = None
+    return self
 
   def frames(self, numbers: np.ndarray) -> list[bytes]:
     """JPEGs that may be decoded. A few bytes can claim a picture that fills the memory: none here does."""

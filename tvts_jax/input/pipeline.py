@@ -29,8 +29,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvts_jax.input import fields, patches
-from tvts_jax.input.batches import Batches, Turns
+from tvts_jax.input import fields, held, patches
+from tvts_jax.input.batches import Batches, Stream, Turns
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Example, Examples
@@ -42,7 +42,10 @@ from tvts_jax.input.trouble import BadExample, Trouble
 _PREFETCH = 2  # batches made ahead
 _ENDLESS = 2**62
 # What gives an example its shape; sources that share a batch agree on it.
-_ALIKE = ('frames', 'transcripts', 'image_size', 'patch', 'tubelet', 'resize', 'visible', 'max_tokens', 'fields')
+_ALIKE = (
+  *('frames', 'transcripts', 'image_size', 'patch', 'tubelet', 'resize', 'visible', 'max_tokens', 'fields'),
+  'decoded',
+)
 
 
 def open(config: InputConfig) -> 'Source | Alternating':
@@ -73,7 +76,9 @@ class Source:
   def __init__(self, configs: list[InputConfig], counts: list[int], trouble: Trouble, turn: tuple[int, int] = (0, 1)):
     """`turn`: (k, n) if this source's batch s is the run's batch s n + k."""
     self.config, self.trouble, self._turn = configs[0], trouble, turn
-    self._parts = [Examples(c, Tokenizer(c.tokenizer, c.max_tokens), trouble) for c in configs]
+    self._held = bool(self.config.decoded)
+    kind = held.HeldExamples if self._held else Examples
+    self._parts = [kind(c, Tokenizer(c.tokenizer, c.max_tokens), trouble) for c in configs]
     self._orders = [_order(part, n) for part, n in zip(self._parts, counts)]
     self._part_of_B = interleave(counts).tolist()
     self._places = functools.lru_cache(maxsize=8)(self._fill)
@@ -81,7 +86,7 @@ class Source:
     self._check_alike(configs)
     for part in self._parts:
       part.try_out()
-    self._graph = self._make_graph()
+    self._graph = None if self._held else self._make_graph()
 
   @property
   def manifests(self) -> list:
@@ -137,7 +142,7 @@ class Source:
 
   def batches(
     self, start_step: int = 0, process: int = 0, processes: int = 1, *, stop_step: int | None = None
-  ) -> Batches:
+  ) -> Stream:
     """Iterates over `batch(s)` for s = start_step, ... : in evaluation to the last one, in training without end."""
     if stop_step is None and self.config.mode == 'eval':
       stop_step = self._orders[0].steps
@@ -184,9 +189,11 @@ class Source:
       return part, row, example, valid and not bad
     raise InputError(f'{bad[0]}; nor can any of {len(bad) - 1} others stand in for it: {part.advice}')
 
-  def _iterate(self, start: int, stop: int | None, process: int, processes: int) -> Batches:
-    tf = tensorflow()
+  def _iterate(self, start: int, stop: int | None, process: int, processes: int) -> Stream:
     mine = process_slice(self.config.batch, process, processes)
+    if self._held:
+      return held.HeldBatches(lambda step: self._gather(step, mine), start, stop)
+    tf = tensorflow()
     size = mine.stop - mine.start
     threads = self.config.threads or _cores()
 
@@ -202,6 +209,21 @@ class Source:
       return data.with_options(options)
 
     return Batches(make, start, lambda step, message: self._repair(step, mine, message))
+
+  def _gather(self, step: int, mine: slice) -> dict[str, np.ndarray]:
+    """The batch of a step out of frames that are held decoded."""
+    taken = [self._take(step, place) for place in range(mine.start, mine.stop)]
+    values = [{**vars(example), **example.more, 'valid': np.bool_(valid)} for _, _, example, valid in taken]
+    stack = lambda name: np.stack([value[name] for value in values])
+    batch = {name: stack(name) for name in self.spec if not name.endswith('patches')}
+    crop_Bx4, frame_BxM = stack('crop'), stack('jpegs')
+    for name in self.spec.keys() - batch.keys():
+      position_BxN = batch[name.removesuffix('patches') + 'positions']
+      batch[name] = np.empty((*position_BxN.shape, self.spec[name][0][-1]), np.uint8)
+      for part in self._parts:
+        own = [i for i, (owner, *_) in enumerate(taken) if owner is part]
+        batch[name][own] = held.patches(part.frames, frame_BxM[own], crop_Bx4[own], position_BxN[own], self.config)
+    return batch
 
   def _repair(self, step: int, mine: slice, message: str) -> None:
     """Makes the examples of a failed batch again, one by one, to find one whose frames do not decode.

@@ -73,7 +73,7 @@ class RecordError(InputError):
 def encode(record: Record) -> bytes:
   """A serialized tf.train.Example; equal records give equal bytes. RecordError if the record is not valid."""
   check(record)
-  example = _example_class()()
+  example = example_class()()
   for name, (field, kind, many) in FEATURES.items():
     value = SCHEMA_VERSION if field is None else getattr(record, field)
     values = value if many else [value]
@@ -88,7 +88,7 @@ def encode(record: Record) -> bytes:
 def decode(serialized: bytes) -> Record:
   """The record in a serialized tf.train.Example, checked. RecordError if there is no valid one in it."""
   try:
-    features = _example_class().FromString(serialized).features.feature
+    features = example_class().FromString(serialized).features.feature
   except message.DecodeError as e:
     raise RecordError('schema', f'not a tf.train.Example: {e}') from e
   if 'schema_version' not in features:
@@ -206,7 +206,7 @@ def _values(features, name, kind, many):
 
 
 @functools.cache
-def _example_class():
+def example_class():
   """tf.train.Example from its public definition: TensorFlow's own class costs importing TensorFlow."""
   field = descriptor_pb2.FieldDescriptorProto
   file = descriptor_pb2.FileDescriptorProto(name='example.proto', package='tensorflow', syntax='proto3')

@@ -1,0 +1,125 @@
+"""Frames that are decoded once and held: batches by numpy alone, byte for byte those that pipeline.py makes of JPEGs.
+
+For small models on small data, where decoding would be much of the work: with `input.decoded` set to a folder, the
+frames of a split lie there in one file, which is mapped into memory, and no TensorFlow is needed. It takes frames of
+one size, as wide as the crop: where a crop ends inside a frame, decoders of JPEGs blend the colours of its last column
+in other ways. Nothing that is damaged is taken.
+
+Shapes: B clips, M frames, F frames of all records, N visible tubelets of P bytes.
+"""
+
+import functools
+import os
+import secrets
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tvts_jax.input.batches import Stream
+from tvts_jax.input.config import InputConfig
+from tvts_jax.input.errors import InputError
+from tvts_jax.input.examples import Examples
+
+
+class HeldExamples(Examples):
+  """Examples whose `jpegs` are numbers of frames in `frames` [F, H, W, 3]."""
+
+  def __init__(self, config: InputConfig, tokenizer, trouble):
+    super().__init__(config, tokenizer, trouble)
+    self._stored = _stored(config.folder, config.split, self.manifest.sha256, self)
+    self._first_N = np.cumsum([0, *(len(stored.frame_times_ms) for stored in self._stored)])
+    sizes = {(stored.height, stored.width) for stored in self._stored}
+    height, width = sizes.pop()
+    if sizes or width != config.image_size or config.resize is not None:
+      raise InputError(
+        f'decoded={config.decoded!r} takes frames of one size, as wide as image_size={config.image_size}, without '
+        f'resize, and {config.folder} has some of {height}x{width}: set decoded to nothing'
+      )
+    self.frames = _frames(config.decoded, self.manifest.sha256, (int(self._first_N[-1]), height, width, 3), self)
+
+  def stored(self, row: int):
+    return self._stored[row]
+
+  def pictures(self, row: int, stored, numbers_M: np.ndarray) -> np.ndarray:
+    return self._first_N[row] + numbers_M
+
+
+class HeldBatches(Stream):
+  """make(step): the batch of a step; those of steps start, start + 1, ... before stop, where there is one."""
+
+  def __init__(self, make, start: int, stop: int | None):
+    self._make, self._step, self._stop = make, start, stop
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    if self._step == self._stop:
+      raise StopIteration
+    self._step += 1
+    return self._make(self._step - 1)
+
+  def close(self) -> None:
+    self._stop = self._step
+
+
+def patches(frames_FxHxWx3, frame_BxM, crop_Bx4, position_BxN, config: InputConfig) -> np.ndarray:
+  """uint8 [B, N, P]: the visible tubelets, and no other pixel is touched."""
+  p, wide = config.patch, config.image_size // config.patch
+  slice_BxN, place_BxN = np.divmod(position_BxN, config.grid)
+  frame_BxNxt = np.take_along_axis(
+    frame_BxM.reshape(len(frame_BxM), config.slices, config.tubelet), slice_BxN[..., None], axis=1
+  )
+  top_BxN = crop_Bx4[:, :1] + place_BxN // wide * p
+  left_BxN = crop_Bx4[:, 1:2] + place_BxN % wide * p
+  row_BxNxp = top_BxN[..., None] + np.arange(p)
+  # A row of a patch is a run of 3 p bytes, whichever column it begins in.
+  runs = np.lib.stride_tricks.sliding_window_view(frames_FxHxWx3.reshape(*frames_FxHxWx3.shape[:2], -1), 3 * p, axis=2)
+  taken = runs[:, :, ::3][frame_BxNxt[..., None], row_BxNxp[:, :, None], left_BxN[..., None, None]]
+  return taken.reshape(*position_BxN.shape, -1)
+
+
+_HELD: dict[str, list] = {}  # By the hash of the manifest: records without their JPEGs, for all who open the split.
+
+
+def _stored(folder: str, split: str, sha256: str, examples: Examples) -> list:
+  if sha256 not in _HELD:
+    _HELD[sha256] = [examples.parse(examples.read(row), row).without_jpegs() for row in range(len(examples))]
+  return _HELD[sha256]
+
+
+@functools.lru_cache(maxsize=16)
+def _mapped(path: str, changed: int) -> np.ndarray:
+  return np.load(path, mmap_mode='r').view(np.ndarray)
+
+
+def _frames(folder: str, sha256: str, shape: tuple[int, ...], examples: Examples) -> np.ndarray:
+  """uint8 [F, H, W, 3] out of a file of the folder, which is made if it is not there or is no such file."""
+  path = Path(folder, f'{sha256[:16]}.npy')
+  try:
+    frames = _mapped(str(path), os.stat(path).st_mtime_ns)
+    if frames.shape == shape and frames.dtype == np.uint8:
+      return frames
+  except (FileNotFoundError, ValueError):
+    pass
+  path.parent.mkdir(parents=True, exist_ok=True)
+  unfinished = path.with_name(f'.{path.name}-{secrets.token_hex(4)}')
+  try:
+    made = np.lib.format.open_memmap(unfinished, 'w+', np.uint8, shape)
+    _decode(made, examples)
+    made.flush()
+    os.replace(unfinished, path)
+  except BaseException:
+    unfinished.unlink(missing_ok=True)
+    raise
+  return _mapped(str(path), os.stat(path).st_mtime_ns)
+
+
+def _decode(made_FxHxWx3: np.ndarray, examples: Examples) -> None:
+  at = 0
+  for row in range(len(examples)):
+    stored = examples.parse(examples.read(row), row)
+    for number, jpeg in enumerate(stored.frames(np.arange(len(stored.frame_times_ms)))):
+      picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+      if picture is None:
+        raise examples.bad(row, f' (video {stored.video_id!r}): frame {number} is a damaged JPEG; {examples.advice}')
+      made_FxHxWx3[at] = picture
+      at += 1
