@@ -12,6 +12,9 @@ Clips are of three types. In `same_actor` one actor does four motions and is mos
 sorts them. In `same_motion` four colours do one motion, which gives a contrastive loss a clean signal of
 motion. In `mixed` both vary. Two kinds of probe clips go with them: `motion` (one motion in all 12 s) and
 `order` (A for 6 s, then B: each pair of motions in both orders, so a bag of motions is at chance).
+
+WORLDS are variants that a question needs, such as one whose texts do carry order. What a variant does not touch is
+the same as in the plain world, word for word and pixel for pixel.
 """
 
 import dataclasses
@@ -66,8 +69,31 @@ SPLITS = {  # name -> (kind of clip, default count); the place in this table key
   'order_test': ('order', 512),
 }
 
+_CUES, _STILL = 1000, 2000  # Streams of randomness that the plain world leaves alone.
 FILLER_RATE, DROP_RATE, REPLACE_RATE = 0.15, 0.025, 0.025  # a word
 MIN_WORDS, MAX_WORDS = 3, 9  # an utterance, after the above
+
+
+CUES = ('first', 'then', 'next', 'finally')  # said at the four places of a clip, where words tell the place
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """What differs from the plain world."""
+
+  cues: float = 0.0  # share of utterances that tell their place in the clip
+  cue_by: str = 'word'  # one of CUES at the head; 'position': where in the sentence any filler stands, from head to end
+  still: int = 0  # actors that stand still behind the others, the same in all frames of a clip
+  pace: float = 1.0  # of all motions but blinking
+
+
+WORLDS = {
+  'plain': World(),
+  'cues': World(cues=0.75),
+  'hidden_cues': World(cues=0.75, cue_by='position'),
+  'clutter': World(still=1),
+  'slow': World(pace=0.5),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +116,13 @@ class Script:
   words: tuple[Word, ...]
 
 
-def render(seed: int, index: int, split: str = 'train', *, size: int = SIZE, fps: int = FPS):
+def render(
+  seed: int, index: int, split: str = 'train', *, size: int = SIZE, fps: int = FPS, world: World = WORLDS['plain']
+):
   """One clip -> (frames uint8 [T, size, size, 3], words tuple[Word], labels dict). T = 12 s x fps."""
-  script = write_script(seed, index, split)
-  frames = paint(script, _rng(seed, index, split, stream=1), size=size, fps=fps)
+  script = write_script(seed, index, split, world)
+  rngs = (_rng(seed, index, split, stream=stream) for stream in (1, _STILL))
+  frames = paint(script, *rngs, size=size, fps=fps, world=world)
   return frames, script.words, labels_of(script)
 
 
@@ -127,7 +156,7 @@ def pairs_of(scripts: dict[str, Script]) -> dict[str, list[dict]]:
   return pairs
 
 
-def write_script(seed: int, index: int, split: str = 'train') -> Script:
+def write_script(seed: int, index: int, split: str = 'train', world: World = WORLDS['plain']) -> Script:
   if split not in SPLITS:
     raise ValueError(f'no split {split!r} in the world; known: {", ".join(SPLITS)}')
   rng = _rng(seed, index, split, stream=0)
@@ -155,6 +184,8 @@ def write_script(seed: int, index: int, split: str = 'train') -> Script:
 
   by_name = 0.3 if type_ not in ('same_motion', 'mixed') else 1.0
   narration = [_utterance(rng, events[k * len(events) // SLOTS], by_name) for k in range(SLOTS)]
+  cue_rng = _rng(seed, index, split, stream=_CUES)
+  narration = [_cued(cue_rng, texts, place, world) for place, texts in enumerate(narration)]
   words = [word for k, texts in enumerate(narration) for word in _timed(rng, texts, k * SLOT_S * 1000)]
   return Script(type_, label, tuple(events), tuple(' '.join(texts) for texts in narration), tuple(words))
 
@@ -188,6 +219,14 @@ def _utterance(rng, event: Event, by_name: float) -> list[str]:
   return heard
 
 
+def _cued(rng, texts: list[str], place: int, world: World) -> list[str]:
+  """The utterance, most often with one word more, where there is room, that tells its place among SLOTS."""
+  if rng.random() >= world.cues or len(texts) == MAX_WORDS:
+    return texts
+  at = 0 if world.cue_by == 'word' else round(place * len(texts) / (SLOTS - 1))
+  return [*texts[:at], CUES[place] if world.cue_by == 'word' else _pick(rng, FILLERS), *texts[at:]]
+
+
 def _timed(rng, texts: list[str], slot_ms: float) -> list[Word]:
   """Words around the middle of a slot, so that a window of 2 s at any start hears nearly all of them.
 
@@ -200,18 +239,27 @@ def _timed(rng, texts: list[str], slot_ms: float) -> list[Word]:
   return [Word(text, start, end) for text, start, end in zip(texts, edges, edges[1:])]
 
 
-def paint(script: Script, rng: np.random.Generator, *, size: int = SIZE, fps: int = FPS) -> np.ndarray:
+def paint(
+  script: Script,
+  rng: np.random.Generator,
+  still_rng: np.random.Generator,
+  *,
+  size: int = SIZE,
+  fps: int = FPS,
+  world: World = WORLDS['plain'],
+) -> np.ndarray:
   """-> frames uint8 [T, size, size, 3], frame t at t / fps seconds."""
   if size < 16 or size % 4:
     raise ValueError(f'frames of {size} pixels cannot be painted: give a multiple of 4, at least 16')
   times = np.arange(round(DURATION_MS / 1000 * fps)) / fps
   texture_HxWx3 = _texture(rng, size)
+  for _ in range(world.still):
+    event = Event(_pick(still_rng, COLOURS), _pick(still_rng, SHAPES), 'still', 0, DURATION_MS)
+    texture_HxWx3 = _over(still_rng, event, times[:1], texture_HxWx3, world.pace)[0]
   frames = np.empty((len(times), size, size, 3), np.float32)
   for event in script.events:
     shown = (times * 1000 >= event.start_ms) & (times * 1000 < event.end_ms)
-    alpha = np.tile(_flock_tile(rng, event, times[shown], size // 2), (1, 2, 2))[..., None]
-    colour = np.array(COLOURS[event.colour], np.float32) * np.float32(rng.uniform(0.85, 1))
-    frames[shown] = texture_HxWx3 + alpha * (colour - texture_HxWx3)
+    frames[shown] = _over(rng, event, times[shown], texture_HxWx3, world.pace)
   frames += rng.integers(-4, 5, (len(times), size, size, 1), np.int8)  # sensor noise, in brightness only
   return np.clip(frames, 0, 255, out=frames).astype(np.uint8)
 
@@ -224,14 +272,21 @@ def _texture(rng, size: int) -> np.ndarray:
   return (weights @ grid.transpose(2, 0, 1) @ weights.T).transpose(1, 2, 0).astype(np.float32)
 
 
-def _flock_tile(rng, event: Event, times: np.ndarray, side: int) -> np.ndarray:
+def _over(rng, event: Event, times: np.ndarray, under_HxWx3: np.ndarray, pace: float) -> np.ndarray:
+  """float32 [T, H, W, 3]: a picture with the flock of an event before it."""
+  alpha = np.tile(_flock_tile(rng, event, times, len(under_HxWx3) // 2, pace), (1, 2, 2))[..., None]
+  colour = np.array(COLOURS[event.colour], np.float32) * np.float32(rng.uniform(0.85, 1))
+  return under_HxWx3 + alpha * (colour - under_HxWx3)
+
+
+def _flock_tile(rng, event: Event, times: np.ndarray, side: int, pace: float) -> np.ndarray:
   """Opacity float32 [T, side, side] of one actor on a torus with sides 1.
 
   Place, angle and size are drawn alike for all motions and only one of them changes with time: what a single
   frame shows does not depend on the motion (but where a blinking actor is out).
   """
   (x, y), phase, turn, sign = rng.random(2), rng.random(), rng.random(), rng.choice([-1, 1])
-  cycles = times / 3.5 * rng.uniform(0.85, 1.15)  # about one torus, or one growth, in an event
+  cycles = times / 3.5 * pace * rng.uniform(0.85, 1.15)  # about one torus, or one growth, in an event
   moved = np.array(VELOCITY.get(event.motion, (0, 0)))[:, None] * cycles
   grown = {'grow': cycles, 'shrink': -cycles}.get(event.motion, 0 * cycles)
   turned = sign * cycles * 0.6 if event.motion == 'spin' else 0 * cycles

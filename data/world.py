@@ -38,7 +38,7 @@ import numpy as np
 
 from data.dialects import WRITERS
 from data.outcomes import EXITS, BuildError, ending
-from data.scene import DURATION_MS, FPS, SPLITS, labels_of, pairs_of, render, write_script
+from data.scene import DURATION_MS, FPS, SPLITS, WORLDS, World, labels_of, pairs_of, render, write_script
 
 VERSION = 2  # part of a folder's settings: raise it when the same seed gives other clips
 
@@ -64,11 +64,11 @@ def clip_files(split: str, index: int) -> tuple[str, str, str]:
   return name, f'{split}/{name}.mp4', f'{split}/{name}.{list(WRITERS)[index % len(WRITERS)]}'
 
 
-def write_clip(folder: Path, seed: int, split: str, index: int) -> None:
+def write_clip(folder: Path, seed: int, split: str, index: int, world: World = WORLDS['plain']) -> None:
   _, video, transcript = (Path(folder, name) for name in clip_files(split, index))
   if all(path.is_file() and path.stat().st_size for path in (video, transcript)):
     return
-  frames, words, labels = render(seed, index, split)
+  frames, words, labels = render(seed, index, split, world=world)
   ends = np.cumsum([0] + [len(text.split()) for text in labels['narration']])
   utterances = [list(words[a:b]) for a, b in zip(ends, ends[1:])]
   writer = list(WRITERS.values())[index % len(WRITERS)]
@@ -76,9 +76,9 @@ def write_clip(folder: Path, seed: int, split: str, index: int) -> None:
   _replace(video, encode_mp4(frames))
 
 
-def _write_clips(folder: Path, seed: int, split: str, indices: range) -> int:
+def _write_clips(folder: Path, seed: int, world: World, split: str, indices: range) -> int:
   for index in indices:
-    write_clip(folder, seed, split, index)
+    write_clip(folder, seed, split, index, world)
   return len(indices)
 
 
@@ -101,7 +101,7 @@ def _end_with_parent() -> None:
   os._exit(1)
 
 
-def write_world(folder: Path, seed: int, counts: dict[str, int], workers: int) -> None:
+def write_world(folder: Path, seed: int, world: World, counts: dict[str, int], workers: int) -> None:
   """Writes what is missing, the index last. The folder is claimed: see `claim`."""
   for rest in folder.glob('*/.*.tmp'):
     rest.unlink()
@@ -114,7 +114,7 @@ def write_world(folder: Path, seed: int, counts: dict[str, int], workers: int) -
   said = began
   context = multiprocessing.get_context('spawn')  # a fork would keep the lock of a killed run
   with concurrent.futures.ProcessPoolExecutor(workers, context, _begin_worker) as pool:
-    waiting = [pool.submit(_write_clips, folder, seed, *chunk) for chunk in chunks]
+    waiting = [pool.submit(_write_clips, folder, seed, world, *chunk) for chunk in chunks]
     try:
       for future in concurrent.futures.as_completed(waiting):
         done += future.result()
@@ -130,7 +130,7 @@ def write_world(folder: Path, seed: int, counts: dict[str, int], workers: int) -
     scripts = {}
     for i in range(count):
       name, video, transcript = clip_files(split, i)
-      scripts[name] = write_script(seed, i, split)
+      scripts[name] = write_script(seed, i, split, world)
       index.append({'id': name, 'video': video, 'transcript': transcript, 'lang': 'en', 'split': split})
     pairs = pairs_of(scripts) if SPLITS[split][0] == 'motion' else {}
     for name, script in scripts.items():
@@ -157,7 +157,7 @@ def claim(folder: Path, settings: dict):
     if not known.exists():
       _replace(known, (json.dumps(settings, indent=2) + '\n').encode())
     try:
-      there = json.loads(known.read_text())
+      there = {'world': 'plain'} | json.loads(known.read_text())  # Which those from before there were others don't say.
       changed = [f'{k} was {there[k]}, is {v}' for k, v in settings.items() if there[k] != v]
     except (ValueError, KeyError, TypeError) as e:
       raise BuildError(f'{known} can not be read ({e!r}): name another folder', 'plan') from e
@@ -173,8 +173,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make(args: argparse.Namespace, counts: dict[str, int]) -> None:
-  with claim(args.out, {'version': VERSION, 'seed': args.seed, 'clips': counts}):
-    write_world(args.out, args.seed, counts, args.workers)
+  settings = {'version': VERSION, 'seed': args.seed, 'clips': counts, 'world': args.world}
+  with claim(args.out, settings):
+    write_world(args.out, args.seed, WORLDS[args.world], counts, args.workers)
   print(f'{sum(counts.values())} clips in {args.out}: {", ".join(f"{v} {k}" for k, v in counts.items() if v)}')
 
 
@@ -193,6 +194,7 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:
     text = f'{part} clips of each probe, `motion` and `order` (%(default)s; 0: none)'
     parser.add_argument(f'--probe-{part}', type=int, default=SPLITS[split][1], help=text)
   parser.add_argument('--seed', type=int, default=0, help='another seed, another world (%(default)s)')
+  parser.add_argument('--world', choices=WORLDS, default='plain', help='which variant: see data/scene.py (%(default)s)')
   parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (%(default)s)')
   args = parser.parse_args(argv)
   counts = {'train': args.clips, 'val': args.val}
