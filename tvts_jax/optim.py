@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tvts_jax import sharding
@@ -72,6 +73,9 @@ class OptimConfig:
   clip: float | None = None  # The largest norm of the whole gradient.
   # Ordered (regex, {'lr': factor} or {'frozen': True}); a parameter that none matches keeps the learning rate as it is.
   groups: tuple[tuple[str, dict], ...] = ()
+  # The video encoder learns the slower the farther from its output: the learning rate of its last block is so many
+  # times that of what stands behind it, of the one before so many times that again, and so on to the embeddings.
+  layer_decay: float = 1.0
 
   def __post_init__(self):
     for name, known in (('name', OPTIMIZERS), ('schedule', SCHEDULES)):
@@ -80,6 +84,8 @@ class OptimConfig:
     for regex, settings in self.groups:
       if not settings or set(settings) - {'lr', 'frozen'}:
         raise UserError(f'optim.groups for {regex!r} has {sorted(settings)}; it takes one of lr, frozen')
+    if not 0 < self.layer_decay <= 1:
+      raise UserError(f'optim.layer_decay={self.layer_decay} must be above 0 and at most 1')
 
 
 def schedule(config: OptimConfig, steps: int):
@@ -94,29 +100,51 @@ def schedule(config: OptimConfig, steps: int):
 
 
 def groups_of(config: OptimConfig, params) -> dict[str, dict]:
-  """The settings of each parameter by path: {'lr': factor, 'frozen': bool, 'decay': bool}."""
-  names = [sharding.path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
-  chosen = sharding.first_match(config.groups, names, 'optim.groups')
-  spared = sharding.first_match(((config.no_decay, True),), names, 'optim.no_decay')
-  return {
+  """The settings of each parameter by path: {'lr': factor, 'frozen': bool, 'decay': bool}.
+
+  The factor of stacked blocks is an array, with one for each along the layer axis.
+  """
+  leaves = {sharding.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+  chosen = sharding.first_match(config.groups, list(leaves), 'optim.groups')
+  spared = sharding.first_match(((config.no_decay, True),), list(leaves), 'optim.no_decay')
+  groups = {
     name: {'lr': 1.0, 'frozen': False, **(own or {}), 'decay': spare is None}
-    for name, own, spare in zip(names, chosen, spared)
+    for name, own, spare in zip(leaves, chosen, spared)
   }
+  if config.layer_decay < 1:
+    depth = next(leaf.shape[0] for name, leaf in leaves.items() if name.startswith('video/blocks/'))
+    for name, own in groups.items():
+      own['lr'] = own['lr'] * layer_factor(config.layer_decay, name, leaves[name], depth)
+  return groups
+
+
+def layer_factor(decay: float, name: str, leaf, depth: int):
+  """Of a parameter with a path and a shape, in a video encoder of so many blocks."""
+  if name.startswith('video/blocks/'):
+    return (decay ** np.arange(depth, 0, -1.0)).reshape(depth, *[1] * (leaf.ndim - 1))
+  return decay ** (depth + 1) if name.startswith('video/') and not name.startswith('video/norm/') else 1.0
+
+
+def rate_text(factor) -> str:
+  """A factor of groups_of for people."""
+  low, high = np.min(factor), np.max(factor)
+  return f'{low:.3g}' if low == high else f'{low:.3g}…{high:.3g}'
 
 
 def build(config: OptimConfig, params, steps: int) -> optax.GradientTransformation:
   """The whole chain; `params` may be shapes alone. Frozen parameters have no moments and no part in the norm."""
   groups = groups_of(config, params)
   pick = lambda key: lambda tree: jax.tree.map_with_path(lambda path, _: groups[sharding.path_name(path)][key], tree)
-  factors = {own['lr'] for own in groups.values() if not own['frozen']}
+  factors = [own['lr'] for own in groups.values() if not own['frozen']]
   if not factors:
     raise UserError('optim.groups freezes every parameter, so there is nothing to train; freeze fewer')
-  scale = lambda updates, params: jax.tree.map(lambda update, factor: update * factor, updates, pick('lr')(updates))
+  times = lambda update, factor: update * jnp.asarray(factor, update.dtype)
+  scale = lambda updates, params: jax.tree.map(times, updates, pick('lr')(updates))
   tx = optax.chain(
     optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip),
     OPTIMIZERS[config.name](config.b1, config.b2, config.eps),
     optax.add_decayed_weights(config.weight_decay, pick('decay')),
-    optax.identity() if factors == {1.0} else optax.stateless(scale),
+    optax.identity() if all(np.all(factor == 1) for factor in factors) else optax.stateless(scale),
     optax.scale_by_learning_rate(schedule(config, steps)),
   )
   if not any(own['frozen'] for own in groups.values()):

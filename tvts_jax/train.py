@@ -325,7 +325,7 @@ def parameter_table(shapes, place, config) -> str:
   lines = []
   for (path, leaf), where in zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(place)):
     own = groups[sharding.path_name(path)]
-    fate = 'frozen' if own['frozen'] else f'lr ×{own["lr"]:g}{", decays" if own["decay"] else ""}'
+    fate = 'frozen' if own['frozen'] else f'lr ×{optim.rate_text(own["lr"])}{", decays" if own["decay"] else ""}'
     shape = '×'.join(map(str, leaf.shape))
     lines.append(f'{sharding.path_name(path):<40} {shape:>20}  {where.spec!s:<50} {fate}')
   total = sum(leaf.size for leaf in jax.tree.leaves(shapes))

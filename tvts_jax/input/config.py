@@ -12,6 +12,7 @@ MODES = {
 }
 CROPS = {
   'random': 'one random place per clip',
+  'resized': 'a part of random place, size and shape, the same of all frames, scaled to a square',
   'center': 'the middle',
   'left': 'the left end of a wide or square frame, the top of a high one',
   'right': 'the other end',
@@ -36,6 +37,11 @@ class InputConfig(SamplingConfig):
   tubelet: int = 2  # frames
   crop: str = 'random'
   resize: int | None = None  # scale frames to this short side before the crop; costs host time
+  # Changes to the pixels of a clip, alike in all frames (augment.py); none in mode 'eval'.
+  rand_augment: int = 0  # operations of RandAugment
+  magnitude: float = 7.0  # of each, from 0 to 10
+  flip: bool = False  # mirror one of two clips: not where left and right mean something
+  erase: float = 0.0  # share of the clips that lose a box
   mask: str = 'random'
   mask_ratio: float = 0.75
   tokenizer: str = ''  # a local folder or a hub name
@@ -53,8 +59,10 @@ class InputConfig(SamplingConfig):
   def __post_init__(self):
     if self.mode == 'eval':
       object.__setattr__(self, 'pick', 'center')
-      if self.crop == 'random':
+      if self.crop in ('random', 'resized'):
         object.__setattr__(self, 'crop', 'center')
+      for name in ('rand_augment', 'flip', 'erase'):
+        object.__setattr__(self, name, type(getattr(self, name))())
     super().__post_init__()
     object.__setattr__(self, 'sources', tuple(self.sources))
     object.__setattr__(self, 'fields', tuple(self.fields))
@@ -71,9 +79,20 @@ class InputConfig(SamplingConfig):
       )
     if self.resize is not None and self.resize < self.image_size:
       raise InputError(f'resize={self.resize} is smaller than the crop, image_size={self.image_size}')
+    if self.crop == 'resized' and self.resize is not None:
+      raise InputError(f"crop='resized' takes its part of the whole frame: leave out resize={self.resize}")
+    for name, most in (('magnitude', 10), ('erase', 1)):
+      if not 0 <= getattr(self, name) <= most:
+        raise InputError(f'{name}={getattr(self, name)} must be from 0 to {most}')
+    if self.rand_augment < 0:
+      raise InputError(f'rand_augment={self.rand_augment} is a number of operations: at least 0')
     if not 0 <= self.max_bad <= 1:
       raise InputError(f'max_bad={self.max_bad} is a share: from 0 to 1')
     masks.visible_per_slice(self.grid, self.mask_ratio)
+
+  @property
+  def augmented(self) -> bool:
+    return bool(self.rand_augment or self.flip or self.erase)
 
   @property
   def slices(self) -> int:

@@ -1,6 +1,7 @@
 """One example from its record, as far as numpy goes: which frames, which words, which crop, which tubelets."""
 
 import dataclasses
+import math
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -18,6 +19,8 @@ from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.input.trouble import BadExample, Trouble
 
 _PROBES = 8  # examples to try before a config is refused
+# Of a part of a frame that crop='resized' takes: share of the area, width over height, and how often to try.
+_PART_AREA, _PART_ASPECT, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 _FEW = 5  # damaged records that may be skipped, however few there are in all
 
 
@@ -166,8 +169,10 @@ class Examples:
     return int(self.index.example_id[row])
 
   def _crop(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """int32 [4]: a square of stored pixels, the same for all frames, that becomes image_size x image_size."""
+    """int32 [4]: a part of the stored pixels, the same for all frames, that becomes image_size x image_size."""
     config, short = self.config, min(height, width)
+    if config.crop == 'resized':
+      return _part(height, width, rng)
     side = config.image_size if config.resize is None else round(config.image_size * short / config.resize)
     if side > short:
       raise InputError(
@@ -216,6 +221,19 @@ class Stored:
       if (height, width) != (self.height, self.width):
         raise InputError(f'frame {i} says {height}x{width} in its header, the record {self.height}x{self.width}')
     return jpegs
+
+
+def _part(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+  """int32 [4]: of random area, shape and place, as torchvision's RandomResizedCrop."""
+  for _ in range(_TRIES):
+    area, aspect = rng.uniform(*_PART_AREA) * height * width, math.exp(rng.uniform(*map(math.log, _PART_ASPECT)))
+    h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+    if 0 < h <= height and 0 < w <= width:
+      return np.array([rng.integers(height - h + 1), rng.integers(width - w + 1), h, w], np.int32)
+  # Frames of an odd shape: the middle, and as much of it as may be.
+  narrow, wide = _PART_ASPECT
+  h, w = min(height, round(width / narrow)), min(width, round(height * wide))
+  return np.array([(height - h) // 2, (width - w) // 2, h, w], np.int32)
 
 
 def _one(values, name: str):

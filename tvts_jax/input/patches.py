@@ -9,22 +9,26 @@ def decode(jpeg, crop, config: InputConfig):
   tf = tensorflow()
   # The accurate transform is what other readers of JPEGs use, and costs the same.
   picture = tf.io.decode_and_crop_jpeg(jpeg, crop, channels=3, dct_method='INTEGER_ACCURATE')
-  if config.resize is None:
+  if config.resize is None and config.crop != 'resized':
     return picture
   scaled = tf.image.resize(picture, [config.image_size, config.image_size], antialias=True)
   return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)
 
 
-def visible(jpegs, crop, positions: list, config: InputConfig) -> list:
+def visible(jpegs, crop, positions: list, config: InputConfig, change=None) -> list:
   """M JPEGs -> uint8 [T V, P], the tubelets at `positions` int32 [T V], for each of a list of such.
+
+  `change`, if there is one, turns the clip, uint8 [M, image_size, image_size, 3], into another one.
 
   A row of a patch is a run of bytes in a row of the picture, so gathering rows is nearly free, and whole pictures
   are never turned around in memory.
   """
   tf = tensorflow()
   p, wide = config.patch, config.image_size // config.patch
-  pictures = [tf.reshape(decode(jpegs[m], crop, config), [-1, p * 3]) for m in range(config.frames)]
-  made = []
+  pictures, made = [decode(jpegs[m], crop, config) for m in range(config.frames)], []
+  if change is not None:
+    pictures = tf.unstack(change(tf.stack(pictures)), config.frames)
+  pictures = [tf.reshape(picture, [-1, p * 3]) for picture in pictures]
   for positions_N in positions:
     V = positions_N.shape[0] // config.slices
     place_TxV = tf.reshape(positions_N, [config.slices, V]) % config.grid

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvts_jax.input import fields, held, patches
+from tvts_jax.input import augment, fields, held, patches
 from tvts_jax.input.batches import Batches, Stream, Turns
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
@@ -42,10 +42,8 @@ from tvts_jax.input.trouble import BadExample, Trouble
 _PREFETCH = 2  # batches made ahead
 _ENDLESS = 2**62
 # What gives an example its shape; sources that share a batch agree on it.
-_ALIKE = (
-  *('frames', 'transcripts', 'image_size', 'patch', 'tubelet', 'resize', 'visible', 'max_tokens', 'fields'),
-  'decoded',
-)
+_ALIKE = ('frames', 'transcripts', 'image_size', 'patch', 'tubelet', 'resize', 'visible', 'max_tokens', 'fields')
+_ALIKE += ('crop', 'rand_augment', 'magnitude', 'flip', 'erase', 'decoded')
 
 
 def open(config: InputConfig) -> 'Source | Alternating':
@@ -251,16 +249,22 @@ class Source:
         self._failures[int(step)] = e
         raise
       values = {**vars(example), **example.more, 'valid': np.bool_(valid)}
-      return [np.array(example.jpegs, object), example.crop, *(values[name] for name in numpy_names)]
+      epoch = self._places(int(step))[int(place)].epoch
+      return [np.array(example.jpegs, object), example.crop, np.int64(epoch), *(values[name] for name in numpy_names)]
+
+    def augmented(clip, epoch, example_id):
+      return augment.augment(clip, config, int(epoch), int(example_id))
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.int64)] * 2)
     def graph(step, place):
-      dtypes = [tf.string, tf.int32, *(tf.as_dtype(spec[name][1]) for name in numpy_names)]
-      jpegs, crop, *values = tf.numpy_function(load, [step, place], dtypes)
+      dtypes = [tf.string, tf.int32, tf.int64, *(tf.as_dtype(spec[name][1]) for name in numpy_names)]
+      jpegs, crop, epoch, *values = tf.numpy_function(load, [step, place], dtypes)
       made = {name: tf.ensure_shape(v, spec[name][0]) for name, v in zip(numpy_names, values)}
       jpegs, crop = tf.ensure_shape(jpegs, [config.frames]), tf.ensure_shape(crop, [4])
       pixels = {name: made[name.removesuffix('patches') + 'positions'] for name in spec if name not in made}
-      return dict(zip(pixels, patches.visible(jpegs, crop, list(pixels.values()), config))) | made
+      change = lambda clip: tf.numpy_function(augmented, [clip, epoch, made['example_id']], tf.uint8)
+      change = change if config.augmented else None
+      return dict(zip(pixels, patches.visible(jpegs, crop, list(pixels.values()), config, change))) | made
 
     return graph
 

@@ -176,13 +176,23 @@ class PreNormBlock(nn.Module):
   eps: float = 1e-6
 
   @nn.compact
-  def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False):
+  def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False, drop=None):
+    """`drop`: the share of clips that go past attention, and as many past the MLP; only in training."""
     types = (self.dtype, self.param_dtype)
     attention = Attention(self.heads, self.initial, *types, name='attn')
     y_BxNxD = layer_norm(self.eps, *types, name='norm1')(x_BxNxD)
-    x_BxQxD = x_BxNxD[:, :read] + attention(y_BxNxD, mask_BxN, read=read, train=train)
+    y_BxQxD = attention(y_BxNxD, mask_BxN, read=read, train=train)
+    x_BxQxD = x_BxNxD[:, :read] + self.drop_path(y_BxQxD, drop)
     y_BxQxD = layer_norm(self.eps, *types, name='norm2')(x_BxQxD)
-    return x_BxQxD + Mlp(self.hidden, self.initial, *types, name='mlp')(y_BxQxD)
+    y_BxQxD = Mlp(self.hidden, self.initial, *types, name='mlp')(y_BxQxD)
+    return x_BxQxD + self.drop_path(y_BxQxD, drop)
+
+  def drop_path(self, y_BxQxD, drop):
+    """Nothing for a share of the clips, and so much more for the others that the mean stays as it is."""
+    if drop is None:
+      return y_BxQxD
+    kept_Bx1x1 = jax.random.bernoulli(self.make_rng('dropout'), 1 - drop, (y_BxQxD.shape[0], 1, 1))
+    return jnp.where(kept_Bx1x1, y_BxQxD / (1 - drop).astype(y_BxQxD.dtype), 0)
 
 
 class PostNormBlock(nn.Module):
@@ -235,18 +245,19 @@ def apply_blocks(
   read: int | None = None,
   train: bool = False,
   rng=None,
+  drop_L=None,
   scan: bool = True,
   remat: str = 'none',
 ):
   """Runs stacked blocks. Of the last one only the first `read` tokens are computed, when a caller reads no more.
 
-  `rng` feeds dropout and may be None where there is none.
+  `rng` feeds dropout and may be None where there is none; `drop_L` is what each block is given as `drop`, if any.
   """
 
-  def layer(read, x_BxNxD, params_and_key):
-    params, key = params_and_key
-    rngs = None if key is None else {'dropout': key}
-    return spread(block.apply({'params': params}, x_BxNxD, mask_BxN, read=read, train=train, rngs=rngs))
+  def layer(read, x_BxNxD, of_layer):
+    params, key, drop = of_layer
+    rngs, more = None if key is None else {'dropout': key}, {} if drop is None else {'drop': drop}
+    return spread(block.apply({'params': params}, x_BxNxD, mask_BxN, read=read, train=train, rngs=rngs, **more))
 
   if remat != 'none':
     # Inside a scan the loop itself keeps XLA from merging the recomputation with the forward pass.
@@ -256,7 +267,7 @@ def apply_blocks(
   depth = jax.tree.leaves(params)[0].shape[0]
   keys = None if rng is None else jax.random.split(rng, depth)
   full_depth = depth if read is None else depth - 1  # Blocks whose every token is needed.
-  take = lambda i: jax.tree.map(lambda leaf: leaf[i], (params, keys))
+  take = lambda i: jax.tree.map(lambda leaf: leaf[i], (params, keys, drop_L))
   if scan and full_depth > 1:
     step = lambda x_BxNxD, layer_inputs: (layer(None, x_BxNxD, layer_inputs), None)
     x_BxNxD, _ = jax.lax.scan(step, x_BxNxD, take(slice(full_depth)))

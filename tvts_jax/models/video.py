@@ -39,6 +39,9 @@ class VideoConfig:
   frames: int = 16
   tubelet: int = 2
   mlp_ratio: int = 4
+  # The share of clips that go past the attention, and past the MLP, of the last block in training; none do of the
+  # first, and between them it rises evenly.
+  drop_path: float = 0.0
 
   @classmethod
   def named(cls, size: str, **changes) -> 'VideoConfig':
@@ -53,6 +56,8 @@ class VideoConfig:
           f'video.{big}={getattr(self, big)} is not a multiple of video.{small}={getattr(self, small)}; '
           f'change one of the two'
         )
+    if not 0 <= self.drop_path < 1:
+      raise UserError(f'video.drop_path={self.drop_path} must be at least 0 and below 1')
 
   @property
   def slots(self) -> int:
@@ -133,7 +138,13 @@ class VideoEncoder(nn.Module):
 
   def __call__(self, patches_BxNxP, positions_BxN, train: bool = False):
     x_BxNxD = self.embed(patches_BxNxP, positions_BxN)
-    x_BxNxD = layers.apply_blocks(self.block, self.blocks, x_BxNxD, train=train, scan=self.scan, remat=self.remat)
+    dropped = {}
+    if train and self.config.drop_path:
+      drop_L = jnp.linspace(0, self.config.drop_path, self.config.depth)
+      dropped = {'rng': self.make_rng('dropout'), 'drop_L': drop_L}
+    x_BxNxD = layers.apply_blocks(
+      self.block, self.blocks, x_BxNxD, train=train, scan=self.scan, remat=self.remat, **dropped
+    )
     return self.norm(x_BxNxD)
 
 
