@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tvts_jax.errors import UserError
-from tvts_jax.evaluators import annotations
+from tvts_jax.input import annotations
 
 
 def write(path, *rows):

@@ -12,6 +12,7 @@ from tests import clips
 from tvts_jax import evaluators
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers, attentive_probe, features, knn, probes
+from tvts_jax.input import annotations
 from tvts_jax.models import tvts
 
 GONE = {clips.MISSING, clips.DAMAGED}
@@ -401,7 +402,7 @@ def test_labels_may_be_names_in_any_field(root, bench):
   own = {'annotations': str(path), 'label': 'motion'}
   found = build(root, bench[2], a={'type': 'knn', **own}, b={'type': 'knn'})
   assert found['a'].answers.classes == clips.CLASSES and found['a'](bench[3]) == found['b'](bench[3])
-  given = answers.read(str(path), ('test',), captions='said')
+  given = annotations.answers(str(path), ('test',), captions='said')
   assert given.captions(given.rows['test'])[0] == [bench[0][30]['captions'][0]]
   with pytest.raises(UserError, match="no label for 'train 0'; name the field"):
     build(root, bench[2], a={'type': 'knn', 'annotations': str(path)})['a'](bench[3])

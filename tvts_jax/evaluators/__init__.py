@@ -11,6 +11,7 @@ from tvts_jax.evaluators import (
   knn,
   linear_probe,
   multiple_choice,
+  recognition,
   sorting,
   svo,
   text_retrieval,
@@ -28,6 +29,7 @@ EVALUATORS = {
   'knn': knn.KNN,
   'linear_probe': linear_probe.LinearProbe,
   'attentive_probe': attentive_probe.AttentiveProbe,
+  'recognition': recognition.Recognition,
 }
 
 

@@ -66,14 +66,10 @@ class AttentiveProbe(Probe):
   def result(self, params):
     head = self.fit(params)
     found = self.clips.see(self.scorer(), (params, head), 'tokens')
-    place_R = answers.where([row['id'] for row in self.rows], self.clips, found['valid'].all(axis=1))
-    split = lambda there: [row for row, place in zip(self.rows, place_R) if (place >= 0) == there]
-    seen = answers.Seen(split(True), {}, split(False))
+    seen = answers.pick(found, self.clips, self.rows)
     how = f'one query attends to all tokens in {self.head.heads} heads, AdamW'
     known = sum(label >= 0 for label in self.label_of.values())
-    return self.score(
-      found['logits'][place_R[place_R >= 0]], seen, [how, self.trained(self.settings['train_batch'], known)]
-    )
+    return self.score(seen.features['logits'], seen, [how, self.trained(self.settings['train_batch'], known)])
 
   def scorer(self):
     def score(params_and_head, batch):

@@ -35,6 +35,7 @@ FEATURES = {
 CROPS = {1: ('center',), 3: ('left', 'center', 'right')}
 # Settings of the input that change nothing of what is seen.
 BLIND = ('folder', 'batch', 'threads', 'decoded', 'max_bad', 'tokenizer', 'max_tokens')
+BLIND += ('annotations', 'label', 'magnitude')
 SAY_S = 10.0  # Between two lines of progress.
 
 

@@ -10,15 +10,18 @@ from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers, ranks
 from tvts_jax.evaluators.features import Clips, Texts, Views
 from tvts_jax.evaluators.results import Result
+from tvts_jax.input import annotations
 from tvts_jax.input.config import InputConfig
 
 COMMON = {
-  'annotations': '',  # A file with what is right about each clip: answers.py says which.
+  'annotations': '',  # A file with what is right about each clip: input/annotations.py says which.
   'label': '',  # The fields of it to read, where it is no annotations.jsonl.
   'captions': '',
   'crops': 1,  # 1 or 3; `clips` and `spread` of the input say how many temporal clips there are, and which.
 }
-FIXED = ('mode', 'sources', 'mix', 'crop', 'clip', 'pick')  # Of the input; views decide them.
+# Of the input: what views decide, what is only drawn in training, and what is a setting of the evaluator's own.
+FIXED = ('mode', 'sources', 'mix', 'crop', 'clip', 'pick', 'fields')
+FIXED += ('rand_augment', 'magnitude', 'flip', 'erase', 'caption', 'annotations', 'label')
 
 
 class Frozen:
@@ -68,10 +71,10 @@ class Frozen:
     """Those it looks at; the last is the one that counts."""
     return (self.input.split,)
 
-  def read(self, splits: tuple[str, ...]) -> answers.Answers:
+  def read(self, splits: tuple[str, ...]) -> annotations.Answers:
     names = ('annotations', 'label', 'captions')
     path, label, captions = (self.settings[name] for name in names)
-    return answers.read(path, splits, label, captions)
+    return annotations.answers(path, splits, label, captions)
 
   def open(self, split: str, middle: bool = False) -> Clips:
     """`middle`: under one view, and not those that the settings ask for."""

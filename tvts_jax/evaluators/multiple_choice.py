@@ -3,10 +3,11 @@
 import numpy as np
 
 from tvts_jax.errors import UserError
-from tvts_jax.evaluators import answers, ranks
+from tvts_jax.evaluators import ranks
 from tvts_jax.evaluators.features import pooled
 from tvts_jax.evaluators.frozen import Frozen, classified
 from tvts_jax.evaluators.zero_shot import class_texts
+from tvts_jax.input import annotations
 
 
 class MultipleChoice(Frozen):
@@ -27,7 +28,7 @@ class MultipleChoice(Frozen):
       classes = [text for texts in class_texts(found.classes, {}, ('{}',)) for text in texts]
       self.offered = dict.fromkeys((row['id'] for row in rows), classes)
       return found
-    self.offered = {row['id']: answers.texts(row, name, found.path) for row in rows}
+    self.offered = {row['id']: annotations.texts(row, name, found.path) for row in rows}
     for row, label in zip(rows, found.labels(rows)):
       if (count := len(self.offered[row['id']])) <= label:
         raise UserError(f'{found.path}: label {label} of {row["id"]!r} should count its {count} {name} from 0')

@@ -8,10 +8,10 @@ import numpy as np
 
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers, ranks
-from tvts_jax.evaluators.annotations import NEGATED
 from tvts_jax.evaluators.features import STORE, pooled
 from tvts_jax.evaluators.frozen import Frozen
 from tvts_jax.evaluators.results import Result
+from tvts_jax.input.annotations import NEGATED
 
 IMAGES = ('positive', 'negative')
 

@@ -17,6 +17,10 @@ CROPS = {
   'left': 'the left end of a wide or square frame, the top of a high one',
   'right': 'the other end',
 }
+CAPTIONS = {
+  'record': 'what the record says',
+  'drawn': 'one of those that the annotations list for the clip, drawn at random',
+}
 MIXES = {
   'weight': 'every batch holds a fixed share of each source',
   'alternate': 'batch after batch from the next source',
@@ -46,6 +50,9 @@ class InputConfig(SamplingConfig):
   mask_ratio: float = 0.75
   tokenizer: str = ''  # a local folder or a hub name
   max_tokens: int = 32
+  annotations: str = ''  # A file (annotations.py), for what a batch holds of it.
+  label: str = ''  # The field of it with the class of each clip, where that is another one than `label`.
+  caption: str = 'record'  # Of a clip that has a caption, with transcripts=1.
   fields: tuple[str, ...] = ()  # More that a batch holds: what the objectives of a run ask for.
   # Several folders: settings that differ from the ones above, and 'weight' (1 unless given), for each.
   sources: tuple[dict, ...] = ()
@@ -63,12 +70,17 @@ class InputConfig(SamplingConfig):
         object.__setattr__(self, 'crop', 'center')
       for name in ('rand_augment', 'flip', 'erase'):
         object.__setattr__(self, name, type(getattr(self, name))())
+      object.__setattr__(self, 'caption', 'record')
     super().__post_init__()
     object.__setattr__(self, 'sources', tuple(self.sources))
     object.__setattr__(self, 'fields', tuple(self.fields))
-    for name, table in (('mode', MODES), ('crop', CROPS), ('mask', masks.MASKS), ('mix', MIXES)):
+    for name, table in (('mode', MODES), ('crop', CROPS), ('mask', masks.MASKS), ('mix', MIXES), ('caption', CAPTIONS)):
       if getattr(self, name) not in table:
         raise InputError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
+    if not self.annotations and (self.caption != 'record' or 'label' in self.fields):
+      raise InputError('input.annotations is not set: name the annotations.jsonl that data.check has written')
+    if self.caption == 'drawn' and self.transcripts != 1:
+      raise InputError(f"caption='drawn' gives one text a clip, not transcripts={self.transcripts}: set transcripts=1")
     for name in ('batch', 'image_size', 'patch', 'tubelet', 'max_tokens'):
       if getattr(self, name) < 1:
         raise InputError(f'{name}={getattr(self, name)} must be at least 1')
@@ -86,6 +98,8 @@ class InputConfig(SamplingConfig):
         raise InputError(f'{name}={getattr(self, name)} must be from 0 to {most}')
     if self.rand_augment < 0:
       raise InputError(f'rand_augment={self.rand_augment} is a number of operations: at least 0')
+    if self.decoded and (self.augmented or self.crop == 'resized'):
+      raise InputError(f'decoded={self.decoded!r} holds frames as they are: leave it out, or all that changes them')
     if not 0 <= self.max_bad <= 1:
       raise InputError(f'max_bad={self.max_bad} is a share: from 0 to 1')
     masks.visible_per_slice(self.grid, self.mask_ratio)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from tvts_jax.input import fields, masks, patches, records
+from tvts_jax.input import annotations, fields, masks, patches, records
 from tvts_jax.input import index as shard_index
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
@@ -145,12 +145,21 @@ class Examples:
     return True
 
   def sample(self, stored: 'Stored', row: int, epoch: int) -> tuple[Draw, np.ndarray, np.ndarray]:
-    """Everything random, always drawn in this order: transcripts and frames, crop, positions."""
+    """Everything random, always drawn in this order: transcripts and frames, crop, positions, caption."""
     config = self.config
     rng = example_rng(config.seed, epoch, self._id(row))
     drawn = draw(stored, config, rng)
     crop = self._crop(stored.height, stored.width, rng)
-    return drawn, crop, masks.positions(rng, config.mask, config.slices, config.grid, config.visible)
+    positions = masks.positions(rng, config.mask, config.slices, config.grid, config.visible)
+    if config.caption == 'drawn':
+      drawn = dataclasses.replace(drawn, texts=[rng.choice(self._captions(stored))])
+    return drawn, crop, positions
+
+  def _captions(self, stored: 'Stored') -> list[str]:
+    captions = annotations.captions_of(self.config.annotations).get(stored.video_id)
+    if not captions:
+      raise InputError(f'{self.config.annotations} has no captions for it')
+    return captions
 
   def _more(self, stored: 'Stored', positions: np.ndarray, row: int, epoch: int) -> dict[str, np.ndarray]:
     rng, made = generator(self.config.seed, epoch=epoch, example=self._id(row), stream=1), {}

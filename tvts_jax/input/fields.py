@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tvts_jax.input import annotations
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
 
@@ -43,7 +44,24 @@ def make_part_order(config: InputConfig, stored, positions, rng):
   return {'part_order': rng.permutation(np.arange(config.transcripts, dtype=np.int32))}
 
 
-FIELDS = {'masked': Field(masked, make_masked), 'part_order': Field(part_order, make_part_order)}
+def label(config: InputConfig):
+  del config
+  return {'label': ((), np.int32)}
+
+
+def make_label(config: InputConfig, stored, positions, rng):
+  del positions, rng
+  known = annotations.labels_of(config.annotations, config.split, config.label)
+  if stored.video_id not in known:
+    raise InputError(f'{config.annotations} does not list it in split {config.split!r}, so it has no label')
+  return {'label': np.array(known[stored.video_id], np.int32)}
+
+
+FIELDS = {
+  'masked': Field(masked, make_masked),
+  'part_order': Field(part_order, make_part_order),
+  'label': Field(label, make_label),
+}
 
 
 def spec(config: InputConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import flax.linen as nn
 
 from tvts_jax.errors import UserError
-from tvts_jax.objectives import contrastive, orders, reconstruct, sorting, video_order
+from tvts_jax.objectives import classify, contrastive, orders, reconstruct, sorting, video_order
 
 
 class Objective(NamedTuple):
@@ -35,6 +35,9 @@ class Objective(NamedTuple):
 
 EMBEDS = ('video_embed', 'text_embed')
 OBJECTIVES = {
+  'classify': Objective(
+    classify.classify, ('class_logits', 'class_targets'), fields=('label',), head=classify.Classifier
+  ),
   'contrastive': Objective(contrastive.contrastive, EMBEDS),
   'contrastive_learned': Objective(
     contrastive.contrastive_learned, (*EMBEDS, 'contrastive_scale'), head=contrastive.ScaleHead

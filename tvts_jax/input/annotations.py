@@ -16,10 +16,12 @@ One JSON object a line, one line a clip, the clips without a video among them:
 Over all splits of a file the labels run from 0 without holes, and each has one name. Other fields are left as they are.
 """
 
+import functools
 import json
 from collections import defaultdict
 from typing import Any, NamedTuple
 
+import numpy as np
 from etils import epath
 
 from tvts_jax.errors import UserError
@@ -60,6 +62,85 @@ def read(path, split: str | None = None) -> Annotations:
     known = ', '.join(sorted({row['split'] for row in rows})) or 'none'
     raise UserError(f'{path} has no clip of split {split!r}; its splits: {known}')
   return Annotations(chosen, classes)
+
+
+class Answers(NamedTuple):
+  """Rows by split, each {'id', 'split', 'label', 'class', 'captions'} as far as they have them."""
+
+  path: str
+  rows: dict[str, list[dict]]
+  classes: list[str]
+
+  def labels(self, rows: list[dict]) -> np.ndarray:
+    """int64 [R]"""
+    if lacking := next((row['id'] for row in rows if row.get('label') is None), None):
+      raise UserError(f'{self.path} has no label for {lacking!r}; name the field that holds it by label=...')
+    return np.array([row['label'] for row in rows], np.int64)
+
+  def captions(self, rows: list[dict]) -> list[list[str]]:
+    if lacking := next((row['id'] for row in rows if not row.get('captions')), None):
+      raise UserError(f'{self.path} has no captions for {lacking!r}; name the field that holds them by captions=...')
+    return [row['captions'] for row in rows]
+
+
+def answers(path: str, splits: tuple[str, ...], label: str = '', captions: str = '') -> Answers:
+  """Of some splits of a file. UserError if one of them has no row.
+
+  `label` and `captions` name other fields of it to read; a label is a number, or the name of a class: then the classes
+  of the splits that are looked at are numbered by name.
+  """
+  rows, classes = read(path)
+  by_split = {split: [row for row in rows if row['split'] == split] for split in splits}
+  if lacking := next((split for split, found in by_split.items() if not found), None):
+    known = ', '.join(sorted({row['split'] for row in rows}))
+    raise UserError(f'{path} has no clip of split {lacking!r}; its splits: {known}')
+  if captions:
+    by_split = {split: [row | {'captions': texts(row, captions, path)} for row in by_split[split]] for split in splits}
+  if label:
+    names = {row['id']: class_of(row, label, path) for split in splits for row in by_split[split]}
+    kinds = {type(name) for name in names.values()}
+    if len(kinds) > 1:
+      raise UserError(f'{path}: {label} is a name for some clips and a number for others; use one of both')
+    of_names = kinds == {str}
+    classes = sorted(set(names.values())) if of_names else [str(n) for n in range(max(names.values()) + 1)]
+    number = {name: n for n, name in enumerate(classes)} if of_names else {n: n for n in names.values()}
+    by_split = {split: [row | {'label': number[names[row['id']]]} for row in by_split[split]] for split in splits}
+  return Answers(str(path), by_split, classes)
+
+
+@functools.cache
+def captions_of(path: str) -> dict[str, list[str]]:
+  """Of each clip of a file."""
+  return {row['id']: row['captions'] for row in read(path).rows}
+
+
+@functools.cache
+def labels_of(path: str, split: str, label: str) -> dict[str, int]:
+  """The number of the class of each clip of a split."""
+  found = answers(path, (split,), label)
+  return dict(zip((row['id'] for row in found.rows[split]), found.labels(found.rows[split]).tolist()))
+
+
+def field(row: dict, name: str, path: str):
+  if name not in row:
+    raise UserError(f'{path}: {row["id"]!r} has no field {name!r}; it has {", ".join(row)}')
+  return row[name]
+
+
+def class_of(row: dict, name: str, path: str) -> str | int:
+  # Where the label itself is a name, reading has put a number in its place.
+  value = row['class'] if name == 'label' and 'class' in row else field(row, name, path)
+  if not (isinstance(value, str) and value) and not (type(value) is int and value >= 0):
+    raise UserError(f'{path}: {name} of {row["id"]!r} is {value!r:.60}; it should be a class or its number')
+  return value
+
+
+def texts(row: dict, name: str, path: str) -> list[str]:
+  value = field(row, name, path)
+  value = [value] if isinstance(value, str) else value
+  if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+    raise UserError(f'{path}: {name} of {row["id"]!r} is {value!r:.60}; it should be a text or a list of them')
+  return value
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
