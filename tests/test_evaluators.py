@@ -144,6 +144,11 @@ def test_zero_shot_and_multiple_choice(root, bench, alone):
     right += int(np.argmax([cosine(alone[row['id']]['embed'], d) for d in directions])) == row['label']
   found = evals['zero_shot'].result(bench[3])
   assert found.metrics['top1'] == pytest.approx(right / 14) and found.metrics['top5'] == pytest.approx(12 / 14)
+  for row, item in zip(seen(bench), found.items):
+    scores = {name: cosine(alone[row['id']]['embed'], d) for name, d in zip(clips.CLASSES, directions)}
+    best = sorted(scores.items(), key=lambda pair: -pair[1])
+    assert [name for name, _ in item['best']] == [name for name, _ in best] and item['class'] == row['class']
+    assert [score for _, score in item['best']] == pytest.approx([score for _, score in best], abs=1e-5)
 
   right = 0
   for row in seen(bench):

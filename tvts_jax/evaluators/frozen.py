@@ -19,6 +19,7 @@ COMMON = {
   'captions': '',
   'crops': 1,  # 1 or 3; `clips` and `spread` of the input say how many temporal clips there are, and which.
 }
+BEST = 5  # Classes that the result of a clip lists.
 # Of the input: what views decide, what is only drawn in training, and what is a setting of the evaluator's own.
 FIXED = ('mode', 'sources', 'mix', 'crop', 'clip', 'pick', 'fields')
 FIXED += ('rand_augment', 'magnitude', 'flip', 'erase', 'caption', 'annotations', 'label')
@@ -106,14 +107,21 @@ class Frozen:
     return Result(metrics, len(self.rows), len(seen.rows), '; '.join(parts), items, missing)
 
 
-def classified(scores_RxK, label_R, seen: answers.Seen, missing_label: np.ndarray) -> tuple[dict, list[dict]]:
-  """Accuracies, with missing clips as wrong, and what each clip was taken for."""
+def classified(
+  scores_RxK, known: annotations.Answers, seen: answers.Seen, offered: dict[str, list[str]] | None = None
+) -> tuple[dict, list[dict]]:
+  """Accuracies, with missing clips as wrong, and what each clip was taken for: the classes with the highest scores.
+
+  offered: texts in the place of classes, by the clip's id; scores beyond them are -inf.
+  """
+  label_R, missing_label = known.labels(seen.rows), known.labels(seen.missing)
   found = ranks.of_classes(scores_RxK, label_R)
   all_labels = np.concatenate([label_R, missing_label])
-  items = [
-    {'id': row['id'], 'label': int(label), 'taken_for': int(best), 'right': float(hit)}
-    for row, label, best, hit in zip(seen.rows, label_R, scores_RxK.argmax(axis=1), found.hits(1))
-  ]
+  items = []
+  for row, label, scores_K, hit in zip(seen.rows, label_R.tolist(), scores_RxK, found.hits(1)):
+    names = known.classes if offered is None else offered[row['id']]
+    best = [(names[k], float(scores_K[k])) for k in np.argsort(-scores_K, kind='stable')[: min(BEST, len(names))]]
+    items.append({'id': row['id'], 'label': label, 'class': names[label], 'right': float(hit), 'best': best})
   return ranks.accuracies(found.with_missing(len(missing_label)), all_labels), items
 
 

@@ -40,8 +40,7 @@ class KNN(Frozen):
       k,
       self.settings['temperature'],
     )
-    labels = self.answers.labels(seen.rows)
-    metrics, items = classified(votes_RxK, labels, seen, self.answers.labels(seen.missing))
+    metrics, items = classified(votes_RxK, self.answers, seen)
     protocol = [
       f'{k} nearest of {len(train.rows)} clips of split {self.settings["train_split"]} by cosine of {kind}',
       f'votes weighted by exp(cosine / {self.settings["temperature"]})',

@@ -44,8 +44,7 @@ class MultipleChoice(Frozen):
       for nth, scores_T in enumerate(block, first):
         offered = [number[text] for text in self.offered[seen.rows[nth]['id']]]
         scores_RxK[nth, : len(offered)] = scores_T[offered]
-    labels = self.answers.labels(seen.rows)
-    metrics, items = classified(scores_RxK, labels, seen, self.answers.labels(seen.missing))
+    metrics, items = classified(scores_RxK, self.answers, seen, self.offered)
     chance = float(np.mean([1 / len(self.offered[row['id']]) for row in self.rows]))
     said = f'one of up to {most} texts, by cosine in the common space; chance {chance:.4f}'
     return self.make({'top1': metrics['top1'], 'chance': chance}, seen, [said, self.embed.says(texts)], items)

@@ -63,8 +63,7 @@ class Probe(Frozen):
   def score(self, logits_RxVxK, seen, protocol: list[str]):
     """The result of the logits of all that could be seen."""
     scores_RxK = averaged(logits_RxVxK, self.settings['average'])
-    labels = self.answers.labels(seen.rows)
-    metrics, items = classified(scores_RxK, labels, seen, self.answers.labels(seen.missing))
+    metrics, items = classified(scores_RxK, self.answers, seen)
     return self.make(metrics, seen, [*protocol, f'views averaged in {self.settings["average"]}'], items)
 
 

@@ -55,7 +55,6 @@ class Recognition(Frozen):
     found, how = self.clips.see(self.score, params, 'logits'), self.settings['average']
     seen = answers.pick(found, self.clips, self.rows)
     scores_RxK = averaged(seen.features['logits'], how)
-    labels = self.answers.labels(seen.rows)
-    metrics, items = classified(scores_RxK, labels, seen, self.answers.labels(seen.missing))
+    metrics, items = classified(scores_RxK, self.answers, seen)
     protocol = [f'classifier of {self.classes} classes', f'views averaged in {how}']
     return self.make(metrics, seen, protocol, items)

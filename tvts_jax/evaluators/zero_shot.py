@@ -37,14 +37,13 @@ class ZeroShot(Frozen):
 
   def result(self, params):
     seen = self.look(params)
-    label_R = self.answers.labels(seen.rows)
     texts = [text for given in self.texts_of for text in given]
     text_TxC, first = ranks.unit(self.embed(params, texts)), np.cumsum([0, *map(len, self.texts_of)])[:-1]
     class_KxC = np.add.reduceat(text_TxC, first)
     scores_RxK = np.concatenate([s for _, s in ranks.similarities(pooled(seen.features['embed']), class_KxC)])
     prompts = ', '.join(map(repr, self.settings['prompts'][:3]))
     protocol = [f'{len(first)} classes', f'prompts {prompts}', self.embed.says(texts), 'cosine in the common space']
-    metrics, items = classified(scores_RxK, label_R, seen, self.answers.labels(seen.missing))
+    metrics, items = classified(scores_RxK, self.answers, seen)
     return self.make(metrics, seen, protocol, items)
 
 

@@ -1,0 +1,153 @@
+"""What clips were taken for: a page of pictures with the five best classes of each, of one model or of several.
+
+  python -m tvts_jax.predictions data/ssv2 runs/ssv2/evaluate/recognition.json --out predictions.html
+  python -m tvts_jax.predictions SHARDS OURS.json THEIRS.json --only differ
+
+Results are what python -m tvts_jax.evaluate writes of recognition, zero_shot, multiple_choice, knn or a probe, all of
+the same split. Where the scores of a clip are no negative numbers, its bars show each as a share of the five.
+
+Exit codes: 0 the page is written, 1 an error that one sentence names, 2 the command line is wrong.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tvts_jax import page
+from tvts_jax.errors import UserError, ending
+from tvts_jax.files import write_whole
+from tvts_jax.input import index, records
+
+FRAMES = 4  # of a clip
+HEIGHT = 120  # of a picture, in pixels
+ONLY = {
+  'all': lambda right: True,
+  'wrong': lambda right: not all(right),
+  'right': all,
+  'differ': lambda right: len(set(right)) > 1,
+}
+
+_STYLE = """
+.strip { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 4px; margin: 10px 0; max-width: 640px; }
+.strip img { width: 100%; border-radius: 4px; display: block; }
+.of { display: grid; gap: 18px; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); }
+.row { display: grid; grid-template-columns: minmax(0, 1fr) 90px 52px; gap: 8px; font-size: 13px; align-items: center; }
+.row .level { height: 8px; border-radius: 4px; background: var(--bar); }
+.row.true { font-weight: 600; } .row.true .level { background: var(--accent); }
+.row b { font-weight: inherit; font-variant-numeric: tabular-nums; text-align: right; }
+"""
+
+
+def read(path: Path) -> dict[str, dict]:
+  """Items of a result by the id of their clip."""
+  try:
+    items = json.loads(path.read_text())['items']
+    return {item['id']: {name: item[name] for name in ('class', 'right', 'best')} for item in items}
+  except FileNotFoundError as error:
+    raise UserError(f'{path} is not there; python -m tvts_jax.evaluate makes one') from error
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(
+      f'{path} is no result of an evaluator that names classes ({error!r}); give that of recognition, zero_shot, '
+      'multiple_choice, knn or a probe'
+    ) from error
+
+
+def shares(scores: list[float]) -> list[float]:
+  """Of each score, from 0 to 1: of their sum, or from zero to the highest where some are negative."""
+  if min(scores) < 0:
+    return [max(0.0, score) / max(*scores, 1e-9) for score in scores]
+  return [score / max(sum(scores), 1e-9) for score in scores]
+
+
+def bars(item: dict) -> str:
+  names, scores = zip(*item['best'])
+  signed = min(scores) < 0
+  return ''.join(
+    f'<div class="row{" true" if name == item["class"] else ""}"><bdi>{page.text(name, 90)}</bdi>'
+    f'<div><div class="level" style="width: {100 * share:.0f}%"></div></div>'
+    f'<b>{f"{score:.3f}" if signed else f"{share:.1%}"}</b></div>'
+    for name, score, share in zip(names, scores, shares(scores))
+  )
+
+
+def card(record: records.Record, results: dict[str, dict]) -> str:
+  """results: {name of a model: its item}"""
+  picked = (2 * np.arange(FRAMES) + 1) * len(record.frames) // (2 * FRAMES)
+  pictures = (page.picture(record.frames[i], record.height * record.width, 2 * HEIGHT) for i in picked)
+  strip = ''.join(f'<img src="{picture or ""}" alt="">' for picture in pictures)
+  columns = ''.join(
+    f'<div><h4>{page.text(name, 60)}: {"right" if item["right"] == 1 else "wrong"}</h4>{bars(item)}</div>'
+    for name, item in results.items()
+  )
+  truth = next(iter(results.values()))['class']
+  return (
+    f'<section class="card"><h3><bdi>{page.text(truth)}</bdi></h3><p class="soft"><bdi>{page.text(record.video_id)}'
+    f'</bdi></p><div class="strip">{strip}</div><div class="of">{columns}</div></section>'
+  )
+
+
+def names_of(paths: list[Path]) -> list[str]:
+  """As short as tells them apart."""
+  for depth in range(1, max(len(path.parts) for path in paths) + 1):
+    names = ['/'.join(path.with_suffix('').parts[-depth:]) for path in paths]
+    if len(set(names)) == len(names):
+      return names
+  raise UserError(f'{paths[0]} is given twice; give each result once')
+
+
+def found(folder, ids: set[str]) -> Iterator[records.Record]:
+  """The records of some videos, in storage order."""
+  wanted = {index.video_hash(id_) for id_ in ids}
+  for split in index.splits(folder):
+    manifest = index.load(folder, split)
+    rows = index.load_index(manifest)
+    for row in np.flatnonzero([video in wanted for video in rows.video.tolist()]).tolist():
+      yield records.decode(index.read_record(manifest, rows, row))
+
+
+def write(args) -> None:
+  results = dict(zip(names_of(args.results), map(read, args.results)))
+  common = set.intersection(*(set(items) for items in results.values()))
+  shown = 0
+  parts = ['<h1>Predictions</h1>', f'<p class="soft">{page.text(args.shards)}; clips: {args.only}</p>']
+  for record in found(args.shards, common):
+    own = {name: items[record.video_id] for name, items in results.items()}
+    if shown < args.count and ONLY[args.only]([item['right'] == 1 for item in own.values()]):
+      parts.append(card(record, own))
+      shown += 1
+  if not shown:
+    raise UserError(
+      f'not one clip of {args.shards} is in all results and {args.only!r}; give the shards that were evaluated, or ask '
+      'for others by --only'
+    )
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  write_whole(args.out, page.document('Predictions', _STYLE, '\n'.join(parts)))
+  print(f'{shown} clips in {args.out}')
+
+
+def main(argv: list[str] | None = None) -> int:
+  about, _, rest = __doc__.partition('\n\n')
+  parser = argparse.ArgumentParser(
+    prog='python -m tvts_jax.predictions',
+    description=about,
+    epilog=rest,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('shards', metavar='SHARDS', help='a folder that data.build made, where the pictures are')
+  parser.add_argument('results', nargs='+', type=Path, metavar='RESULT', help='a JSON of tvts_jax.evaluate')
+  parser.add_argument('--only', choices=ONLY, default='all', help='which clips (%(default)s)')
+  parser.add_argument('--count', type=int, default=24, metavar='N', help='how many clips at most (%(default)s)')
+  parser.add_argument('--out', type=Path, default=Path('predictions.html'), metavar='PAGE', help='(%(default)s)')
+  args = parser.parse_args(argv)
+  if args.count < 1:
+    parser.error('--count must be at least 1')
+  return ending(lambda: write(args))
+
+
+if __name__ == '__main__':
+  sys.exit(main())
