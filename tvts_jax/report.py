@@ -36,17 +36,23 @@ MEANINGS = {
   'item': 'transcripts placed right',
   'exact': 'exact order',
   'assigned': 'exact order, each place given once',
+  'pairs': 'pairs in the right order',
   'v2t_r1': 'video to text R@1',
   't2v_r1': 'text to video R@1',
 }
 # Metrics that are shares, by the end of their name.
-SHARE = re.compile('(^|[/_])(item|exact|assigned|r[0-9]+|top[0-9]+|per_class)$')
+SHARE = re.compile('(^|[/_])(item|exact|assigned|pairs|r[0-9]+|top[0-9]+|per_class)$')
+CONTRASTIVE = ('contrastive', 'contrastive_learned', 'sigmoid')
 # What knowing nothing gives, out of K transcripts and B clips of a batch.
 LEVELS = {
-  'sort/loss': lambda K, B: math.log(K),
+  **dict.fromkeys(('sort/loss', 'sort_sinkhorn/loss', 'merlot_sort/loss'), lambda K, B: math.log(K)),
+  **dict.fromkeys(('sort_pairwise/loss', 'merlot_pairs/loss'), lambda K, B: math.log(2)),
+  **dict.fromkeys(('sort_factorial/loss', 'vcop/loss'), lambda K, B: math.log(math.factorial(K))),
   'contrastive/loss': lambda K, B: 2 * math.log(B),
-  'contrastive/v2t_r1': lambda K, B: 1 / B,
-  'contrastive/t2v_r1': lambda K, B: 1 / B,
+  'contrastive_learned/loss': lambda K, B: 2 * math.log(B),
+  'frame_transcript/loss': lambda K, B: 2 * math.log(K * B),
+  **{f'{name}/{way}_r1': lambda K, B: 1 / B for name in CONTRASTIVE for way in ('v2t', 't2v')},
+  **{f'frame_transcript/{way}_r1': lambda K, B: 1 / (K * B) for way in ('f2t', 't2f')},
 }
 LOOKS = {
   'step': 'own',
