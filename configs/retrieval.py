@@ -22,9 +22,9 @@ The model keeps its 16 frames; clips of 4 use the first two positions in time, a
 masked. The sorter stays as it is. The evaluator looks at the middle of the frames and tells both directions.
 
 Hardware: the arithmetic of one clip and step is 226 GFLOP, of the run on MSR-VTT 6.1e16 FLOP: minutes on one device.
-Expect, as the paper has it, a text-to-video R@1 of 34.6 % on MSR-VTT, 32.4 on DiDeMo, 45.9 on MSVD and 17.2 on LSMDC. It
-says neither how long it trained nor with which learning rate: these are those of Frozen in Time, which it follows, but
-for the end. That waits for the test score to fall; here a cosine ends after a fixed number of epochs.
+Expect, as the paper has it, a text-to-video R@1 of 34.6 % on MSR-VTT, 32.4 on DiDeMo, 45.9 on MSVD and 17.2 on LSMDC.
+It says neither how long it trained nor with which learning rate: batch and rate are those of Frozen in Time, which it
+follows. That waits for its score to stop rising; here a cosine ends after a fixed number of epochs.
 
 Variations: set, size (as the model's), data, annotations, run, tokenizer (paths), batch, epochs, lr.
 """

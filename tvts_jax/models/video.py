@@ -9,6 +9,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from einops import rearrange
 
@@ -140,7 +141,7 @@ class VideoEncoder(nn.Module):
     x_BxNxD = self.embed(patches_BxNxP, positions_BxN)
     dropped = {}
     if train and self.config.drop_path:
-      drop_L = jnp.linspace(0, self.config.drop_path, self.config.depth)
+      drop_L = np.linspace(0, self.config.drop_path, self.config.depth, dtype=np.float32)
       dropped = {'rng': self.make_rng('dropout'), 'drop_L': drop_L}
     x_BxNxD = layers.apply_blocks(
       self.block, self.blocks, x_BxNxD, train=train, scan=self.scan, remat=self.remat, **dropped

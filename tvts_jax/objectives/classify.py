@@ -76,7 +76,7 @@ class Classifier(nn.Module):
       raise UserError('objectives.classify mixes whole clips: set input.mask_ratio=0, or mixup=0 and cutmix=0')
     which, mixes, sizes, places = jax.random.split(self.make_rng('dropout'), 4)
     share = lambda key, of: jax.random.beta(key, of, of, (B,)) if of else jnp.ones(B)
-    cut_B = jax.random.bernoulli(which, self.switch if self.mixup and self.cutmix else not self.mixup, (B,))
+    cut_B = jax.random.bernoulli(which, self.switch if self.mixup and self.cutmix else float(not self.mixup), (B,))
     box_Bx4 = boxes(places, share(sizes, self.cutmix), video.image_size)
     inside_BxNxP = in_box(box_Bx4, positions_BxN, video)
     area_B = (box_Bx4[:, 1] - box_Bx4[:, 0]) * (box_Bx4[:, 3] - box_Bx4[:, 2]) / video.image_size**2
