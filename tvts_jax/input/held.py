@@ -8,6 +8,7 @@ in other ways. Nothing that is damaged is taken.
 Shapes: B clips, M frames, F frames of all records, N visible tubelets of P bytes.
 """
 
+import dataclasses
 import functools
 import os
 import secrets
@@ -38,11 +39,32 @@ class HeldExamples(Examples):
       )
     self.frames = _frames(config.decoded, self.manifest.sha256, (int(self._first_N[-1]), height, width, 3), self)
 
+  def key(self) -> tuple:
+    """All that decides what is drawn."""
+    where = dict(folder='', decoded='', threads=0, tokenizer='')
+    return dataclasses.replace(self.config, **where), self.manifest.sha256, self.tokenizer.fingerprint
+
   def stored(self, row: int):
     return self._stored[row]
 
   def pictures(self, row: int, stored, numbers_M: np.ndarray) -> np.ndarray:
     return self._first_N[row] + numbers_M
+
+
+class Bounded(dict):
+  """Forgets all once it holds `most`."""
+
+  def __init__(self, most: int):
+    self._most = most
+
+  def __setitem__(self, key, value):
+    if len(self) >= self._most:
+      self.clear()
+    super().__setitem__(key, value)
+
+
+# Batches but for their pixels, by all that they depend on: runs that learn from the same draws make them once.
+DRAWN = Bounded(20_000)
 
 
 class HeldBatches(Stream):

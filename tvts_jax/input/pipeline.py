@@ -85,6 +85,7 @@ class Source:
     for part in self._parts:
       part.try_out()
     self._graph = None if self._held else self._make_graph()
+    self._key = (tuple(counts), *(part.key() for part in self._parts)) if self._held else ()
 
   @property
   def manifests(self) -> list:
@@ -210,18 +211,30 @@ class Source:
 
   def _gather(self, step: int, mine: slice) -> dict[str, np.ndarray]:
     """The batch of a step out of frames that are held decoded."""
+    drawn, part_B = self._drawn(step, mine), np.array(self._part_of_B[mine])
+    batch = {name: drawn[name] for name in self.spec if name in drawn}
+    for name in self.spec.keys() - batch.keys():
+      position_BxN = drawn[name.removesuffix('patches') + 'positions']
+      batch[name] = np.empty((*position_BxN.shape, self.spec[name][0][-1]), np.uint8)
+      for number, part in enumerate(self._parts):
+        own_B = part_B == number
+        frame_BxM, crop_Bx4 = drawn['jpegs'][own_B], drawn['crop'][own_B]
+        batch[name][own_B] = held.patches(part.frames, frame_BxM, crop_Bx4, position_BxN[own_B], self.config)
+    return batch
+
+  def _drawn(self, step: int, mine: slice) -> dict[str, np.ndarray]:
+    """All of a batch but pixels, with `jpegs` [B, M] and `crop` [B, 4]; made once for all who would draw the same."""
+    key = *self._key, step, mine.start, mine.stop
+    if key in held.DRAWN:
+      return held.DRAWN[key]
     taken = [self._take(step, place) for place in range(mine.start, mine.stop)]
     values = [{**vars(example), **example.more, 'valid': np.bool_(valid)} for _, _, example, valid in taken]
-    stack = lambda name: np.stack([value[name] for value in values])
-    batch = {name: stack(name) for name in self.spec if not name.endswith('patches')}
-    crop_Bx4, frame_BxM = stack('crop'), stack('jpegs')
-    for name in self.spec.keys() - batch.keys():
-      position_BxN = batch[name.removesuffix('patches') + 'positions']
-      batch[name] = np.empty((*position_BxN.shape, self.spec[name][0][-1]), np.uint8)
-      for part in self._parts:
-        own = [i for i, (owner, *_) in enumerate(taken) if owner is part]
-        batch[name][own] = held.patches(part.frames, frame_BxM[own], crop_Bx4[own], position_BxN[own], self.config)
-    return batch
+    names = [name for name in self.spec if not name.endswith('patches')]
+    drawn = {name: np.stack([value[name] for value in values]) for name in (*names, 'crop', 'jpegs')}
+    # A stand-in has to be told of in every run.
+    if all(row == place.row for (_, row, _, _), place in zip(taken, self._places(step)[mine])):
+      held.DRAWN[key] = drawn
+    return drawn
 
   def _repair(self, step: int, mine: slice, message: str) -> None:
     """Makes the examples of a failed batch again, one by one, to find one whose frames do not decode.

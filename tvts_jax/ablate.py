@@ -1,0 +1,301 @@
+"""Runs a study, which asks what of a paper holds: python -m tvts_jax.ablate configs/ablations.py
+
+makes the worlds that the study needs, trains each of its variants with each seed, evaluates all alike, and writes
+OUT/report.html: tables beside the paper's, learning curves, and for each claim of the paper whether it is reproduced,
+decided by the rules that stand there. OUT/results.json holds all numbers, with the versions of what made them.
+
+Start it as often as there are cores or devices to use (taskset -c 0 python -m ..., taskset -c 1 python -m ...): each
+takes the next run that is neither finished nor under way. A run is an ordinary one, in OUT/runs/VARIANT/SEED/run; a
+finished one is never made again, a stopped one goes on from its checkpoint.
+
+Exit codes: 0 all runs are finished; 1 stopped by an error that one sentence names, or runs ended in such errors; 75
+stopped by SIGTERM or Ctrl-C, or runs are under way elsewhere: the same command goes on.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import fnmatch
+import importlib.util
+import json
+import logging as stdlib_logging
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from absl import logging
+
+from tvts_jax import ablate_page, claims, clock, train
+from tvts_jax import config as config_lib
+from tvts_jax.errors import UserError
+from tvts_jax.evaluate import versions
+from tvts_jax.files import read_rows, write_whole
+from tvts_jax.preemption import EXIT_CODE
+from tvts_jax.words import duration
+
+RESULT, RESULTS, PAGE = 'result.json', 'results.json', 'report.html'
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """One thing to train, with several seeds."""
+
+  name: str
+  arg: str = ''  # Variations for get_config, such as 'objective=base'.
+  settings: Mapping = dataclasses.field(default_factory=dict)  # More settings of the run, by dotted name.
+  world: str = 'plain'
+  seeds: int | None = None  # As many as the study has.
+
+
+class Table(NamedTuple):
+  """Variants beside each other, with what the paper has for each."""
+
+  title: str
+  paper: str  # What the paper's numbers are.
+  rows: Mapping[str, str]  # The paper's number, by variant.
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  title: str
+  get_config: Callable  # As in every config file; knows the variations study, world and seed.
+  commands: Callable  # (folder of the study, world) → arguments of `python -m`, in order, that make the world's data.
+  variants: tuple[Variant, ...]
+  tables: tuple[Table, ...]
+  claims: tuple[claims.Claim, ...]
+  metrics: Mapping[str, tuple[str, float | None]]  # (Name, what knowing nothing gives), by 'evaluator/metric'.
+  curves: tuple[str, ...] = ()  # Metrics that are drawn over the steps,
+  drawn: tuple[str, ...] = ()  # of these variants, at most six.
+  seeds: int = 3
+
+
+class Job(NamedTuple):
+  variant: Variant
+  seed: int
+  folder: Path
+
+  def __str__(self):
+    return f'{self.variant.name}, seed {self.seed}'
+
+  @property
+  def result(self) -> Path:
+    return self.folder / RESULT
+
+
+def read_study(path: str) -> Study:
+  """STUDY of a config file."""
+  spec = importlib.util.spec_from_file_location('study', path) if Path(path).is_file() else None
+  if spec is None:
+    raise UserError(f'{path} is no Python file; name one such as configs/ablations.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  study = getattr(module, 'STUDY', None)
+  if study is None:
+    raise UserError(f'{path} has no STUDY; configs/ablations.py shows one')
+  check(study)
+  return study
+
+
+def check(study: Study):
+  names = [variant.name for variant in study.variants]
+  if len(set(names)) < len(names):
+    raise UserError(f'two variants of the study are called {max(names, key=names.count)!r}; rename one')
+  asked = [name for table in study.tables for name in table.rows] + [n for claim in study.claims for n in claim.of]
+  if unknown := sorted(set(asked) - set(names)):
+    raise UserError(f'a table or claim of the study names {unknown[0]!r}, which is no variant of {", ".join(names)}')
+
+
+def jobs_of(study: Study, out: Path, only: list[str], seeds: int | None) -> list[Job]:
+  """All runs, those of one seed together: they are given the same batches, which are then made once."""
+  chosen = [v for v in study.variants if not only or any(fnmatch.fnmatchcase(v.name, pattern) for pattern in only)]
+  if not chosen:
+    raise UserError(f'--only {" ".join(only)} names no variant; there are {", ".join(v.name for v in study.variants)}')
+  counts = {v.name: seeds or v.seeds or study.seeds for v in chosen}
+  return [
+    Job(v, seed, out / 'runs' / v.name / str(seed)) for seed in range(max(counts.values())) for v in chosen
+    if seed < counts[v.name]
+  ]  # fmt: skip
+
+
+def make_world(study: Study, out: Path, world: str):
+  """Its data, once; another process that wants them waits."""
+  folder = out / world
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / '.making', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if (folder / 'ready').exists():
+      return
+    for arguments in study.commands(str(out), world):
+      print(f'$ python -m {" ".join(arguments)}', file=sys.stderr, flush=True)
+      if subprocess.run([sys.executable, '-m', *arguments]).returncode:
+        raise UserError(f'world {world!r} could not be made: python -m {arguments[0]} failed, as said above')
+    write_whole(folder / 'ready', '')
+
+
+def config_of(study: Study, out: Path, job: Job) -> config_lib.RunConfig:
+  variant = job.variant
+  arg = ','.join(filter(None, [f'study={out}', f'world={variant.world}', f'seed={job.seed}', variant.arg]))
+  config = study.get_config(arg)
+  for name, value in variant.settings.items():
+    at, *path = config, *name.split('.')
+    for part in path[:-1]:
+      at = at[part]
+    at[path[-1]] = value
+  return config_lib.resolve(config)
+
+
+def run(study: Study, out: Path, job: Job) -> bool:
+  """Makes its result; False if it was asked to stop before."""
+  config = config_of(study, out, job)
+  workdir = job.folder / 'run'
+  if not train.train(config, workdir):
+    return False
+  rows = {path.stem: read_rows(path)[0] for path in sorted((workdir / 'eval').glob('*.jsonl'))}
+  plain = lambda row: {key: value for key, value in row.items() if key != 'step'}
+  times = clock.read(workdir)
+  result = {
+    'variant': job.variant.name,
+    'seed': job.seed,
+    'world': job.variant.world,
+    'steps': max(row['step'] for points in rows.values() for row in points),
+    'seconds': round(sum(times['seconds'].values()), 1) if times else None,
+    'metrics': {f'{name}/{key}': value for name, points in rows.items() for key, value in plain(points[-1]).items()},
+    'curves': {
+      metric: [[row['step'], row[key]] for row in rows[name]]
+      for metric in study.curves
+      for name, _, key in [metric.partition('/')]
+      if key in rows[name][-1]
+    },
+    'versions': versions(),
+    'config': config_lib.text(config),
+  }
+  write_whole(job.result, json.dumps(result, allow_nan=False) + '\n')
+  return True
+
+
+def read_result(study: Study, out: Path, job: Job) -> dict | None:
+  """None if the run is not finished. UserError if it is one of another study."""
+  if not job.result.exists():
+    return None
+  result = json.loads(job.result.read_bytes())
+  if result['config'] != config_lib.text(config_of(study, out, job)):
+    raise UserError(f'{job.result} is of another config than {job} has now; give another --out, or remove {job.folder}')
+  return result
+
+
+@contextlib.contextmanager
+def alone(folder: Path):
+  """Yields whether no other process is at a run; while it is entered, none begins it."""
+  folder.mkdir(parents=True, exist_ok=True)
+  with open(folder / '.lock', 'a') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      yield False
+      return
+    yield True
+
+
+def work(study: Study, out: Path, jobs: list[Job], report: Callable) -> tuple[dict[str, str], bool]:
+  """Runs what nobody else is at: (errors by run, whether all went to its end)."""
+  failed, began = {}, time.monotonic()
+  before = sum(read_result(study, out, job) is not None for job in jobs)
+  for job in jobs:
+    if job.result.exists():
+      continue
+    make_world(study, out, job.variant.world)
+    with alone(job.folder) as free:
+      if not free or job.result.exists():
+        continue  # Somebody else is at it, or was.
+      print(f'{job} begins', file=sys.stderr, flush=True)
+      try:
+        if not run(study, out, job):
+          return failed, False
+      except UserError as error:
+        failed[str(job)] = str(error)
+        print(f'{job} failed: {error}', file=sys.stderr, flush=True)
+      jax.clear_caches()  # What others need of what it compiled they find on the disk.
+    report(failed)
+    done = sum(job.result.exists() for job in jobs)
+    # By the pace of all who are at work.
+    left = (time.monotonic() - began) / max(done - before, 1) * (len(jobs) - done)
+    print(f'{done}/{len(jobs)} runs  ETA {duration(left)}', file=sys.stderr, flush=True)
+  return failed, True
+
+
+def write(study: Study, out: Path, jobs: list[Job], command: str, failed: Mapping[str, str]) -> dict:
+  """results.json and the page, out of all runs that are finished."""
+  runs = [result for job in jobs if (result := read_result(study, out, job))]
+  numbers = {}
+  for result in runs:
+    metrics = {name: value for name, value in result['metrics'].items() if math.isfinite(value)}
+    numbers.setdefault(result['variant'], {})[result['seed']] = metrics
+  found = [claims.decide(claim, numbers) for claim in study.claims]
+  results = {
+    'title': study.title,
+    'command': command,
+    'date': time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
+    'versions': versions(),
+    'planned': len(jobs),
+    'runs': [{key: value for key, value in result.items() if key != 'config'} for result in runs],
+    'failed': dict(failed),
+    'claims': [dataclasses.asdict(claim) | verdict._asdict() for claim, verdict in zip(study.claims, found)],
+  }
+  write_whole(out / RESULTS, json.dumps(results, indent=1) + '\n')
+  write_whole(out / PAGE, ablate_page.build(study, results, numbers, found))
+  return results
+
+
+def share_compiled(out: Path):
+  """Seeds of a variant compile the same. Programs of several CPU devices that come out of JAX's cache may hang."""
+  if jax.device_count() == 1:
+    jax.config.update('jax_compilation_cache_dir', str(out / 'compiled'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def main(argv: list[str] | None = None) -> int:
+  about, _, rest = __doc__.partition('\n\n')
+  parser = argparse.ArgumentParser(
+    prog='python -m tvts_jax.ablate',
+    description=about,
+    epilog=rest,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('study', metavar='FILE', help='a config file with a STUDY')
+  parser.add_argument('--out', type=Path, default=Path('runs/ablations'), help='where all of it goes (%(default)s)')
+  parser.add_argument('--only', nargs='+', default=[], metavar='NAME', help='variants, or patterns such as "mask*"')
+  parser.add_argument('--seeds', type=int, help='of each variant; by default as many as the study says')
+  args = parser.parse_args(argv)
+  if args.seeds is not None and args.seeds < 1:
+    parser.error(f'--seeds {args.seeds} must be at least 1')
+  logging.set_verbosity(logging.INFO)
+  told = lambda record: 'tvts_jax' in record.pathname or record.levelno > stdlib_logging.INFO
+  logging.get_absl_handler().addFilter(told)
+  command = ' '.join(['python -m tvts_jax.ablate', *(sys.argv[1:] if argv is None else argv)])
+  try:
+    study = read_study(args.study)
+    jobs, planned = (jobs_of(study, args.out, only, args.seeds) for only in (args.only, []))
+    share_compiled(args.out)
+    report = lambda failed: write(study, args.out, planned, command, failed)
+    failed, ended = work(study, args.out, jobs, report)
+    results = report(failed)
+  except KeyboardInterrupt:
+    return EXIT_CODE
+  except (UserError, OSError) as error:
+    print(f'ablate: {error}', file=sys.stderr, flush=True)
+    return 1
+  print(f'{args.out / PAGE}: {len(results["runs"])} of {len(planned)} runs; open it in a browser')
+  if failed:
+    print(f'ablate: {len(failed)} runs failed: {"; ".join(failed)}', file=sys.stderr)
+    return 1
+  return 0 if ended and all(job.result.exists() for job in jobs) else EXIT_CODE
+
+
+if __name__ == '__main__':
+  sys.exit(main())

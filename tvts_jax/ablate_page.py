@@ -1,0 +1,128 @@
+"""The page of a study: what became of each claim, tables beside the paper's, curves, and every number of every run."""
+
+from collections.abc import Mapping, Sequence
+
+from tvts_jax import charts, claims, page, report
+from tvts_jax.charts import Curve
+from tvts_jax.page import text
+from tvts_jax.words import duration, percent
+
+LOOKS = ('own', 'other', 'calm', 'blank', 'bad', 'plain')
+BADGES = {'reproduced': 'good', 'not reproduced': 'mixed', 'reversed': 'none', 'not testable': 'none'}
+
+STYLE = """
+.good { --c: var(--calm); } .mixed { --c: var(--other); } .none { --c: var(--plain); }
+.badge { border-radius: 999px; padding: 1px 11px; font-size: 13px; font-weight: 600; border: 1.5px solid var(--c);
+  color: var(--c); white-space: nowrap; }
+.claim { display: grid; grid-template-columns: 1fr max-content; gap: 4px 16px; padding: 12px 0;
+  border-top: 1px solid var(--line); } .claim p { margin: 0; grid-column: 1 / 3; }
+.claim:first-child { border-top: 0; padding-top: 0; } .claim b { font-weight: 600; }
+td.words { text-align: left; }
+"""
+
+
+def build(study, results: Mapping, numbers: Mapping, verdicts: Sequence[claims.Verdict]) -> str:
+  parts = [
+    header(results),
+    *failures(results['failed']),
+    verdict_cards(study, verdicts),
+    *(table(study, one, numbers) for one in study.tables),
+    *curves(study, results['runs']),
+    every_number(results['runs']),
+  ]
+  return page.document(study.title, charts.STYLE + report.STYLE + STYLE, '\n'.join(parts))
+
+
+def header(results: Mapping) -> str:
+  runs, planned = results['runs'], results['planned']
+  spent = sum(run['seconds'] or 0 for run in runs)
+  facts = {'runs': f'{len(runs)} of {planned}', 'in all': duration(spent), 'written': results['date']}
+  facts |= results['versions']
+  chips = ''.join(f'<span>{text(name)} <b>{text(value)}</b></span>' for name, value in facts.items())
+  title, command = text(results['title']), text(results['command'])
+  return f'<h1>{title}</h1><p class="soft">{command}</p><div class="chips">{chips}</div>'
+
+
+def failures(failed: Mapping[str, str]):
+  for job, error in failed.items():
+    yield f'<p class="missing">{text(job)} failed: {text(error, 500)}</p>'
+
+
+def verdict_cards(study, verdicts: Sequence[claims.Verdict]) -> str:
+  counts = {kind: sum(verdict.holds == kind for verdict in verdicts) for kind in claims.VERDICTS}
+  said = ', '.join(f'{count} {claims.VERDICTS[kind]}' for kind, count in counts.items() if count)
+  cards = ''.join(
+    f'<div class="claim"><b>{text(claim.says, 500)}</b>'
+    f'<span class="badge {BADGES[verdict.holds]}">{claims.VERDICTS[verdict.holds]}</span>'
+    f'<p class="soft">The paper: {text(claim.paper, 500)}</p><p>{text(metric_of(study, claim))}'
+    f'{text(verdict.sentence, 2000)}.</p></div>'
+    for claim, verdict in zip(study.claims, verdicts)
+  )
+  used = dict.fromkeys(claim.rule for claim in study.claims)
+  rules = ''.join(f'<p class="soft"><b>{text(rule)}</b>: {text(claims.RULES[rule].says, 1000)}.</p>' for rule in used)
+  return (
+    f'<h2>What the paper says, and what is found here</h2><p class="soft">{text(said)}. No person decides: the rules '
+    f'stand below, and what a claim is measured by was fixed before.</p><section class="card">{cards}</section>{rules}'
+  )
+
+
+def metric_of(study, claim: claims.Claim) -> str:
+  return f'{study.metrics[claim.metric][0]}: ' if claim.metric in study.metrics else ''
+
+
+def table(study, one, numbers: Mapping) -> str:
+  """Variants as rows, metrics as columns, each a mean and its spread over seeds."""
+  head = ''.join(f'<th>{text(name)}</th>' for name, _ in study.metrics.values())
+  lines = [f'<tr><th></th><th>the paper: {text(one.paper)}</th><th>seeds</th>{head}</tr>']
+  for variant, there in one.rows.items():
+    found = {metric: claims.mean(numbers, variant, metric) for metric in study.metrics}
+    cells = ''.join(f'<td>{"" if value is None else text(value)}</td>' for value in found.values())
+    seeds = len(numbers.get(variant, {}))
+    lines.append(f'<tr><td>{text(variant)}</td><td>{text(there)}</td><td>{seeds}</td>{cells}</tr>')
+  chance = ''.join(f'<td>{"" if level is None else percent(level)}</td>' for _, level in study.metrics.values())
+  lines.append(f'<tr><td>knowing nothing</td><td></td><td></td>{chance}</tr>')
+  body = '\n'.join(lines)
+  return f'<h2>{text(one.title)}</h2><div class="card scroll"><table>{body}</table></div>'
+
+
+def curves(study, runs: Sequence[Mapping]):
+  """Means over seeds, at the steps that all of them have."""
+  if study.curves:
+    yield '<h2>While they learn</h2><div class="grid wide">'
+  for metric in study.curves:
+    lines = []
+    for variant, look in zip(study.drawn, LOOKS):
+      found = [dict(run['curves'][metric]) for run in runs if run['variant'] == variant and metric in run['curves']]
+      steps = sorted(set.intersection(*map(set, found))) if found else []
+      if steps:
+        lines.append(Curve(variant, [(step, sum(one[step] for one in found) / len(found)) for step in steps], look))
+    if lines:
+      end = max(step for line in lines for step, _ in line.points)
+      name, level = study.metrics.get(metric, (metric, None))
+      drawn = charts.curves(lines, max(end, 1), form=percent, level=level)
+      yield f'<section class="card tall"><h4>{text(name)}</h4>{drawn}</section>'
+  if study.curves:
+    yield '</div>'
+
+
+def every_number(runs: Sequence[Mapping]) -> str:
+  parts = ['<h2>Every number</h2>']
+  for variant in dict.fromkeys(run['variant'] for run in runs):
+    own = [run for run in runs if run['variant'] == variant]
+    head = ''.join(f'<th>seed {run["seed"]}</th>' for run in own)
+    metrics = dict.fromkeys(metric for run in own for metric in run['metrics'])
+    facts = {'seconds': [run['seconds'] for run in own], 'steps': [run['steps'] for run in own]}
+    facts |= {metric: [run['metrics'].get(metric) for run in own] for metric in metrics}
+    lines = ''.join(
+      f'<tr><td>{text(name)}</td>{"".join(f"<td>{number(value)}</td>" for value in values)}</tr>'
+      for name, values in facts.items()
+    )
+    parts.append(
+      f'<details class="card"><summary>{text(variant)}, world {text(own[0]["world"])}</summary>'
+      f'<div class="scroll"><table><tr><th></th>{head}</tr>{lines}</table></div></details>'
+    )
+  return '\n'.join(parts)
+
+
+def number(value: float | None) -> str:
+  return '' if value is None else f'{value:.6g}'
