@@ -33,8 +33,8 @@ def root(tmp_path_factory):
   return root
 
 
-def run(root, *arguments, code=0, results=('a/result.json', 'b/result.json')):
-  given = [root / 'shards', *(root / name for name in results), '--out', root / 'page.html', *arguments]
+def run(root, *arguments, code=0, results='a/result.json b/result.json'):
+  given = [root / 'shards', *(root / name for name in results.split()), '--out', root / 'page.html', *arguments]
   assert predictions.main([*map(str, given)]) == code
   return read_page(root / 'page.html') if code == 0 else None
 
@@ -56,7 +56,7 @@ def test_the_page_shows_what_the_results_say(root):
 
 @pytest.mark.parametrize('only, ids', [('wrong', ['clip 4', 'clip 5']), ('right', ['clip 3']), ('all', ['clip 3'])])
 def test_which_clips(root, only, ids):
-  run(root, '--only', only, *(['--count', '1'] if only == 'all' else []), results=['a/result.json'])
+  run(root, '--only', only, *(['--count', '1'] if only == 'all' else []), results='a/result.json')
   assert shown(root) == ids
 
 
@@ -69,10 +69,7 @@ def test_where_models_differ(root, capsys):
 
 def test_what_is_refused_in_a_sentence(root, capsys):
   (root / 'other.json').write_text('{"items": [{"id": "clip 3", "rank": 1}]}')
-  for results, words in (
-    (['none.json'], 'is not there'),
-    (['other.json'], 'no result'),
-    (['a/result.json'] * 2, 'twice'),
-  ):
-    run(root, code=1, results=results.split())
+  refused = {'none.json': 'is not there', 'other.json': 'no result', 'a/result.json a/result.json': 'twice'}
+  for results, words in refused.items():
+    run(root, code=1, results=results)
     assert words in capsys.readouterr().err
