@@ -19,7 +19,9 @@ MODEL = {
 MODEL['text'] |= {'dropout': 0.0, 'attention_dropout': 0.0}
 CONFIG = tvts.TVTSConfig.from_dict(MODEL)
 B, K, T, S, V = 4, CONFIG.transcripts, CONFIG.video.slots, CONFIG.video.places, 2
-ALL = {name: {} for name in objectives.OBJECTIVES} | {'reconstruct': {'depth': 1}}
+SETTINGS = {'reconstruct': {'depth': 1}}
+# Those of videos and their words; `classify` is of clips that have a label instead.
+ALL = {name: SETTINGS.get(name, {}) for name in objectives.OBJECTIVES if name != 'classify'}
 # Compiles faster, for numbers that are not compared bit for bit.
 FAST = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
 jit = functools.partial(jax.jit, compiler_options=FAST)

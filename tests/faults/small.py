@@ -51,8 +51,9 @@ def make(root):
   return root
 
 
-def arguments(root, name, *settings) -> list[str]:
-  return [f'--config=configs/demo.py:root={root},steps={STEPS}', f'--workdir={root}/{name}', *SETTINGS, *settings]
+def arguments(root, name, *settings, objective='tvts') -> list[str]:
+  config = f'--config=configs/demo.py:root={root},objective={objective},steps={STEPS}'
+  return [config, f'--workdir={root}/{name}', *SETTINGS, *settings]
 
 
 def config(root, *settings) -> config_lib.RunConfig:
@@ -87,12 +88,13 @@ def start(root, name, *settings, pod=(), program=('-m', 'tvts_jax.main'), change
 class Fork:
   """A run in a fork of a process that has imported everything; in all else like one that start() gives."""
 
-  def __init__(self, root, name, *settings):
+  def __init__(self, root, name, *settings, objective='tvts'):
     before = dict(os.environ)
     os.environ.update(variables(root))  # For the process that forks, if this is the first.
     self._output = pathlib.Path(f'{root}/{name}.txt')
     self._output.write_text('')
-    self._process = FORKING.Process(target=be_run, args=(arguments(root, name, *settings), str(self._output)))
+    own = arguments(root, name, *settings, objective=objective)
+    self._process = FORKING.Process(target=be_run, args=(own, str(self._output)))
     try:
       self._process.start()
     finally:

@@ -29,6 +29,8 @@ def encode_frames(config: TVTSConfig, batch, order_BxK, encode_video, train):
   A frame is a picture, encoded as pictures are: as a clip that stands still in the first slot.
   """
   K, T, S = order_BxK.shape[1], config.video.slots, config.video.places
+  if T < K:
+    raise UserError(f'{T} time slots of a clip do not have {K} different frames; choose more model.video.frames')
   patches_BxTxVxP, positions_BxTxV = slotted(config, batch)
   middle_K = (2 * np.arange(K) + 1) * T // (2 * K)
   slot_BxK = jnp.asarray(middle_K)[order_BxK]
