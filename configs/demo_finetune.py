@@ -13,13 +13,14 @@ Variations: set (motion, order), start (pretrained, random), root (where the dem
 """
 
 from configs import demo
-from tvts_jax.config import parse_arg
+from tvts_jax.config import choose, parse_arg
 
 
 def get_config(arg=''):
   arg = parse_arg(arg, set='motion', start='pretrained', root='runs/demo', steps=320, seed=0)
+  run = choose(arg, 'start', {'pretrained': f'{arg.root}/run', 'random': ''})
   config = demo.get_config(f'root={arg.root},steps={arg.steps},seed={arg.seed}')
-  config.init.update(text='', run=f'{arg.root}/run' if arg.start == 'pretrained' else '')
+  config.init.update(text='', run=run)
   config.input.update(folder=f'{arg.root}/probe_shards', split=f'{arg.set}_train', mask_ratio=0.0)
   config.input.update(annotations=f'{arg.root}/probes/labels.jsonl', label='label', erase=0.25)
 

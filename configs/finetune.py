@@ -32,7 +32,7 @@ Variations: set, size (as the model's), data, annotations, run, tokenizer (paths
 (for 256 clips a batch).
 """
 
-from tvts_jax.config import base, parse_arg
+from tvts_jax.config import base, choose, parse_arg
 from tvts_jax.models.video import SIZES
 
 # Clips to train on, classes, epochs, whether they are mirrored, the split to test on and under how many clips a video.
@@ -47,10 +47,10 @@ SETS = {
 def get_config(arg=''):
   given = dict(data='', annotations='', run='weights/tvts', tokenizer='weights/distilbert-base-uncased')
   arg = parse_arg(arg, set='ssv2', size='B/16', **given, batch=384, epochs=0.0, lr=1e-3)
-  of = SETS[arg.set]
+  of = choose(arg, 'set', SETS)
   folder = arg.data or f'data/{arg.set}'
   config = base()
-  config.model.video.update(SIZES[arg.size], drop_path=0.1)
+  config.model.video.update(choose(arg, 'size', SIZES), drop_path=0.1)
 
   config.input.update(tokenizer=arg.tokenizer, batch=arg.batch, mask_ratio=0.0)
   config.input.sources = ({'folder': folder, 'transcripts': 1},)  # A clip has one text: its class.

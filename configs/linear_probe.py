@@ -18,16 +18,16 @@ Variations: set (ssv2, k400, ucf101, hmdb51), size (as the model's), data, annot
 """
 
 from configs.finetune import SETS
-from tvts_jax.config import base, parse_arg
+from tvts_jax.config import base, choose, parse_arg
 from tvts_jax.models.video import SIZES
 
 
 def get_config(arg=''):
   given = dict(data='', annotations='', tokenizer='weights/distilbert-base-uncased')
   arg = parse_arg(arg, set='ssv2', size='B/16', **given)
-  of = SETS[arg.set]
+  of = choose(arg, 'set', SETS)
   config = base()
-  config.model.video.update(SIZES[arg.size])
+  config.model.video.update(choose(arg, 'size', SIZES))
   config.input.update(folder=arg.data or f'data/{arg.set}', tokenizer=arg.tokenizer)
   config.epochs = 1.0  # Of a training that is none: only evals are read.
   config.evals = {

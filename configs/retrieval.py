@@ -29,7 +29,7 @@ follows. That waits for its score to stop rising; here a cosine ends after a fix
 Variations: set, size (as the model's), data, annotations, run, tokenizer (paths), batch, epochs, lr.
 """
 
-from tvts_jax.config import base, parse_arg
+from tvts_jax.config import base, choose, parse_arg
 from tvts_jax.models.video import SIZES
 
 # What is said of a clip in training, what of it asks for the clip in the test, and word pieces of the longest text.
@@ -44,10 +44,10 @@ SETS = {
 def get_config(arg=''):
   given = dict(data='', annotations='', run='weights/tvts', tokenizer='weights/distilbert-base-uncased')
   arg = parse_arg(arg, set='msrvtt', size='B/16', **given, batch=64, epochs=30.0, lr=3e-5)
-  of = SETS[arg.set]
+  of = choose(arg, 'set', SETS)
   folder, annotations = arg.data or f'data/{arg.set}', arg.annotations or f'ready/{arg.set}/annotations.jsonl'
   config = base()
-  config.model.video.update(SIZES[arg.size])
+  config.model.video.update(choose(arg, 'size', SIZES))
 
   config.input.update(tokenizer=arg.tokenizer, batch=arg.batch, mask_ratio=0.0, max_tokens=of['max_tokens'])
   config.input.sources = ({'folder': folder, 'frames': 4, 'transcripts': 1, 'caption': of['caption']},)

@@ -13,6 +13,8 @@ from tvts_jax.errors import UserError
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'golden' / 'configs'
 CONFIGS = ['demo', 'demo_evals', 'pretrain', 'pretrain:size=H/14', 'pretrain:size=S/16,batch=256,epochs=1']
+CONFIGS += ['finetune', 'finetune:set=k400', 'linear_probe', 'retrieval', 'retrieval:set=didemo']
+CONFIGS += ['demo_finetune', 'demo_finetune:set=order,start=random', 'demo_retrieval']
 CONFIGS += ['post_pretrain', 'post_pretrain:frames=4', 'demo:objective=pairwise', 'pretrain:objective=videomae']
 
 
@@ -71,6 +73,8 @@ def test_variations_keep_the_type_of_their_default():
     config_lib.parse_arg('batch=x', batch=4)
   with pytest.raises(UserError, match='sise.*size'):
     config_lib.parse_arg('sise=S', size='B/16')
+  with pytest.raises(UserError, match='set=ssv3; it has ssv2, k400'):
+    load('finetune:set=ssv3')
 
 
 @pytest.mark.parametrize(

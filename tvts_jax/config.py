@@ -84,6 +84,13 @@ def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
   return result
 
 
+def choose(arg: ml_collections.ConfigDict, name: str, table: Mapping):
+  """The entry of a table that a variation names."""
+  if arg[name] not in table:
+    raise UserError(f'this config knows no {name}={arg[name]}; it has {", ".join(table)}')
+  return table[arg[name]]
+
+
 def plain(value):
   """Dataclasses and mappings as nested dicts, sequences as tuples."""
   if dataclasses.is_dataclass(value):
