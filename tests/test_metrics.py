@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvts_jax import flops, metrics
+from tvts_jax import chips, metrics
 from tvts_jax.clock import Rates
 from tvts_jax.errors import UserError
 
@@ -239,4 +239,4 @@ def test_mfu():
   device = lambda kind: types.SimpleNamespace(device_kind=kind)
   two = [device('TPU v4'), device('TPU v4')]
   assert metrics.mfu(100, 275e10, two) == pytest.approx(0.5)
-  assert flops.peak('cpu') is None and metrics.mfu(100, 1e9, [device('TPU v4'), device('cpu')]) is None
+  assert chips.peak('cpu') is None and metrics.mfu(100, 1e9, [device('TPU v4'), device('cpu')]) is None

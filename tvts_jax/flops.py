@@ -5,26 +5,6 @@ One multiply-add counts 2. Only matrix products count: the rest is below two par
 
 from tvts_jax.models.tvts import TVTSConfig
 
-# Dense bfloat16 FLOP/s of one device, by the name JAX gives it: vendors' own figures.
-PEAK = {
-  'TPU v4': 275e12,
-  'TPU v5 lite': 197e12,
-  'TPU v5e': 197e12,
-  'TPU v5': 459e12,
-  'TPU v5p': 459e12,
-  'TPU v6 lite': 918e12,
-  'TPU v6e': 918e12,
-  'NVIDIA A100': 312e12,
-  'NVIDIA H100': 989e12,
-  'NVIDIA H200': 989e12,
-}
-
-
-def peak(device_kind: str) -> float | None:
-  """The longest name that the device's begins with, or None for one that is not listed, such as a CPU."""
-  fits = [name for name in PEAK if device_kind.startswith(name)]
-  return PEAK[max(fits, key=len)] if fits else None
-
 
 def blocks(tokens: int, width: int, hidden: int, depth: int, read: int | None = None) -> float:
   """Forward FLOPs of `depth` transformer blocks over one sequence; of the last, only `read` tokens are computed."""

@@ -1,0 +1,215 @@
+"""Plans: what is read out of compiled programs against numbers by hand, and verdicts that follow the memory."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tests.test_model import make
+from tvts_jax import bill, flops, hlo, sharding
+from tvts_jax import config as config_lib
+from tvts_jax import plan as plan_lib
+from tvts_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+LOOP = """HloModule step
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %reduced = f32[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0,1},{2,3}}, to_apply=%add
+  %work = f32[8,4]{1,0} fusion(%reduced), kind=kLoop, calls=%add, backend_config={"estimated_cycles":"100"}
+  ROOT %next = (s32[], f32[8,4]{1,0}) tuple(%i, %work)
+}
+
+%condition (p: (s32[], f32[8,4])) -> pred[] {
+  %limit = s32[] constant(6)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (a: f32[8,4]) -> f32[8,4] {
+  %loop = (s32[], f32[8,4]{1,0}) while(%init), condition=%condition, body=%body
+  %gathered = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%y), replica_groups=[1,4]<=[4], dimensions={0}
+  %scattered = f32[2,4]{1,0} reduce-scatter(%z), replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}, to_apply=%add
+  %moved = f32[8,4]{1,0} collective-permute(%z), source_target_pairs={{0,1},{1,0}}
+  %kernel = f32[8,4]{1,0} custom-call(%z), custom_call_target="some kernel"
+  ROOT %end = f32[8,4]{1,0} fusion(%z), kind=kLoop, calls=%add, backend_config={"estimated_cycles":"7"}
+}
+"""
+
+
+def test_a_program_is_read_as_often_as_it_runs():
+  step = hlo.read(LOOP, devices=4)
+  found = {each.kind: each for each in step.collectives}
+  assert found['all-reduce'].bytes == 6 * 8 * 4 * 4 and found['all-reduce'].sent() == 6 * 8 * 4 * 4
+  assert found['all-gather'].bytes == 8 * 4 * 2 and found['all-gather'].sent() == 8 * 4 * 2 * 3 / 4
+  assert found['reduce-scatter'].sent() == 2 * 4 * 4 and found['reduce-scatter'].groups.tolist() == [[0, 2], [1, 3]]
+  assert found['collective-permute'].sent() == 8 * 4 * 4
+  assert (step.cycles, step.uncounted) == (6 * 100 + 7, 1)
+  crossing = {kind for kind, each in found.items() if each.crosses(2)}
+  assert crossing == {'all-gather', 'reduce-scatter'}
+
+
+def test_groups_along_axes_of_a_mesh():
+  given = "replica_groups=mesh['x'=4,'y'=1,'z'=2], device_ids=([2,4]T(1,0)) {'x'}, dimensions={0}"
+  assert hlo._groups(given, 'all-gather').tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+  assert hlo._groups("replica_groups=mesh['x'=2,'y'=4] {'y':(1)2}, dim", 'all-gather').tolist() == [
+    [0, 2],
+    [1, 3],
+    [4, 6],
+    [5, 7],
+  ]
+
+
+def test_what_a_scanned_program_moves():
+  """Weights that are split four ways are gathered twice a layer, and their gradient is summed over all devices."""
+  mesh = sharding.make_mesh({'data': 2, 'fsdp': 4})
+  L, D, B = 5, 64, 32
+
+  def loss(w_LxDxD, x_BxD):
+    x_BxD, _ = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x_BxD, w_LxDxD)
+    return (x_BxD**2).sum()
+
+  split, rows = NamedSharding(mesh, P(None, 'fsdp')), NamedSharding(mesh, P(('data', 'fsdp')))
+  gradient = jax.jit(jax.grad(loss), in_shardings=(split, rows), out_shardings=split)
+  shapes = jax.ShapeDtypeStruct((L, D, D), jnp.float32), jax.ShapeDtypeStruct((B, D), jnp.float32)
+  step = hlo.read(gradient.lower(*shapes).compile().as_text(), 8)
+  gathered = [each for each in step.collectives if each.kind == 'all-gather']
+  assert sum(each.bytes for each in gathered) == 2 * L * D * D * 4
+  assert all(each.groups.shape == (2, 4) and not each.crosses(4) for each in gathered)
+  summed = [each for each in step.collectives if each.kind in ('all-reduce', 'reduce-scatter')]
+  # The sum over `data` crosses slices of four; that over `fsdp` does not.
+  assert {each.crosses(4) for each in summed} == {True, False}
+
+
+def products(jaxpr) -> float:
+  """FLOPs of all matrix products in a program without loops."""
+  total = 0.0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'dot_general':
+      (contracted, _), _ = equation.params['dimension_numbers']
+      shape = equation.invars[0].aval.shape
+      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+    for value in equation.params.values():
+      inner = value.jaxpr if hasattr(value, 'jaxpr') else value
+      total += products(inner) if hasattr(inner, 'eqns') else 0.0
+  return total
+
+
+def test_the_formula_of_flops_counts_every_product_of_an_unrolled_step():
+  model, params, batch = make(B=2, visible=24, scan=False)
+
+  def total(params):
+    outputs = model.apply(params, batch)
+    return sum(outputs[name].sum() for name in ('video_embed', 'text_embed', 'sort_logits'))
+
+  counted = products(jax.make_jaxpr(jax.grad(total))(params).jaxpr)
+  assert 2 * flops.train_flops(model.config, 24, batch['tokens'].shape[-1]) == pytest.approx(counted, rel=0.01)
+
+
+@pytest.fixture(scope='module')
+def config():
+  values = config_lib.base().unlock()
+  values.model.video.update(width=32, depth=3, heads=2, patch=8, image_size=16, frames=4)
+  values.model.text.update(vocab_size=64, dim=16, hidden_dim=32, n_layers=1, n_heads=2, max_position_embeddings=8)
+  values.model.update(common=8, dtype='float32', sort_depth=1)
+  values.input.update(batch=16, max_tokens=6)
+  values.epochs = 2.0
+  return config_lib.resolve(values)
+
+
+def test_the_bill_of_a_data_parallel_step(config):
+  made = bill.plan(config, bill.Topology.parse('h100:8'), clips=800)
+  _, _, _, _, _, shapes = bill.step_lib.describe(config, 10)
+  params = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes.params))
+  assert made.memory['parameters'] == made.memory['gradient'] == params
+  assert made.memory['optimizer'] == pytest.approx(2 * params, rel=0.01)
+  # Each chip sends its gradient around the ring, to sum it and to spread it; the embeddings are next to nothing.
+  sent = sum(value for name, value in made.moved.items() if name == 'all-reduce, link')
+  assert sent == pytest.approx(2 * params * 7 / 8, rel=0.05)
+  assert made.fits and not made.compiled and made.run['steps'] == 2 * 800 / 16
+  assert made.floor[made.bound] == max(made.floor.values())
+  assert made.floor['arithmetic'] == pytest.approx(made.clip_flops * 2 / 989e12)
+  two = bill.plan(config, bill.Topology.parse('h100:8'), clips=None)
+  assert 'steps' not in two.run
+
+
+def kept(config, **mesh):
+  mesh = sharding.make_mesh({**config.mesh, **mesh}, jax.devices())
+  model, loss_fn, _, spec, _, shapes = bill.step_lib.describe(config, 10)
+  place = sharding.state_layout(shapes, config.sharding, mesh)
+  return bill.estimate(config, model, loss_fn, spec, shapes, place, mesh)
+
+
+def test_memory_follows_what_is_kept_and_split(config):
+  of = lambda remat: dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat))
+  by_remat = [kept(of(remat))['kept for the backward pass'] for remat in ('none', 'matmuls', 'full')]
+  assert by_remat[0] > by_remat[1] > by_remat[2]
+  twice = dataclasses.replace(config, input=dataclasses.replace(config.input, batch=32))
+  assert kept(twice)['kept for the backward pass'] > 1.8 * by_remat[0]
+  halves = kept(dataclasses.replace(twice, micro_batches=2))['kept for the backward pass']
+  assert halves == pytest.approx(by_remat[0], rel=0.05)
+  assert kept(config, data=2, fsdp=4)['optimizer'] < 0.6 * kept(config)['optimizer']
+
+
+def test_what_does_not_fit_is_mended_by_the_least_change(config, monkeypatch):
+  """By memory as it is estimated; what is compiled says nothing of it here."""
+  monkeypatch.setattr(bill.step_lib, 'compile_step', lambda *given: types.SimpleNamespace(as_text=lambda: LOOP))
+  at = kept(config)
+  total = sum(at.values())
+  # Room for all but what recomputing the most saves.
+  full = dataclasses.replace(config, model=dataclasses.replace(config.model, remat='full'))
+  room = (total + sum(kept(full).values())) / 2
+  small = bill.CHIPS['h100']._replace(memory=room)
+  topology = dataclasses.replace(bill.Topology.parse('h100:8'), chip=small)
+  assert not bill.plan(config, topology).fits
+  words, found = plan_lib.mend(config, topology, None)
+  assert words.startswith('--config.model.remat=') and found.fits and 'mesh' not in words
+  hopeless = dataclasses.replace(topology, chip=small._replace(memory=1000))
+  assert plan_lib.mend(config, hopeless, None) is None
+
+
+@pytest.mark.parametrize('text', ['v9:4x4', 'v5e', 'h100:2x4', '2*h100:8', 'v5e:4y4'])
+def test_topologies_that_are_none(text):
+  with pytest.raises(UserError, match='--topology='):
+    bill.Topology.parse(text)
+
+
+def test_topologies():
+  two = bill.Topology.parse('2*v5e:16x16')
+  assert (two.devices, two.linked, two.slices, two.is_tpu) == (512, 256, 2, True)
+  assert bill.Topology.parse('h200:64').linked == 8 and bill.Topology.parse('h200:4').linked == 4
+
+
+def test_the_command(tmp_path):
+  """Prints a verdict for each topology and a table, and ends with 0 only if all fit."""
+  command = [sys.executable, '-m', 'tvts_jax.plan', '--config=configs/demo.py', '--topology=h100:2,h200:4']
+  small = ['--config.model.video.depth=1', '--config.model.sort_depth=1', '--config.model.text.n_layers=1']
+  done = subprocess.run([*command, *small, f'--json={tmp_path}/plan.json'], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert 'h100:2: 2 chips as data 2' in done.stdout and done.stdout.count('fits: ') == 2 and 'clips/s' in done.stdout
+  bills = json.loads((tmp_path / 'plan.json').read_text())['bills']
+  assert [one['devices'] for one in bills] == [2, 4] and all(math.isfinite(v) for v in bills[0]['floor'].values())
+
+
+@pytest.mark.skipif(not importlib.util.find_spec('libtpu'), reason="needs libtpu: pip install -e '.[tpu]'")
+def test_the_compiler_of_tpus_says_what_fits(tmp_path):
+  command = [sys.executable, '-m', 'tvts_jax.plan', '--config=configs/demo.py', '--topology=v5e:2x2']
+  run = lambda *more: subprocess.run([*command, *more], cwd=ROOT, env=os.environ, capture_output=True, text=True)
+  small = run()
+  assert small.returncode == 0 and "the chip's own compiler" in small.stdout and 'million cycles' in small.stdout
+  large = run('--config.input.batch=262144', '--nomend')
+  assert large.returncode == 3 and 'DOES NOT FIT: needs' in large.stdout

@@ -1,0 +1,233 @@
+"""What a step of a run takes on given hardware: memory, what is moved between devices, and floors of its time.
+
+For TPUs the step is compiled by their own compiler, where it is installed; for all else memory is estimated, and the
+step is compiled for as many pretended devices, to see what it moves.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import re
+import time
+
+import jax
+
+from tvts_jax import config as config_lib
+from tvts_jax import flops, hlo, sharding
+from tvts_jax import step as step_lib
+from tvts_jax.chips import CHIPS, Chip
+from tvts_jax.errors import UserError
+
+CLIPS_PER_CORE = 300  # Of 16 frames, a second: what python -m tvts_jax.bench_input measures.
+FRAME_BYTES = 13_300  # A stored frame of 256 pixels.
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  name: str
+  chip: Chip
+  shape: tuple[int, ...]  # of a slice; of GPUs their number
+  slices: int = 1
+
+  @classmethod
+  def parse(cls, text: str) -> 'Topology':
+    found = re.fullmatch(r'(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)', text.strip())
+    if not found or found[2] not in CHIPS:
+      raise UserError(
+        f'--topology={text!r} is none; give a TPU slice as v5e:4x4, several as 2*v5e:16x16, or GPUs as h100:8; known '
+        f'chips: {", ".join(CHIPS)}'
+      )
+    shape = tuple(map(int, found[3].split('x')))
+    made = cls(text.strip(), CHIPS[found[2]], shape, int(found[1] or 1))
+    if not made.is_tpu and (len(shape) > 1 or made.slices > 1):
+      raise UserError(f'--topology={text!r}: GPUs are given by their number, as {found[2]}:{made.devices}')
+    return made
+
+  @property
+  def is_tpu(self) -> bool:
+    return self.chip.kinds[0].startswith('TPU')
+
+  @property
+  def devices(self) -> int:
+    return math.prod(self.shape) * self.slices
+
+  @property
+  def linked(self) -> int:
+    """Devices that share the fast links."""
+    return math.prod(self.shape) if self.is_tpu else min(self.chip.together, self.devices)
+
+
+@dataclasses.dataclass
+class Bill:
+  """Bytes and seconds are those of one device and one step."""
+
+  topology: str
+  devices: int
+  batch: int
+  mesh: dict[str, int]
+  remat: str
+  micro_batches: int
+  memory: dict[str, float]  # by kind
+  peak_bytes: float
+  has_bytes: float
+  compiled: bool  # by the chip's own compiler: else memory is an estimate
+  why_not: str = ''  # the compiler's words, where it refused
+  moved: dict[str, float] = dataclasses.field(default_factory=dict)  # 'all-reduce link': bytes sent
+  cycles: float = 0.0  # as the compiler estimates them
+  uncounted: int = 0  # kernels that the estimate leaves out
+  clip_flops: float = 0.0
+  floor: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds by what would take them
+  seconds: float = 0.0  # the time that compiling took
+  host: dict[str, float] = dataclasses.field(default_factory=dict)
+  run: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  @property
+  def fits(self) -> bool:
+    return not self.why_not and self.peak_bytes <= self.has_bytes
+
+  @property
+  def bound(self) -> str:
+    return max(self.floor, key=self.floor.get)
+
+
+def devices_of(topology: Topology) -> tuple[list, bool]:
+  """Devices to compile for, and whether they are the chips themselves."""
+  if topology.is_tpu and importlib.util.find_spec('libtpu'):
+    from jax.experimental import topologies
+
+    shape = 'x'.join(map(str, topology.shape))
+    name = f'{topology.name.rpartition("*")[2].partition(":")[0]}:{shape}'
+    options = {'num_slices': topology.slices} if topology.slices > 1 else {}
+    try:
+      return list(topologies.get_topology_desc(name, platform='tpu', **options).devices), True
+    except Exception as error:
+      raise UserError(
+        f'--topology={topology.name}: libtpu knows no such slice ({str(error).splitlines()[0]})'
+      ) from error
+  if len(jax.devices()) < topology.devices:
+    raise UserError(
+      f'--topology={topology.name} has {topology.devices} devices, and this process pretends to have '
+      f'{len(jax.devices())}; ask for it alone'
+    )
+  return jax.devices()[: topology.devices], False
+
+
+def plan(config: config_lib.RunConfig, topology: Topology, clips: int | None = None) -> Bill:
+  """clips: in an epoch, where that is known."""
+  devices, own = devices_of(topology)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  if config.input.batch % (ways * config.micro_batches):
+    raise UserError(
+      f'input.batch={config.input.batch} is not a multiple of {ways * config.micro_batches}, the places of '
+      f'{topology.name} that split it times micro_batches; change one of them'
+    )
+  model, loss_fn, tx, spec, _, shapes = step_lib.describe(config, 1000)
+  place = sharding.state_layout(shapes, config.sharding, mesh)
+  memory = estimate(config, model, loss_fn, spec, shapes, place, mesh)
+  given = config.input
+  bill = Bill(
+    topology=topology.name,
+    devices=topology.devices,
+    batch=given.batch,
+    mesh=dict(mesh.shape),
+    remat=config.model.remat,
+    micro_batches=config.micro_batches,
+    memory=memory,
+    peak_bytes=sum(memory.values()),
+    has_bytes=topology.chip.memory,
+    compiled=own,
+    clip_flops=flops.train_flops(config.model, given.slices * given.visible, given.max_tokens),
+  )
+  train_step = step_lib.make_train_step(
+    model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
+  )
+  rng, began = jax.eval_shape(lambda: jax.random.key(0)), time.monotonic()
+  try:
+    with jax.set_mesh(mesh):
+      compiled = step_lib.compile_step(train_step, shapes, spec, rng, place, mesh)
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    bill.why_not = too_large(str(error))
+    return bill
+  finally:
+    bill.seconds = time.monotonic() - began
+  if own:
+    found = compiled.memory_analysis()
+    bill.peak_bytes = found.peak_memory_in_bytes
+    bill.memory = {
+      'state and batch': found.argument_size_in_bytes,
+      'the step itself': max(0, found.peak_memory_in_bytes - found.argument_size_in_bytes),
+    }
+  read = hlo.read(compiled.as_text(), topology.devices)
+  bill.cycles, bill.uncounted = read.cycles, read.uncounted
+  for each in read.collectives:
+    name = f'{each.kind}, {"network" if each.crosses(topology.linked) else "link"}'
+    bill.moved[name] = bill.moved.get(name, 0.0) + each.sent()
+  price(bill, config, topology, memory, shapes, clips)
+  return bill
+
+
+def estimate(config, model, loss_fn, spec, shapes, place, mesh) -> dict[str, float]:
+  """Bytes on one device by what they are for: what is certain, and what the backward pass finds of the forward."""
+  here = lambda x, where: math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize
+  sum_of = lambda tree, places: float(sum(map(here, jax.tree.leaves(tree), jax.tree.leaves(places))))
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  part = {
+    name: jax.ShapeDtypeStruct((x.shape[0] // config.micro_batches, *x.shape[1:]), x.dtype) for name, x in spec.items()
+  }
+
+  def kept(params, batch, rng):
+    _, pull = jax.vjp(lambda params: loss_fn(model.apply(params, batch, rng, True), batch)[0], params)
+    given = {id(x) for x in jax.tree.leaves((params, batch))}
+    return [x for x in jax.tree.leaves(pull) if id(x) not in given]
+
+  rng = jax.eval_shape(lambda: jax.random.key(0))
+  bytes_of = lambda x: x.size * (x.dtype.itemsize if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else 8)
+  residuals = sum(map(bytes_of, jax.eval_shape(kept, shapes.params, part, rng)))
+  params = sum_of(shapes.params, place.params)
+  return {
+    'parameters': params * (1 + (shapes.ema is not None)),
+    'optimizer': sum_of(shapes.opt_state, place.opt_state),
+    'gradient': params,
+    'batch': sum(x.size * x.dtype.itemsize for x in spec.values()) / ways,
+    'kept for the backward pass': residuals / ways,
+  }
+
+
+def too_large(message: str) -> str:
+  """What the compiler says is too much, in one line."""
+  found = re.search(r'Used ([\d.]+\w) of ([\d.]+\w)', message) or re.search(
+    r'\(([\d.]+\w?)\) exceeds .*?\(([\d.]+\w?)\)', message
+  )
+  return f'needs {found[1]}iB of {found[2]}iB' if found else message.strip().splitlines()[0][:200]
+
+
+def price(bill: Bill, config, topology: Topology, memory: dict, shapes, clips: int | None) -> None:
+  """Floors of the step, and what follows from them."""
+  chip, N = topology.chip, topology.devices
+  sent = lambda kind: sum(value for name, value in bill.moved.items() if name.endswith(kind))
+  state = memory['parameters'] + memory['optimizer']
+  bill.floor = {
+    'arithmetic': bill.clip_flops * bill.batch / N / chip.flops,
+    # The state is read and written once, and what is kept is written and read.
+    'memory': (2 * state + 2 * memory['gradient'] + 2 * memory['kept for the backward pass']) / chip.memory_speed,
+    'links': sent('link') / chip.link,
+    'network': sent('network') / chip.network,
+  }
+  step = bill.floor[bill.bound]
+  given, hosts = config.input, max(1, N // chip.together)
+  rate = bill.batch / step
+  visible = given.slices * given.visible * config.model.video.pixels
+  bill.host = {
+    'clips_per_s': rate / hosts,
+    'cores': rate / hosts * given.frames / 16 / CLIPS_PER_CORE,
+    'cores_there': chip.cores * min(chip.together, N),
+    'read_bytes_per_s': rate / hosts * given.frames * FRAME_BYTES,
+    'to_device_bytes_per_s': rate / hosts * visible,
+  }
+  steps = config.steps if config.steps is not None else clips and config.epochs * clips / bill.batch
+  bill.run = {'chip_hours_per_million_clips': 1e6 / rate * N / 3600}
+  if steps:
+    bill.run |= {'steps': steps, 'hours': steps * step / 3600, 'chip_hours': steps * step * N / 3600}

@@ -1,0 +1,174 @@
+"""What a compiled step moves between devices, and how long its compiler takes it to run, out of the compiler's text.
+
+A loop stands there once: all that is in its body counts as often as it runs.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, 's32': 4, 'u32': 4, 'f32': 4}
+BYTES |= {'s64': 8, 'u64': 8, 'f64': 8}
+COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
+
+_COMPUTATION = re.compile(r'^(?:ENTRY )?%?([\w.\-]+) .*\{$')
+_INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$')
+_SHAPE = re.compile(r'\b(\w+)\[([\d,]*)\]')
+_CALLED = re.compile(r'(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)')
+_BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
+_TRIPS = re.compile(r'known_trip_count\W+n\W+(\d+)')
+_CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
+
+
+class Collective(NamedTuple):
+  kind: str
+  bytes: float  # of its result on one device, times how often it runs in a step
+  sizes: tuple[int, ...]  # of the groups of devices
+  groups: np.ndarray | None  # [G, N] ids of devices, or None for all of them
+
+  def sent(self) -> float:
+    """Bytes that leave one device, by the best way around a ring."""
+    n = max(self.sizes)
+    if self.kind == 'all-reduce':
+      return 2 * self.bytes * (n - 1) / n
+    if self.kind == 'reduce-scatter':
+      return self.bytes * (n - 1)
+    return self.bytes if self.kind == 'collective-permute' else self.bytes * (n - 1) / n
+
+  def crosses(self, slice_size: int) -> bool:
+    """Whether devices of different slices take part in one group."""
+    return self.groups is None or bool((np.ptp(self.groups // slice_size, axis=1) > 0).any())
+
+
+class Step(NamedTuple):
+  collectives: list[Collective]
+  cycles: float  # as the compiler estimates them; 0 where it does not
+  uncounted: int  # calls of kernels that it has no estimate of
+
+
+def read(text: str, devices: int) -> Step:
+  """text: compiled.as_text(), of a program for so many devices."""
+  computations, entry = _computations(text)
+  times = _times(computations, entry)
+  found, cycles, uncounted = [], 0.0, 0
+  for name, lines in computations.items():
+    if not (often := times.get(name, 0)):
+      continue
+    for opcode, shape, rest in lines:
+      if estimate := _CYCLES.search(rest):
+        cycles += often * int(estimate[1])
+      elif opcode == 'custom-call':
+        uncounted += round(often)
+      kind = opcode.removesuffix('-start')
+      if kind in COLLECTIVES:
+        groups = _groups(rest, kind)
+        sizes = (devices,) if groups is None else tuple(sorted({groups.shape[1]}))
+        if max(sizes) > 1:
+          found.append(Collective(kind, often * _result_bytes(shape, opcode), sizes, groups))
+  return Step(found, cycles, uncounted)
+
+
+def _computations(text: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
+  """{name: [(opcode, shape, the rest of the line)]}, and which of them is the program."""
+  computations, entry, lines = {}, '', None
+  for line in text.splitlines():
+    if head := _COMPUTATION.match(line):
+      lines = computations[head[1]] = []
+      entry = head[1] if line.startswith('ENTRY') else entry
+    elif line.startswith('}'):
+      lines = None
+    elif lines is not None and (found := _INSTRUCTION.match(line)):
+      lines.append((found[3], found[2], found[4]))
+  return computations, entry
+
+
+def _times(computations: dict, entry: str) -> dict[str, float]:
+  """How often each computation runs in a step."""
+  times = dict.fromkeys(computations, 0.0)
+
+  def visit(name: str, often: float) -> None:
+    times[name] += often
+    for opcode, _, rest in computations[name]:
+      called = _CALLED.findall(rest)
+      if branches := _BRANCHES.search(rest):
+        called += [branch.strip(' %') for branch in branches[1].split(',')]
+      trips = 1
+      if opcode == 'while':
+        trips = int(known[1]) if (known := _TRIPS.search(rest)) else _bound(computations, rest)
+      for other in called:
+        # What reduces or compares single numbers is called of every element, and moves nothing.
+        if other in computations and opcode not in ('reduce', 'sort', 'scatter', 'select-and-scatter', 'map'):
+          visit(other, often * trips)
+
+  visit(entry, 1.0)
+  return times
+
+
+def _bound(computations: dict, rest: str) -> int:
+  """How often a loop runs whose compiler does not say it: the largest constant that its condition compares with."""
+  condition = re.search(r'condition=%?([\w.\-]+)', rest)[1]
+  constants = [
+    int(value[1])
+    for opcode, _, own in computations[condition]
+    if opcode == 'constant' and (value := re.match(r'(\d+)\)', own))
+  ]
+  return max(constants, default=1)
+
+
+def _sizes(shape: str) -> list[int]:
+  """Bytes of each array in the text of a shape or of a tuple of them."""
+  counts = [(kind, [int(n) for n in sizes.split(',') if n]) for kind, sizes in _SHAPE.findall(shape)]
+  return [BYTES[kind] * math.prod(sizes) for kind, sizes in counts if kind in BYTES]
+
+
+def _result_bytes(shape: str, opcode: str) -> int:
+  """Of what a collective leaves on each device. Those that only start give a tuple that begins with what they read."""
+  sizes = _sizes(shape)
+  if opcode in ('all-gather-start', 'collective-permute-start'):
+    operands = re.match(r'\(\((.*?)\)', shape)
+    return sum(sizes[len(_sizes(operands[1])) :][: len(_sizes(operands[1]))]) if operands else sizes[1]
+  return sum(sizes)
+
+
+def _groups(rest: str, kind: str) -> np.ndarray | None:
+  """Three ways to write them, and one for pairs: axes of a mesh, a transposed range of numbers, and a list."""
+  numbers = lambda text: [int(n) for n in text.split(',')]
+  if kind == 'collective-permute':
+    return np.array(
+      [numbers(pair) for pair in re.findall(r'\{(\d+,\d+)\}', rest[rest.index('source_target_pairs=') :])]
+    )
+  if found := re.search(
+    r'replica_groups=mesh\[(.*?)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{(.*?)\}', rest
+  ):
+    mesh, shape, order, axes = found.groups()
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    ids = _range(numbers(shape) if shape else list(sizes.values()), order and numbers(order))
+    return _along(ids.reshape(list(sizes.values())), list(sizes), axes)
+  if found := re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', rest):
+    return _range(numbers(found[2]), found[3] and numbers(found[3])).reshape(numbers(found[1]))
+  found = re.search(r'replica_groups=\{(\{.*?\})\}', rest)
+  return np.array([numbers(group) for group in re.findall(r'\{([\d,]+)\}', found[1])]) if found else None
+
+
+def _range(shape: list[int], order: list[int] | None) -> np.ndarray:
+  ids = np.arange(math.prod(shape)).reshape(shape)
+  return ids.transpose(order) if order else ids
+
+
+def _along(ids: np.ndarray, names: list[str], axes: str) -> np.ndarray:
+  """Groups [G, N] of a mesh of ids along some of its axes, such as "'x','y':(2)4": of y the 4 behind the first 2."""
+  shape, grouped = [], []
+  parts = {
+    name: (int(before or 1), int(size or 0))
+    for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
+  }
+  for name, size in zip(names, ids.shape):
+    before, own = parts.get(name, (size, 1))
+    own = own or size
+    grouped.append(len(shape) + 1)
+    shape += [before, own, size // before // own]
+  others = [axis for axis in range(len(shape)) if axis not in grouped]
+  members = math.prod(shape[axis] for axis in grouped)
+  return ids.reshape(shape).transpose(others + grouped).reshape(-1, members)

@@ -1,0 +1,222 @@
+"""What would a run be on a pod that nobody here has? Does it fit, what bounds its step, what does it cost?
+
+  python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:16x16
+  python -m tvts_jax.plan --config=configs/pretrain.py:size=H/14 --topology=v5e:4x4 --config.mesh.fsdp=16
+  python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:4x4,2*v5e:16x16,v5p:2x2x4,h200:64 --json=plan.json
+
+A topology is a TPU slice by its shape, several slices as 2*v5e:16x16, or a number of GPUs, 8 to a box. For TPUs the
+real step is compiled by their own compiler, which needs no TPU: pip install -e '.[tpu]'. It says what memory the step
+takes and refuses what does not fit. Without it, and for GPUs, memory is estimated from what the backward pass keeps,
+and the step is compiled for as many pretended devices, to see what it moves between them. No data or weights are
+needed.
+
+The floor of a step is what its arithmetic takes at the chip's peak, or what its memory or its links take where that is
+longer: no step is faster, and a good one is within twice of it. What does not fit is tried again with the backward pass
+recomputing more, with parameters split over more chips, and in micro-batches: the first of these that fits is named.
+
+Exit codes: 0 all fit, 1 an error that one sentence names, 3 one or more do not fit.
+"""
+
+import dataclasses
+import json
+import logging as stdlib_logging
+import os
+import sys
+from collections.abc import Iterator
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from tvts_jax import config as config_lib
+from tvts_jax import sharding
+from tvts_jax import step as step_lib
+from tvts_jax.bill import Bill, Topology, devices_of, estimate, plan
+from tvts_jax.errors import UserError
+from tvts_jax.words import duration, number, percent, size
+
+CLIPS_PER_CORE = (
+  300  # That a core decodes in a second, of 16 frames: python -m tvts_jax.bench_input measures one's own.
+)
+FRAME_BYTES = 13_300  # A stored frame of 256 pixels.
+DOES_NOT_FIT = 3
+# What libtpu must be told on a machine without a TPU.
+NO_TPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}
+
+
+def nearest(config: config_lib.RunConfig, topology: Topology) -> Iterator[tuple[str, config_lib.RunConfig]]:
+  """What to try where a run does not fit, the least change first; each as the flags that ask for it."""
+  remats = ['none', 'matmuls', 'full']
+  more = remats[remats.index(config.model.remat) + 1 :]
+  for remat in more:
+    yield change(config, remat=remat)
+  remat = 'full' if more else config.model.remat
+  fsdp = 2
+  while fsdp <= min(topology.linked, topology.devices):
+    if fsdp > config.mesh.get('fsdp', 1):
+      for choice in dict.fromkeys(['matmuls', remat]):
+        yield change(config, remat=choice, fsdp=fsdp)
+    fsdp *= 2
+  for parts in (2, 4, 8):
+    if config.input.batch % (parts * topology.devices) == 0:
+      yield change(config, remat=remat, fsdp=min(topology.linked, topology.devices), parts=parts)
+
+
+def change(config, remat: str, fsdp: int | None = None, parts: int | None = None) -> tuple[str, config_lib.RunConfig]:
+  words = [f'--config.model.remat={remat}']
+  changed = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat))
+  if fsdp:
+    words.append(f'--config.mesh.fsdp={fsdp}')
+    changed = dataclasses.replace(changed, mesh={**config.mesh, 'data': -1, 'fsdp': fsdp})
+  if parts:
+    words.append(f'--config.micro_batches={parts}')
+    changed = dataclasses.replace(changed, micro_batches=parts)
+  return ' '.join(words), changed
+
+
+def mend(config: config_lib.RunConfig, topology: Topology, clips: int | None) -> tuple[str, Bill] | None:
+  """The first of `nearest` that fits. What is estimated to be far too large is not compiled."""
+  for words, changed in nearest(config, topology):
+    devices, _ = devices_of(topology)
+    mesh = sharding.make_mesh(changed.mesh, devices)
+    model, loss_fn, _, spec, _, shapes = step_lib.describe(changed, 1000)
+    place = sharding.state_layout(shapes, changed.sharding, mesh)
+    if sum(estimate(changed, model, loss_fn, spec, shapes, place, mesh).values()) > 1.5 * topology.chip.memory:
+      logging.info('%s: estimated to be far too large', words)
+      continue
+    logging.info('trying %s', words)
+    if (bill := plan(changed, topology, clips)).fits:
+      return words, bill
+  return None
+
+
+def lines(bill: Bill) -> Iterator[str]:
+  """The bill for people."""
+  mesh = ' x '.join(f'{axis} {ways}' for axis, ways in bill.mesh.items() if ways > 1) or 'one device'
+  yield f'{bill.topology}: {bill.devices} chips as {mesh}; batch {bill.batch}, remat {bill.remat}'
+  how = "the chip's own compiler" if bill.compiled else 'an estimate'
+  if bill.why_not:
+    yield f'  DOES NOT FIT: {bill.why_not}, says {how}'
+    yield '  ' + '; '.join(f'{name} {size(value)}' for name, value in bill.memory.items()) + ' (estimated)'
+    return
+  verdict = 'fits' if bill.fits else 'DOES NOT FIT'
+  yield f'  {verdict}: {size(bill.peak_bytes)} of {size(bill.has_bytes)} a chip, by {how}'
+  yield '    ' + '; '.join(f'{name} {size(value)}' for name, value in bill.memory.items())
+  step_flops = bill.clip_flops * bill.batch
+  yield f'  arithmetic: {number(bill.clip_flops / 1e9)} GFLOP a clip, {number(step_flops / 1e12)} TFLOP a step'
+  moved = '; '.join(f'{name} {size(value)}' for name, value in sorted(bill.moved.items())) or 'nothing'
+  yield f'  sent by a chip in a step: {moved}'
+  step = bill.floor[bill.bound]
+  parts = ', '.join(f'{name} {1e3 * value:.1f} ms' for name, value in bill.floor.items())
+  yield f'  floor of a step: {1e3 * step:.1f} ms, bound by {bill.bound} ({parts})'
+  if bill.cycles:
+    left_out = f', without {bill.uncounted} calls of kernels that it has no estimate of' if bill.uncounted else ''
+    yield f'  the compiler estimates {bill.cycles / 1e6:.0f} million cycles a step{left_out}'
+  host = bill.host
+  share = host['cores'] / host['cores_there']
+  yield (
+    f'  each host at that rate: {number(host["clips_per_s"])} clips/s, {host["cores"]:.1f} cores to decode them '
+    f'({percent(share)} of its {host["cores_there"]:.0f}), {size(host["read_bytes_per_s"])}/s read, '
+    f'{size(host["to_device_bytes_per_s"])}/s to its chips'
+  )
+  run = bill.run
+  whole = (
+    f'; all {run["steps"]:,.0f} steps: {duration(3600 * run["hours"])}, {run["chip_hours"]:,.0f} chip-hours'
+    if 'steps' in run
+    else ''
+  )
+  yield f'  at the floor: {run["chip_hours_per_million_clips"]:.1f} chip-hours for a million clips{whole}'
+
+
+def table(bills: list[Bill]) -> Iterator[str]:
+  heads = (
+    'topology',
+    'fits',
+    'GiB a chip',
+    'sent MiB',
+    'floor ms',
+    'bound by',
+    'clips/s',
+    'M cycles',
+    'chip-h / M clips',
+  )
+  rows = [heads]
+  for bill in bills:
+    if bill.why_not:
+      rows.append((bill.topology, 'no', bill.why_not, *[''] * 6))
+      continue
+    step, gib = bill.floor[bill.bound], 2**30
+    rows.append(
+      (
+        bill.topology,
+        'yes' if bill.fits else 'no',
+        f'{"" if bill.compiled else "~"}{bill.peak_bytes / gib:.1f} of {bill.has_bytes / gib:.0f}',
+        f'{sum(bill.moved.values()) / 2**20:,.0f}',
+        f'{1e3 * step:.1f}',
+        bill.bound,
+        f'{bill.batch / step:,.0f}',
+        f'{bill.cycles / 1e6:.0f}' if bill.cycles else '-',
+        f'{bill.run["chip_hours_per_million_clips"]:.1f}',
+      )
+    )
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  for row in rows:
+    yield '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+
+
+def clips_of(config) -> int | None:
+  """In an epoch, if the shards are here."""
+  from tvts_jax.input import index
+
+  folder, split = config.input.folder, config.input.split
+  try:
+    return sum(shard.count for shard in index.load(folder, split).shards) if folder else None
+  except index.FolderError:
+    return None
+
+
+def main(argv):
+  del argv
+  given = flags.FLAGS
+  stdlib_logging.getLogger('jax._src.xla_bridge').setLevel(stdlib_logging.ERROR)
+  logging.set_verbosity(logging.INFO)
+  try:
+    config = config_lib.resolve(given.config)
+    topologies = [Topology.parse(text) for text in given.topology]
+    jax.config.update('jax_num_cpu_devices', max(topology.devices for topology in topologies))
+    clips, bills, mended = given.clips or clips_of(config), [], {}
+    for topology in topologies:
+      bills.append(plan(config, topology, clips))
+      print('\n'.join(lines(bills[-1])), flush=True)
+      if not bills[-1].fits and given.mend:
+        found = mend(config, topology, clips)
+        print(
+          f'  with {found[0]} it fits:'
+          if found
+          else '  nothing that was tried fits: take more chips or a smaller batch'
+        )
+        if found:
+          mended[topology.name] = {'flags': found[0], **dataclasses.asdict(found[1])}
+          print('\n'.join(lines(found[1])), flush=True)
+    if len(bills) > 1:
+      print('\n' + '\n'.join(table(bills)))
+    if given.json:
+      with open(given.json, 'w') as file:
+        json.dump({'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}, file, indent=2)
+  except UserError as error:
+    sys.exit(f'plan: {error}')
+  sys.exit(0 if all(bill.fits for bill in bills) else DOES_NOT_FIT)
+
+
+if __name__ == '__main__':
+  # What is compiled for pretended devices is only read.
+  quick = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+  os.environ.update({'XLA_FLAGS': quick, **NO_TPU})
+  jax.config.update('jax_platforms', 'cpu')
+  config_flags.DEFINE_config_file('config', None, 'the run that is meant')
+  flags.DEFINE_list('topology', None, 'hardware: v5e:4x4, 2*v5e:16x16, h100:8; several separated by commas')
+  flags.DEFINE_integer('clips', None, 'clips in an epoch, where the shards are not here')
+  flags.DEFINE_bool('mend', True, 'try what would fit where the config does not')
+  flags.DEFINE_string('json', None, 'a file for all numbers')
+  flags.mark_flags_as_required(['config', 'topology'])
+  app.run(main)
