@@ -45,6 +45,23 @@ def batch(seed=0) -> dict[str, np.ndarray]:
   }
 
 
+def lesson(seed: int) -> dict[str, np.ndarray]:
+  """A batch with something to learn for all: it grows light with time, clips differ in colour, tubelets shade alike,
+  and a transcript has a word for its time and one for the colour."""
+  rng, made = np.random.default_rng(seed), batch(seed)
+  colour_B = rng.permutation(B)
+  tint_Bx3 = 36 * np.stack([colour_B % 2, colour_B // 2, 0 * colour_B], axis=1)
+  shade_Q = 20 * np.arange(CONFIG.video.pixels // 3) % 160 / 8
+  for name in ('', 'masked_'):
+    time_BxN = made[f'{name}positions'] // S
+    light = 30 + 40 * time_BxN[..., None, None] + tint_Bx3[:, None, None] + shade_Q[None, None, :, None]
+    pixels = (light + rng.normal(0, 4, light.shape)).clip(0, 255)
+    made[f'{name}patches'] = pixels.astype(np.uint8).reshape(*time_BxN.shape, -1)
+  words = np.stack([np.ones((B, K), int), 2 + made['order'], np.tile(10 + colour_B[:, None], (1, K))], axis=-1)
+  made['tokens'][..., :3], made['token_mask'] = words, np.broadcast_to(np.arange(5) < 3, (B, K, 5))
+  return made
+
+
 @functools.cache
 def made():
   """(model, loss function, parameters of which every leaf is random) of all objectives at once."""

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests import alternatives
@@ -121,6 +122,30 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(found):
   assert_close((metrics, gradient), found[1:], 5e-5)
   for path, leaf in jax.tree.leaves_with_path(gradient):
     assert np.any(leaf) or path[0].key == 'text', f'{jax.tree_util.keystr(path)} learns nothing'
+
+
+def test_every_objective_learns_what_there_is_to_learn():
+  """All at once, in 100 steps, on batches of which none comes twice."""
+  tx, params, found = optax.adam(3e-3), alternatives.made()[2], []
+
+  def update(gradient, state, params):
+    updates, state = tx.update(gradient, state)
+    return optax.apply_updates(params, updates), state
+
+  state, update = tx.init(params), jit(update)
+  for seed in range(100):
+    batch = jax.tree.map(jnp.asarray, alternatives.lesson(seed))
+    (_, (metrics, _)), gradient = alternatives.compiled()(params, batch)
+    params, state = update(gradient, state, params)
+    found.append(jax.device_get(metrics))
+  last = {name: np.mean([metrics[f'{name}/loss'] for metrics in found[-10:]]) for name in ALL}
+  whole, chance = math.log(math.factorial(K)), {**dict.fromkeys(ALL, math.log(K)), 'sigmoid': found[0]['sigmoid/loss']}
+  chance |= {'sort_factorial': whole, 'vcop': whole, 'sort_pairwise': math.log(2), 'merlot_pairs': math.log(2)}
+  chance |= {name: 2 * math.log(B) for name in ('contrastive', 'contrastive_learned')}
+  chance |= {'frame_transcript': 2 * math.log(B * K), 'reconstruct': 1.0}
+  slow = {'sigmoid': 0.95, 'contrastive': 0.7, 'contrastive_learned': 0.7, 'frame_transcript': 0.5, 'reconstruct': 0.7}
+  for name, loss in last.items():
+    assert loss < slow.get(name, 0.25) * chance[name], (name, loss, chance[name])
 
 
 # Orders.

@@ -14,11 +14,13 @@ from tests.faults import small
 from tests.test_config import load
 from tvts_jax import config as config_lib
 from tvts_jax import objectives, sharding, sorting_page
+from tvts_jax.convert.workdir import load_workdir
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import sorting
 from tvts_jax.input import pipeline
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
+from tvts_jax.models.tvts import HEADS
 
 
 @pytest.fixture(scope='module')
@@ -109,6 +111,8 @@ def test_a_variant_runs_by_the_command(root):
   assert len(losses) == 3 and all(0 < loss < 10 for loss in losses)
   assert 'vcop item' in said and 'assigned' in said and '(chance 4.2%)' in said
   assert 'heads_vcop/layouts/out' in (root / 'vcop' / 'parameters.txt').read_text()
+  _, params, _ = load_workdir(root / 'vcop')  # As exports and features open it.
+  assert {'video', 'text', 'sorter'} <= params.keys() and not any(name.startswith(HEADS) for name in params)
 
 
 def test_a_variant_is_scored_by_the_orders_that_it_reads_off(root):

@@ -1,6 +1,7 @@
 """How much arithmetic a step is, by formula. Compiled counts see a scanned layer once, so they can't tell.
 
-One multiply-add counts 2. Only matrix products count: the rest is below two parts in a hundred.
+One multiply-add counts 2. Only matrix products count: the rest is below two parts in a hundred. What is counted is the
+model as the paper trains it; what other objectives add to that, or leave out, is not.
 """
 
 from tvts_jax.models.tvts import TVTSConfig

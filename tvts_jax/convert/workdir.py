@@ -7,7 +7,7 @@ import jax
 from tvts_jax.checkpoint import FOLDER, Checkpoints
 from tvts_jax.convert import names
 from tvts_jax.files import read_rows
-from tvts_jax.models.tvts import TVTSConfig
+from tvts_jax.models.tvts import HEADS, TVTSConfig
 
 
 def is_workdir(path) -> bool:
@@ -22,7 +22,9 @@ def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
     config = TVTSConfig.from_dict(meta['model'])
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place) for path, s in names.spec(config).items()}
-    params = checkpoints.restore_part('ema' if meta['ema'] else 'params', names.unflatten(shapes), step)
+    part = 'ema' if meta['ema'] else 'params'
+    # Heads of objectives are of training alone.
+    params = checkpoints.restore_part(part, names.unflatten(shapes), step, optional=HEADS)
   found = {path.stem: read_rows(path)[0] for path in sorted((workdir / 'eval').glob('*.jsonl'))}
   metrics = {name: row for name, rows in found.items() for row in rows if row['step'] == step}
   run = {
