@@ -39,7 +39,7 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'tensorflow-cpu', 'tokenizers')
 # Settings of a model that change no parameter's meaning; positions are resized where the clips differ.
 FREE = (
   'dtype', 'param_dtype', 'scan', 'remat', 'start', 'stop_gradient', 'text.dropout', 'text.attention_dropout',
-  'video.frames', 'video.image_size',
+  'video.frames', 'video.image_size', 'video.drop_path',
 )  # fmt: skip
 
 
