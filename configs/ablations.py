@@ -22,13 +22,13 @@ from data.scene import MOTIONS, SPLITS
 from tvts_jax.ablate import Study, Table, Variant
 from tvts_jax.claims import Claim
 from tvts_jax.config import parse_arg
-from tvts_jax.objectives.sorting import CHANCE
+from tvts_jax.objectives.orders import CHANCE
 
 PICTURED = ('plain', 'clutter')  # Worlds with pictures of their own; those of the others are of the plain one.
 
 
 def get_config(arg=''):
-  arg = parse_arg(arg, study='runs/ablations', world='plain', objective='tvts', steps=1000, seed=0)
+  arg = parse_arg(arg, study='runs/ablations', world='plain', objective='tvts', steps=1200, seed=0)
   root = f'{arg.study}/{arg.world}'
   probes = root if arg.world in PICTURED else f'{arg.study}/plain'
   config = demo.get_config(f'root={root},objective={arg.objective},steps={arg.steps},seed={arg.seed}')
@@ -37,7 +37,7 @@ def get_config(arg=''):
   motion, order = ({**clips, 'split': f'{kind}_test'} for kind in ('motion', 'order'))
   own = {'annotations': f'{root}/world/labels.jsonl', 'captions': 'narration', 'texts': 'mean', 'batch': 128}
   config.evals = {
-    'sorting': {'batch': 128, 'every_steps': 200},
+    'sorting': {'batch': 128, 'every_steps': 300},
     'order_probe': {**order, 'type': 'linear_probe', 'train_split': 'order_train'},
     'motion_probe': {**motion, 'type': 'linear_probe', 'train_split': 'motion_train'},
     'video_retrieval': motion,
@@ -45,7 +45,7 @@ def get_config(arg=''):
     'zero_shot': {**motion, 'names': MOTIONS, 'prompts': ('it is {}', 'the one is {}')},
   }
   config.log_every = 100
-  config.checkpoint.every_steps = 500
+  config.checkpoint.every_steps = 400
   return config
 
 
@@ -68,23 +68,23 @@ def objective(name: str, **settings) -> Variant:
 
 
 MASKS, TAUS = (0.6, 0.9), (0.02, 0.2)
+# What most claims need comes first.
 VARIANTS = (
   objective('tvts'),
   objective('base'),
+  Variant('random', 'steps=1', {'optim.lr': 0.0}),
   objective('pairwise'),
   objective('factorial'),
   objective('sort_only'),
-  objective('no_sg'),
   objective('vcop'),
   objective('merlot_pairs'),
   objective('merlot_sort'),
   objective('videomae'),
-  objective('frame_transcript'),
-  objective('frame_base'),
-  Variant('random', 'steps=1', {'optim.lr': 0.0}),
+  objective('no_sg'),
   Variant('hidden_cues', world='hidden_cues'),
   Variant('hidden_cues_no_sg', 'objective=no_sg', world='hidden_cues'),
-  Variant('hidden_cues_base', 'objective=base', world='hidden_cues'),
+  objective('frame_transcript'),
+  objective('frame_base'),
   *(Variant(f'mask_{100 * ratio:.0f}', settings={'input.mask_ratio': ratio}) for ratio in MASKS),
   *(Variant(f'tau_{tau:g}', settings={'objectives.contrastive.temperature': tau}) for tau in TAUS),
 )
@@ -125,7 +125,7 @@ TABLES = (
   Table(
     'The stop-gradient where the position of a word in the sentence tells its order (Table 2)',
     'fine-tuned, SSV2 / K400',
-    {'hidden_cues_base': '67.0 / 77.8', 'hidden_cues_no_sg': '66.2 / 76.5', 'hidden_cues': '68.5 / 78.8'},
+    {'hidden_cues_no_sg': '66.2 / 76.5', 'hidden_cues': '68.5 / 78.8'},
   ),
   Table(
     'Ways to sort (Table 3)',

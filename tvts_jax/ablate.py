@@ -112,15 +112,15 @@ def check(study: Study):
 
 
 def jobs_of(study: Study, out: Path, only: list[str], seeds: int | None) -> list[Job]:
-  """All runs, those of one seed together: they are given the same batches, which are then made once."""
+  """All runs, in the order of the variants, so that a study that is cut short has some of them with all seeds."""
   chosen = [v for v in study.variants if not only or any(fnmatch.fnmatchcase(v.name, pattern) for pattern in only)]
   if not chosen:
     raise UserError(f'--only {" ".join(only)} names no variant; there are {", ".join(v.name for v in study.variants)}')
-  counts = {v.name: seeds or v.seeds or study.seeds for v in chosen}
   return [
-    Job(v, seed, out / 'runs' / v.name / str(seed)) for seed in range(max(counts.values())) for v in chosen
-    if seed < counts[v.name]
-  ]  # fmt: skip
+    Job(variant, seed, out / 'runs' / variant.name / str(seed))
+    for variant in chosen
+    for seed in range(seeds or variant.seeds or study.seeds)
+  ]
 
 
 def make_world(study: Study, out: Path, world: str):
@@ -274,6 +274,7 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   if args.seeds is not None and args.seeds < 1:
     parser.error(f'--seeds {args.seeds} must be at least 1')
+  logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   told = lambda record: 'tvts_jax' in record.pathname or record.levelno > stdlib_logging.INFO
   logging.get_absl_handler().addFilter(told)

@@ -1,0 +1,210 @@
+"""A study in miniature: it is stopped within a run and between runs, goes on, and its page has all of its numbers."""
+
+import dataclasses
+import html
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from configs import ablations, demo
+from data import vocab
+from tests import folders, runs
+from tests.faults import small
+from tvts_jax import ablate, ablate_page, claims, evaluators, train
+from tvts_jax.ablate import Study, Table, Variant
+from tvts_jax.claims import Claim
+from tvts_jax.errors import UserError
+from tvts_jax.preemption import EXIT_CODE
+
+STEPS = 4
+SEEN = 'sorting/own/item'
+
+
+def get_config(arg):
+  """The smallest model, on square clips that are made by hand."""
+  study, world, seed, *more = (item.partition('=')[2] for item in arg.split(','))
+  config = demo.get_config(f'root={study}/{world},steps={STEPS},seed={seed}')
+  config.model.video.update(width=16, depth=1, heads=2, image_size=16, frames=4)
+  config.model.text.update(n_layers=1, dim=16, hidden_dim=32, n_heads=2)
+  config.model.update(common=16, sort_depth=1)
+  config.input.update(batch=8, decoded=f'{study}/held')
+  config.init.text = ''
+  config.evals = {'sorting': {'split': 'train', 'batch': 8, 'every_steps': 2}}
+  config.checkpoint.every_steps = 1
+  config.log_every = 1
+  return config
+
+
+STUDY = Study(
+  'A small <study>',
+  get_config,
+  commands=lambda study, world: [],
+  variants=(Variant('own'), Variant('warm', settings={'objectives.contrastive.temperature': 0.5}, seeds=1)),
+  tables=(Table('A table', 'of the paper', {'own': '68.5', 'warm': ''}),),
+  claims=(Claim('Warmth harms.', 'Figure 3b', 'above', SEEN, ('own', 'warm')),),
+  metrics={SEEN: ('placed right', 0.25)},
+  curves=(SEEN,),
+  drawn=('own', 'warm'),
+  seeds=1,
+)
+
+
+def stop_and_go(out):
+  """The study, stopped within its first run, then as the second begins, then left alone, and once more. Prints exit
+  codes, which runs began at the second time, and what there was after the first."""
+  codes, real, patch = [], train.train, pytest.MonkeyPatch()
+  patch.setattr(ablate, 'read_study', lambda path: STUDY)
+  call = lambda: codes.append(ablate.main(['study.py', '--out', str(out)]))
+  begun = []
+
+  def stop_within(watch, s, metrics, step=train.Watch.step):
+    step(watch, s, metrics)
+    if s == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  def stop_between(config, workdir):
+    begun.append(workdir.parts[-3])
+    if len(begun) == 2:
+      raise KeyboardInterrupt
+    return real(config, workdir)
+
+  with patch.context() as within:
+    within.setattr(train.Watch, 'step', stop_within)
+    call()
+  first = (out / 'runs/own/0/result.json').exists(), small.steps(out / 'runs/own/0/run')
+  with patch.context() as between:
+    between.setattr(train, 'train', stop_between)
+    call()
+  call()
+  with patch.context() as finished:
+    finished.setattr(train, 'train', lambda *_: pytest.fail('a finished run is made again'))
+    call()
+  print(json.dumps([codes, begun, *first]))
+
+
+@pytest.fixture(scope='module')
+def out(tmp_path_factory):
+  out = tmp_path_factory.mktemp('study')
+  clips = lambda first, last: [folders.record(f'clip {i}', height=16, width=16) for i in range(first, last)]
+  folders.write(out / 'plain/shards', {'train': [clips(0, 12), clips(12, 24)]}, sampling=small.SAMPLING)
+  vocab.save(vocab.train(Counter(f'w{i}' for i in range(40)), 256), out / 'plain/text')
+  return out
+
+
+@pytest.fixture(scope='module')
+def stopped(out):
+  """What stop_and_go prints, of a process with one device, as the command has it."""
+  code = f'import pathlib; from tests import test_ablate; test_ablate.stop_and_go(pathlib.Path({str(out)!r}))'
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=runs.ROOT,
+    env={**os.environ, **small.variables(out)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_study_goes_on_where_it_was_stopped(out, stopped):
+  codes, begun, early, saved = stopped
+  assert codes == [EXIT_CODE, EXIT_CODE, 0, 0] and begun == ['own', 'warm']
+  assert not early and 0 < saved[-1] < STEPS
+  results = json.loads((out / 'results.json').read_text())
+  assert [(run['variant'], run['seed'], run['steps']) for run in results['runs']] == [('own', 0, 4), ('warm', 0, 4)]
+  assert {'jax', 'python', 'tvts_jax'} <= set(results['versions']) and 'python -m tvts_jax.ablate' in results['command']
+  own = [json.loads(line) for line in (out / 'runs/own/0/run/eval/sorting.jsonl').read_text().splitlines()]
+  assert results['runs'][0]['metrics'] == {f'sorting/{k}': v for k, v in own[-1].items() if k != 'step'}
+  assert results['runs'][0]['curves'] == {SEEN: [[row['step'], row['own/item']] for row in own]}
+  assert [row['step'] for row in own] == [2, 4]
+  steps = [row['step'] for row in runs.rows(out / 'runs/own/0/run') if 'loss' in row]
+  assert steps == [1, 2, 3, 4]  # No step was made twice, and none left out.
+
+
+def test_the_page_has_every_number(out, stopped):
+  page = (out / 'report.html').read_text()
+  results = json.loads((out / 'results.json').read_text())
+  shown = html.unescape(re.sub('<[^>]*>', '\n', page))
+  cells = Counter(shown.split('\n'))
+  asked = Counter()
+  for run in results['runs']:
+    asked.update(ablate_page.number(value) for value in [*run['metrics'].values(), run['seconds'], run['steps']])
+  assert not {number: count for number, count in asked.items() if cells[number] < count} and len(asked) > 5
+  for claim in results['claims']:
+    assert claim['says'] in shown and claim['sentence'] in shown and claims.VERDICTS[claim['holds']] in shown
+  assert results['claims'][0]['holds'] == 'not testable' and 'own has 1' in shown
+  assert 'A small <study>' in shown and '<study>' not in page and '68.5' in shown and '<script' not in page
+  assert claims.RULES['above'].says in shown
+
+
+def test_another_config_is_no_result_of_this_study(out, stopped):
+  other = dataclasses.replace(STUDY, variants=(Variant('own', settings={'ema': 0.5}),))
+  (job,) = ablate.jobs_of(other, out, [], None)
+  with pytest.raises(UserError, match='is of another config than own, seed 0 has now'):
+    ablate.read_result(other, out, job)
+
+
+def test_two_processes_share_the_runs(out, stopped, monkeypatch):
+  """While another is at a run it is left alone, and the study is not finished."""
+  jobs = ablate.jobs_of(STUDY, out / 'shared', [], None)
+  done = []
+  monkeypatch.setattr(ablate, 'run', lambda study, out, job: done.append(str(job)) or True)
+  with ablate.alone(jobs[0].folder) as free:
+    assert free
+    assert ablate.work(STUDY, out / 'shared', jobs, lambda failed: None) == ({}, True)
+  assert done == ['warm, seed 0']
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(out, monkeypatch):
+  jobs = ablate.jobs_of(STUDY, out / 'failing', [], None)
+
+  def run(study, out, job):
+    if job.variant.name == 'own':
+      raise UserError('step 3 gave no number')
+    return True
+
+  monkeypatch.setattr(ablate, 'run', run)
+  failed, ended = ablate.work(STUDY, out / 'failing', jobs, lambda failed: None)
+  assert failed == {'own, seed 0': 'step 3 gave no number'} and ended
+  results = ablate.write(STUDY, out / 'failing', jobs, 'a command', failed)
+  assert results['failed'] == failed and 'own, seed 0 failed: step 3' in (out / 'failing/report.html').read_text()
+
+
+def test_what_a_study_names_must_be_there(tmp_path, out):
+  twice = dataclasses.replace(STUDY, variants=(Variant('own'), Variant('own')))
+  with pytest.raises(UserError, match="two variants of the study are called 'own'"):
+    ablate.check(twice)
+  with pytest.raises(UserError, match="names 'warm', which is no variant of own"):
+    ablate.check(dataclasses.replace(STUDY, variants=(Variant('own'),)))
+  with pytest.raises(UserError, match='--only x names no variant; there are own, warm'):
+    ablate.jobs_of(STUDY, out, ['x'], None)
+  (tmp_path / 'empty.py').write_text('')
+  with pytest.raises(UserError, match='has no STUDY'):
+    ablate.read_study(str(tmp_path / 'empty.py'))
+  failing = dataclasses.replace(STUDY, commands=lambda study, world: [('no_such_module',)])
+  with pytest.raises(UserError, match="world 'plain' could not be made: python -m no_such_module failed"):
+    ablate.make_world(failing, tmp_path, 'plain')
+  assert not (tmp_path / 'plain/ready').exists()
+
+
+def test_the_study_of_the_paper_is_sound(tmp_path):
+  """Every variant is a config that resolves, and all that is claimed or shown is measured in all of them."""
+  study = ablate.read_study('configs/ablations.py')
+  assert [job.seed for job in ablate.jobs_of(study, tmp_path, ['tvts'], None)] == [0, 1, 2]
+  for job in ablate.jobs_of(study, tmp_path, [], 1):
+    config = ablate.config_of(study, tmp_path, job)
+    assert {metric.partition('/')[0] for metric in study.metrics} <= set(config.evals)
+    assert config.seed == config.input.seed == job.seed and config.input.decoded
+    evaluators.check(config)
+  assert {claim.metric for claim in study.claims} <= {'', *study.metrics}
+  assert all(claim.clips for claim in study.claims if claim.rule in ('chance', 'over chance'))
+  assert set(study.drawn) <= {variant.name for variant in study.variants} and len(study.drawn) <= len(ablate_page.LOOKS)
+  plain, cued = (ablations.get_config(f'study=S,world={world}') for world in ('plain', 'hidden_cues'))
+  assert cued.input.folder == 'S/hidden_cues/shards' and cued.evals.order_probe.folder == 'S/plain/shards'
+  assert plain.evals == cued.evals or plain.evals.text_retrieval != cued.evals.text_retrieval
