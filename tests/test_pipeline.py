@@ -354,7 +354,7 @@ def test_a_damaged_frame_names_shard_record_and_video(config, tmp_path):
 
 def test_a_header_that_lies_is_refused_before_decoding(config, tmp_path):
   whole = talk(9)
-  example = records._example_class().FromString(records.encode(whole))
+  example = records.example_class().FromString(records.encode(whole))
   huge = jpeg(np.zeros((8, 1024, 3), np.uint8))
   at = huge.index(b'\xff\xc0') + 5
   example.features.feature['frames/jpeg'].bytes_list.value[:] = [huge[:at] + b'\xff\xff' + huge[at + 2 :]] * len(

@@ -14,6 +14,8 @@ import numpy as np
 
 from tvts_jax.input.rng import generator
 
+cv2.setNumThreads(1)  # The pipeline has a thread for each core already.
+
 STREAM = 7  # Of rng.generator: a clip is cropped and cut into frames by the same numbers, augmented or not.
 GREY = (128, 128, 128)  # Where a moved picture has left nothing.
 SPREAD = 0.5  # Standard deviation of the magnitude of an operation.
