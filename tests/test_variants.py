@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import types
 
 import jax
@@ -48,6 +49,16 @@ def test_variants_cover_all_objectives():
 def test_an_unknown_variant_lists_the_known():
   with pytest.raises(UserError, match='pairwize.*pairwise'):
     load('demo:objective=pairwize')
+
+
+def test_what_the_ablations_change_are_flags(root):
+  """λ, τ, mask ratio, K, l and M, as configs/variants.py says."""
+  flags = [flag.replace("'", '') for flag in re.findall(r"--config\.\S+='\S+'|--config\.\S+=[\d.]+", variants.__doc__)]
+  assert len(flags) == 6
+  run = small.config(root, '--config.model.video.image_size=32', *flags)
+  assert run.objectives == {'contrastive': {'temperature': 0.1, 'weight': 1.0}, 'sort': {'weight': 1.0}}
+  given = run.input
+  assert (given.mask_ratio, given.transcripts, given.seconds, given.frames) == (0.9, 2, (3.0,), 8)
 
 
 # Batches.

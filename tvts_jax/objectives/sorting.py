@@ -70,9 +70,8 @@ class FactorialHead(nn.Module):
 
 def sinkhorn(logits_BxKxK, iterations: int):
   """Logarithms of a matrix whose rows sum to one, and, the nearer the more iterations, its columns, too."""
-  for _ in range(iterations):
-    logits_BxKxK = jax.nn.log_softmax(jax.nn.log_softmax(logits_BxKxK, axis=1), axis=2)
-  return logits_BxKxK
+  once = lambda _, logits_BxKxK: jax.nn.log_softmax(jax.nn.log_softmax(logits_BxKxK, axis=1), axis=2)
+  return jax.lax.fori_loop(0, iterations, once, logits_BxKxK)
 
 
 def sort_sinkhorn(outputs, batch, *, iterations: int = 10):
