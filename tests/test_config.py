@@ -1,6 +1,7 @@
 """Configs: every setting's resolved value, in a text that a review shows, and what is refused by name."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from ml_collections import config_flags
 
 from tvts_jax import config as config_lib
+from tvts_jax import objectives
 from tvts_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -93,3 +95,21 @@ def test_wrong_turns_at_the_door_end_in_a_sentence(tmp_path, arguments, words):
   result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert result.returncode != 0 and not (tmp_path / 'run').exists()
   assert all(word in result.stderr for word in words), result.stderr
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/differences.md', 'launch/README.md', 'configs/variants.py'])
+def test_settings_that_documents_name_are_there(page):
+  """Each as `part.name`, in a command or in a sentence."""
+  values = config_lib.plain(config_lib.resolve(load('pretrain')))
+  said, parts = (ROOT / page).read_text(), 'input|model|optim|objectives|checkpoint|mesh|init'
+  named = re.findall(rf'\b((?:{parts})(?:\.[a-z_]\w*)+)\b(?!\()', said)
+  for path in sorted(set(named) - {'checkpoint.pth'}):
+    part, *rest = path.split('.')
+    if part == 'objectives':
+      name, *rest = rest
+      assert not rest or rest[0] in ['weight', *sum(objectives.OBJECTIVES[name].settings(), [])], path
+      continue
+    found = values[part]
+    for step in rest:
+      assert step in found, f'{page} names {path}, which is no setting'
+      found = found[step]
