@@ -37,9 +37,9 @@ def compiled(**settings):
 
     def encode(patches_BxNxP, positions_BxN, train):
       shown.append(patches_BxNxP)
-      return jnp.float32(patches_BxNxP)[:, :, :8]
+      return {'video_tokens': jnp.float32(patches_BxNxP)[:, :, :8]}
 
-    outputs = {'video_tokens': encode(batch['patches'], batch['positions'], True)}
+    outputs = encode(batch['patches'], batch['positions'], True)
     params = head.init(jax.random.key(1), outputs, batch, encode)
     return head.apply(params, outputs, batch, encode, True, rngs={'dropout': key}), shown[-1]
 

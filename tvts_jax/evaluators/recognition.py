@@ -25,7 +25,7 @@ class Recognition(Frozen):
     return super().settings_of(config, {'annotations': given.annotations, 'label': given.label, **settings})
 
   def __init__(self, config, settings, model, mesh):
-    self.trained_on, self.classes = config.input.split, config.objectives['classify']['classes']
+    self.trained_on, self.classes = config.input.split, config.objectives['classify'].get('classes', 0)
     super().__init__(config, settings, model, mesh)
 
     def score(params, batch):
