@@ -279,6 +279,7 @@ def weights(run: Run) -> str:
   from tvts_jax import convert
   from tvts_jax.checkpoint import of_run
   from tvts_jax.config import INIT
+  from tvts_jax.models.tvts import HEADS
 
   found, wrong = [], []
   for part, path in run.config.init.items():
@@ -289,7 +290,8 @@ def weights(run: Run) -> str:
         with of_run(path) as checkpoints:
           checkpoints.read_meta()
       else:  # A folder of weights brings every part.
-        for each in run.shapes.params if part == 'run' else [part]:
+        parts = [name for name in run.shapes.params if not name.startswith(HEADS)]
+        for each in parts if part == 'run' else [part]:
           convert.load_part(run.shapes.params, run.config.model, each, path)
     except UserError as e:
       wrong.append(f'{e}; init.{part} is {INIT[part]}')

@@ -100,7 +100,7 @@ def parameters(config, model, spec, mesh, checkpoint: str):
   folder, heads = epath.Path(checkpoint), [name for name in shapes if name.startswith(tvts.HEADS)]
   if (folder / 'config.json').exists():
     given = shapes
-    for part in set(shapes) - set(heads):
+    for part in (name for name in shapes if name not in heads):
       given, report = convert.load_part(given, config.model, part, folder)
       logging.info('%s', report)
     if (folder / 'tokenizer.json').exists():
