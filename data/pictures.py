@@ -33,12 +33,15 @@ class Frame:
   width: int
 
 
-def encode(image_HxWx3: np.ndarray, time_ms: int, quality: int) -> Frame:
-  """Baseline JPEG with halved chroma out of uint8 BGR: here and nowhere else is decided how frames are stored."""
+def encode(image_HxWx3: np.ndarray, time_ms: int, quality: int, restarts: bool = False) -> Frame:
+  """Baseline JPEG with halved chroma out of uint8 BGR: here and nowhere else is decided how frames are stored.
+
+  `restarts`: with a marker before every block, and the same tables in all frames, so that blocks of some make others.
+  """
   options = {
     cv2.IMWRITE_JPEG_QUALITY: quality,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR: cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-    cv2.IMWRITE_JPEG_OPTIMIZE: 1,
+    **({cv2.IMWRITE_JPEG_RST_INTERVAL: 1} if restarts else {cv2.IMWRITE_JPEG_OPTIMIZE: 1}),
   }
   done, data = cv2.imencode('.jpg', image_HxWx3, [n for option in options.items() for n in option])
   if not done:
@@ -76,7 +79,7 @@ class Display:
     return np.ascontiguousarray(image)
 
 
-def read_image(data: bytes, *, short_side: int, quality: int) -> Frame:
+def read_image(data: bytes, *, short_side: int, quality: int, restarts: bool = False) -> Frame:
   """A JPEG, PNG or WebP file as a frame at 0 ms; ItemError if it is none, damaged, or of a size that is refused.
 
   FFmpeg reads it first, because it sees damage; OpenCV then, because it knows how cameras say what is up.
@@ -101,7 +104,7 @@ def read_image(data: bytes, *, short_side: int, quality: int) -> Frame:
   size = _fit(image.shape[1], image.shape[0], short_side)
   if size != image.shape[1::-1]:
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-  return encode(image, 0, quality)
+  return encode(image, 0, quality, restarts)
 
 
 def image_codec(head: bytes) -> str | None:

@@ -50,6 +50,7 @@ def read_frames(
   fps: float | Fraction,
   short_side: int,
   quality: int,
+  restarts: bool = False,
 ) -> list[Frame]:
   """The pictures on screen at start_ms + k * 1000 / fps before end_ms, each once, by time.
 
@@ -61,9 +62,9 @@ def read_frames(
   grid = [start_ms + k * step for k in range(math.ceil((end_ms - start_ms) / step))]
   with _binary(file) as f:
     try:
-      frames, stop = _sample(_by_stamp(f, start_ms), grid, short_side, quality)
+      frames, stop = _sample(_by_stamp(f, start_ms), grid, short_side, quality, restarts)
     except _Disorder:
-      frames, stop = _sample(_by_order(f), grid, short_side, quality)
+      frames, stop = _sample(_by_order(f), grid, short_side, quality, restarts)
   if not frames:
     raise ItemError('no_frames', f'no picture on screen between {_s(start_ms)} and {_s(end_ms)}')
   if stop < end_ms - SLACK_MS:
@@ -82,7 +83,7 @@ class _Shown(NamedTuple):
   media: Media
 
 
-def _sample(shown: Iterator[_Shown], grid, short_side, quality) -> tuple[list[Frame], float | Fraction]:
+def _sample(shown: Iterator[_Shown], grid, short_side, quality, restarts) -> tuple[list[Frame], float | Fraction]:
   """What is on screen at the times of the grid, and when the pictures end (inf: after the grid)."""
   frames, display, now, k = [], None, None, 0
   with contextlib.closing(shown):
@@ -96,7 +97,7 @@ def _sample(shown: Iterator[_Shown], grid, short_side, quality) -> tuple[list[Fr
         time_ms = math.floor(now.appears)
         if not frames or time_ms > frames[-1].time_ms:
           display = display or _display(now.media, now.frame)
-          frames.append(pictures.encode(display.show(now.frame, short_side), time_ms, quality))
+          frames.append(pictures.encode(display.show(now.frame, short_side), time_ms, quality, restarts))
       if then is None:
         return frames, now.goes if now else -math.inf
       now = then

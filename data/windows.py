@@ -33,6 +33,7 @@ class WindowConfig:
   fps: float = 3.0
   short_side: int = 256
   quality: int = 75
+  restarts: bool = False  # for input.splice, and some hundredths larger
   transcripts: int = 4
   seconds: tuple[float, ...] = (3, 4, 5)
   gap_s: float = 1.0
@@ -205,7 +206,7 @@ def _transcript(item: Item, duration_ms: int, config: WindowConfig) -> Transcrip
 
 
 def _read_clips(file, transcript: Transcript, duration_ms, config) -> list[tuple[Window, list[Frame]]]:
-  size = {'short_side': config.short_side, 'quality': config.quality}
+  size = {'short_side': config.short_side, 'quality': config.quality, 'restarts': config.restarts}
   if transcript.timing == 'caption':
     # The middles of equal parts of the whole video.
     step = Fraction(duration_ms, config.caption_frames)
@@ -224,7 +225,8 @@ def _read_image(file, item, config) -> tuple[int, Transcript, list[tuple[Window,
   data = file.read(IMAGE_BYTES + 1)
   if len(data) > IMAGE_BYTES:
     raise ItemError('oversized_video', f'an image file of more than {IMAGE_BYTES} bytes')
-  frame = pictures.read_image(data, short_side=config.short_side, quality=config.quality)
+  size = {'short_side': config.short_side, 'quality': config.quality, 'restarts': config.restarts}
+  frame = pictures.read_image(data, **size)
   return IMAGE_MS, transcripts.caption(item.caption, IMAGE_MS), [(Window(0, 0, IMAGE_MS), [frame])]
 
 

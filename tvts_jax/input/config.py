@@ -58,6 +58,7 @@ class InputConfig(SamplingConfig):
   sources: tuple[dict, ...] = ()
   mix: str = 'weight'
   threads: int = 0  # 0: one for each core this process may use
+  splice: bool = False  # decode visible blocks alone (spliced.py); needs shards of data.build --restarts
   decoded: str = ''  # a folder to hold decoded frames in (held.py); '': they are decoded whenever they are needed
   # The share of a folder's records that may be damaged, and always a few: so many a process skips before it stops the
   # run. 0 stops at the first.
@@ -98,6 +99,8 @@ class InputConfig(SamplingConfig):
         raise InputError(f'{name}={getattr(self, name)} must be from 0 to {most}')
     if self.rand_augment < 0:
       raise InputError(f'rand_augment={self.rand_augment} is a number of operations: at least 0')
+    if self.decoded and self.splice:
+      raise InputError('splice=True and decoded are two ways to decode: leave one out')
     if self.decoded and (self.augmented or self.crop == 'resized'):
       raise InputError(f'decoded={self.decoded!r} holds frames as they are: leave it out, or all that changes them')
     if not 0 <= self.max_bad <= 1:

@@ -41,6 +41,8 @@ class Example:
 class Examples:
   """The records of one split of one folder, as examples."""
 
+  grain = 1  # Crops begin at multiples of so many pixels.
+
   def __init__(self, config: InputConfig, tokenizer: Tokenizer, trouble: Trouble):
     self.config, self.tokenizer = config, tokenizer
     self.manifest = shard_index.load(config.folder, config.split)
@@ -98,8 +100,10 @@ class Examples:
     stored = self.stored(row)
     try:
       drawn, crop, positions = self.sample(stored, row, epoch)
-      jpegs = self.pictures(row, stored, drawn.frames)
       more = self._more(stored, positions, row, epoch)
+      # Those of the tubelets whose pixels a batch holds.
+      wanted = {'positions': positions} | {name: more[name] for name in more if name.endswith('_positions')}
+      jpegs = self.pictures(row, stored, drawn.frames, crop, wanted)
     except InputError as e:
       raise self.bad(row, f' (video {stored.video_id!r}, window {stored.window_index}): {e}') from e
     tokens, token_mask = self.tokenizer(drawn.texts)
@@ -108,7 +112,8 @@ class Examples:
   def stored(self, row: int) -> 'Stored':
     return self.parse(self.read(row), row)
 
-  def pictures(self, row: int, stored: 'Stored', numbers_M: np.ndarray) -> list[bytes]:
+  def pictures(self, row: int, stored: 'Stored', numbers_M: np.ndarray, crop, positions) -> list[bytes]:
+    del row, crop, positions
     return stored.frames(numbers_M)
 
   def read(self, row: int) -> bytes:
@@ -138,11 +143,14 @@ class Examples:
       try:
         patches.decode(jpeg, example.crop, self.config)
       except tf.errors.InvalidArgumentError as e:
-        video, window = self.name(row)
-        what = f'frame {i} of the {len(example.jpegs)} drawn is a damaged JPEG'
-        self._undecodable[row, epoch] = f' (video {video!r}, window {window}): {what} ({e.message})'
+        self.remember(row, epoch, f'frame {i} of the {len(example.jpegs)} drawn is a damaged JPEG ({e.message})')
         return False
     return True
+
+  def remember(self, row: int, epoch: int, what: str) -> None:
+    """Of an example whose frames do not decode."""
+    video, window = self.name(row)
+    self._undecodable[row, epoch] = f' (video {video!r}, window {window}): {what}'
 
   def sample(self, stored: 'Stored', row: int, epoch: int) -> tuple[Draw, np.ndarray, np.ndarray]:
     """Everything random, always drawn in this order: transcripts and frames, crop, positions, caption."""
@@ -187,12 +195,12 @@ class Examples:
       raise InputError(
         f'frames of {height}x{width} hold no crop of {side}: use a smaller image_size or resize={side} or more'
       )
-    room = np.array([height - side, width - side])
+    room = np.array([height - side, width - side]) // self.grain
     offset = rng.integers(room + 1) if config.crop == 'random' else room // 2
     if config.crop in ('left', 'right'):
       long = 0 if height > width else 1
       offset[long] = 0 if config.crop == 'left' else room[long]
-    return np.array([*offset, side, side], np.int32)
+    return np.array([*offset * self.grain, side, side], np.int32)
 
 
 class Stored:

@@ -47,7 +47,8 @@ class HeldExamples(Examples):
   def stored(self, row: int):
     return self._stored[row]
 
-  def pictures(self, row: int, stored, numbers_M: np.ndarray) -> np.ndarray:
+  def pictures(self, row: int, stored, numbers_M: np.ndarray, crop, positions) -> np.ndarray:
+    del stored, crop, positions
     return self._first_N[row] + numbers_M
 
 

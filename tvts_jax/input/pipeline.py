@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvts_jax.input import augment, fields, held, patches
+from tvts_jax.input import augment, fields, held, patches, spliced
 from tvts_jax.input.batches import Batches, Stream, Turns
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
@@ -43,7 +43,7 @@ _PREFETCH = 2  # batches made ahead
 _ENDLESS = 2**62
 # What gives an example its shape; sources that share a batch agree on it.
 _ALIKE = ('frames', 'transcripts', 'image_size', 'patch', 'tubelet', 'resize', 'visible', 'max_tokens', 'fields')
-_ALIKE += ('crop', 'rand_augment', 'magnitude', 'flip', 'erase', 'decoded')
+_ALIKE += ('crop', 'rand_augment', 'magnitude', 'flip', 'erase', 'decoded', 'splice')
 
 
 def open(config: InputConfig) -> 'Source | Alternating':
@@ -75,7 +75,7 @@ class Source:
     """`turn`: (k, n) if this source's batch s is the run's batch s n + k."""
     self.config, self.trouble, self._turn = configs[0], trouble, turn
     self._held = bool(self.config.decoded)
-    kind = held.HeldExamples if self._held else Examples
+    kind = held.HeldExamples if self._held else spliced.SplicedExamples if self.config.splice else Examples
     self._parts = [kind(c, Tokenizer(c.tokenizer, c.max_tokens), trouble) for c in configs]
     self._orders = [_order(part, n) for part, n in zip(self._parts, counts)]
     self._part_of_B = interleave(counts).tolist()
@@ -273,8 +273,11 @@ class Source:
       dtypes = [tf.string, tf.int32, tf.int64, *(tf.as_dtype(spec[name][1]) for name in numpy_names)]
       jpegs, crop, epoch, *values = tf.numpy_function(load, [step, place], dtypes)
       made = {name: tf.ensure_shape(v, spec[name][0]) for name, v in zip(numpy_names, values)}
-      jpegs, crop = tf.ensure_shape(jpegs, [config.frames]), tf.ensure_shape(crop, [4])
       pixels = {name: made[name.removesuffix('patches') + 'positions'] for name in spec if name not in made}
+      if config.splice:
+        jpegs = tf.unstack(jpegs, len(pixels))
+        return {name: spliced.decode(jpeg, spec[name][0]) for name, jpeg in zip(pixels, jpegs)} | made
+      jpegs, crop = tf.ensure_shape(jpegs, [config.frames]), tf.ensure_shape(crop, [4])
       change = lambda clip: tf.numpy_function(augmented, [clip, epoch, made['example_id']], tf.uint8)
       change = change if config.augmented else None
       return dict(zip(pixels, patches.visible(jpegs, crop, list(pixels.values()), config, change))) | made
