@@ -4,7 +4,8 @@ python -m tvts_jax.bench_input [--folder DIR --tokenizer NAME] [--from-mp4 FILE 
 
 At the paper's setting (16 frames, crops of 224, 4 transcripts, 75 % masked), beside (a) decoding the same JPEGs and
 nothing else, whole and cropped, and (b) decoding as many frames of as long a span from mp4 by one seek a frame, as
-the reference code does. Without --folder it makes shards of textured, moving pictures, 456x256 at quality 75.
+the reference code does. Without --folder it makes shards of textured, moving pictures, 456x256 at quality 75, and the
+same once more with restart markers, from which input.splice decodes visible blocks alone.
 
 All numbers are CPU time of one thread, so they hold for one core whatever else it waits for; contestants take turns
 in the order A B B A and the median round counts. A machine that is busy otherwise slows every core: the report says
@@ -13,6 +14,7 @@ Exit code 0: measured; 2: a bad request, with one sentence on stderr.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -91,7 +93,7 @@ def stages(source, part, clips: int) -> dict[str, float]:
   jpegs, crops, positions = (tf.constant([getattr(e, name) for e in made]) for name in ('jpegs', 'crop', 'positions'))
   shape = source.config
   decode = lambda j, c, _: tf.stack([patches.decode(j[m], c, shape)[0, 0, 0] for m in range(shape.frames)])
-  gather = lambda j, c, p: patches.visible(j, c, p, shape)
+  gather = lambda j, c, p: patches.visible(j, c, [p], shape)[0]
   for name, function in (('decode', decode), ('patchify', gather)):
     elements = tf.data.Dataset.from_tensor_slices((jpegs, crops, positions)).map(function)
     spent[name] = seconds_a_clip(elements.with_options(_one_thread(tf)).as_numpy_iterator(), 1)
@@ -105,18 +107,20 @@ def _one_thread(tf):
   return options
 
 
-def contestants(source, part, batches: int, videos: list[str]) -> dict:
+def contestants(source, part, batches: int, videos: list[str], restarts: str) -> dict:
   """Name -> a function that measures CPU seconds a clip once."""
-  from tvts_jax.input import patches
+  from tvts_jax.input import patches, pipeline
   from tvts_jax.input.host_tf import tensorflow
 
   tf, config = tensorflow(), source.config
   made = [part.load(row % len(part), 0) for row in range(batches * config.batch)]
   jpegs, crops = tf.constant([e.jpegs for e in made]), tf.constant([e.crop for e in made])
 
-  def ours():
+  def batches_of(source):
     with source.batches(0, stop_step=batches) as iterator:
       return seconds_a_clip(iterator, config.batch)
+
+  spliced = pipeline.open(dataclasses.replace(config, folder=restarts, splice=True)) if restarts else None
 
   def plain(function):
     pixel = lambda j, c: tf.stack([function(j[m], c)[0, 0, 0] for m in range(config.frames)])
@@ -125,7 +129,8 @@ def contestants(source, part, batches: int, videos: list[str]) -> dict:
 
   whole = lambda j, _: tf.io.decode_jpeg(j, channels=3, dct_method='INTEGER_ACCURATE')
   return {
-    'shards to batches': ours,
+    'shards to batches': lambda: batches_of(source),
+    **({'the same, spliced': lambda: batches_of(spliced)} if restarts else {}),
     'plain decode, whole': plain(whole),
     'plain decode, cropped': plain(lambda j, c: patches.decode(j, c, config)),
     'mp4, one seek a frame': lambda: statistics.mean(seek_a_clip(v, config) for v in videos),
@@ -153,7 +158,7 @@ def seek_a_clip(video: str, config) -> float:
   return time.process_time() - began
 
 
-def measure(args, folder: str, tokenizer: str, videos: list[str]) -> dict:
+def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str) -> dict:
   """Everything there is to report, as plain values."""
   from tvts_jax.input import pipeline
   from tvts_jax.input.config import InputConfig
@@ -164,7 +169,7 @@ def measure(args, folder: str, tokenizer: str, videos: list[str]) -> dict:
   config = InputConfig(folder=folder, split=args.split, tokenizer=tokenizer, batch=args.batch, min_words=1, threads=1)
   source = pipeline.open(config)
   part = Examples(config, Tokenizer(tokenizer, config.max_tokens), Trouble())
-  runs = contestants(source, part, args.batches, videos)
+  runs = contestants(source, part, args.batches, videos, restarts)
   for video in videos:
     seek_a_clip(video, config)  # before the long part, in case it cannot be read
   load, taken = Load(), {name: [] for name in runs}
@@ -269,16 +274,17 @@ def main(argv=None) -> int:
   return 0
 
 
-def _media(args, temp: str) -> tuple[str, str, list[str]]:
-  """Folder, tokenizer and videos, made up where they are not given."""
+def _media(args, temp: str) -> tuple[str, str, list[str], str]:
+  """Folder, tokenizer and videos, made up where they are not given; and a folder with restarts, if that is made up."""
   from data import vocab
   from tvts_jax import bench_media
 
-  folder, tokenizer, videos = args.folder, args.tokenizer, args.from_mp4
+  folder, tokenizer, videos, restarts = args.folder, args.tokenizer, args.from_mp4, ''
   if not folder:
-    folder = f'{temp}/shards'
-    print(f'making {args.records} records ...', file=sys.stderr)
+    folder, restarts = f'{temp}/shards', f'{temp}/restarts'
+    print(f'making {args.records} records, twice ...', file=sys.stderr)
     bench_media.make_folder(folder, args.records)
+    bench_media.make_folder(restarts, args.records, restarts=True)
   if not tokenizer:
     tokenizer = f'{temp}/tokenizer'
     vocab.save(vocab.train(vocab.words(folder, args.split), 30522), tokenizer)
@@ -286,7 +292,7 @@ def _media(args, temp: str) -> tuple[str, str, list[str]]:
     videos = [f'{temp}/video.mp4']
     print('making a video ...', file=sys.stderr)
     bench_media.make_mp4(videos[0], seconds=24)
-  return folder, tokenizer, videos
+  return folder, tokenizer, videos, restarts
 
 
 if __name__ == '__main__':
