@@ -21,8 +21,7 @@ import numpy as np
 
 from data import quality, timeline
 from data.shards import publish
-from tvts_jax import page
-from tvts_jax.errors import ending
+from tvts_jax import command, page
 from tvts_jax.input import index, records
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
@@ -136,13 +135,7 @@ def sampling_config(manifest: index.Manifest, changes: list[str]) -> SamplingCon
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-  about, _, rest = __doc__.partition('\n\n')
-  parser = argparse.ArgumentParser(
-    prog='python -m data.inspect',
-    description=about,
-    epilog=rest,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = command.parser('data.inspect', __doc__)
   add = parser.add_argument
   add('folder', metavar='DIR', nargs='?', help='folder that data.build made')
   add('--run', metavar='WORKDIR', help='work directory of a training run, for --step')
@@ -177,7 +170,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
   args = parse_args(argv)
-  return ending(lambda: write(args))
+  return command.ending(lambda: write(args))
 
 
 def write(args) -> None:

@@ -44,7 +44,8 @@ import numpy as np
 from data.leakage_page import page_of
 from data.likeness import BITS, FRAMES, spread
 from data.matching import Hashed, Pair, Shards, opened, pairs, read
-from tvts_jax.errors import UserError, ending
+from tvts_jax import command
+from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
 from tvts_jax.progress import told
 
@@ -124,18 +125,11 @@ def as_json(args, down: Hashed, pre: Hashed, listed: list[Pair], alike: list[tup
 def main(argv: list[str] | None = None) -> int:
   args = arguments(argv)
   codes = []
-  return ending(lambda: codes.append(look(args))) or codes[0]
+  return command.ending(lambda: codes.append(look(args))) or codes[0]
 
 
 def arguments(argv) -> argparse.Namespace:
-  about, _, rest = __doc__.partition('\n\n')
-  parser = argparse.ArgumentParser(
-    prog='python -m data.leakage',
-    description=about,
-    epilog=rest,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command.parser('data.leakage', __doc__)
   add = parser.add_argument
   add('pretrain', metavar='PRETRAIN', type=Path, help='folder of shards')
   add('downstream', metavar='DOWNSTREAM', type=Path, help='folder of shards, or of videos')

@@ -14,7 +14,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tvts_jax.errors import ending
+from tvts_jax import command
 from tvts_jax.input import index as shard_index
 from tvts_jax.input import records
 from tvts_jax.input.errors import InputError
@@ -78,15 +78,13 @@ def save(tokenizer, out: str) -> None:
 
 
 def main(argv=None) -> int:
-  parser = argparse.ArgumentParser(
-    prog='python -m data.vocab', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.parser('data.vocab', __doc__)
   parser.add_argument('folder', help='a folder of shards, as python -m data.build makes it')
   parser.add_argument('--out', required=True, help='the folder to make; it must not exist')
   parser.add_argument('--size', type=int, default=30522, help='pieces at most (default: %(default)s, as BERT)')
   parser.add_argument('--split', default='train', help='whose transcripts to read (default: %(default)s)')
   args = parser.parse_args(argv)
-  return ending(lambda: make(args))
+  return command.ending(lambda: make(args))
 
 
 def make(args: argparse.Namespace) -> None:

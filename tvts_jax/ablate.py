@@ -12,7 +12,6 @@ Exit codes: 0 all runs are finished; 1 stopped by an error that one sentence nam
 stopped by SIGTERM or Ctrl-C, or runs are under way elsewhere: the same command goes on.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import fcntl
@@ -31,7 +30,7 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
-from tvts_jax import ablate_page, claims, clock, train
+from tvts_jax import ablate_page, claims, clock, command, train
 from tvts_jax import config as config_lib
 from tvts_jax.errors import UserError
 from tvts_jax.evaluate import versions
@@ -229,7 +228,7 @@ def work(study: Study, out: Path, jobs: list[Job], report: Callable) -> tuple[di
   return failed, True
 
 
-def write(study: Study, out: Path, jobs: list[Job], command: str, failed: Mapping[str, str]) -> dict:
+def write(study: Study, out: Path, jobs: list[Job], line: str, failed: Mapping[str, str]) -> dict:
   """results.json and the page, out of all runs that are finished."""
   runs = [result for job in jobs if (result := read_result(study, out, job))]
   numbers = {}
@@ -239,7 +238,7 @@ def write(study: Study, out: Path, jobs: list[Job], command: str, failed: Mappin
   found = [claims.decide(claim, numbers) for claim in study.claims]
   results = {
     'title': study.title,
-    'command': command,
+    'command': line,
     'date': time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
     'versions': versions(),
     'planned': len(jobs),
@@ -260,13 +259,7 @@ def share_compiled(out: Path):
 
 
 def main(argv: list[str] | None = None) -> int:
-  about, _, rest = __doc__.partition('\n\n')
-  parser = argparse.ArgumentParser(
-    prog='python -m tvts_jax.ablate',
-    description=about,
-    epilog=rest,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = command.parser('tvts_jax.ablate', __doc__)
   parser.add_argument('study', metavar='FILE', help='a config file with a STUDY')
   parser.add_argument('--out', type=Path, default=Path('runs/ablations'), help='where all of it goes (%(default)s)')
   parser.add_argument('--only', nargs='+', default=[], metavar='NAME', help='variants, or patterns such as "mask*"')
@@ -278,12 +271,12 @@ def main(argv: list[str] | None = None) -> int:
   logging.set_verbosity(logging.INFO)
   told = lambda record: 'tvts_jax' in record.pathname or record.levelno > stdlib_logging.INFO
   logging.get_absl_handler().addFilter(told)
-  command = ' '.join(['python -m tvts_jax.ablate', *(sys.argv[1:] if argv is None else argv)])
+  line = ' '.join(['python -m tvts_jax.ablate', *(sys.argv[1:] if argv is None else argv)])
   try:
     study = read_study(args.study)
     jobs, planned = (jobs_of(study, args.out, only, args.seeds) for only in (args.only, []))
     share_compiled(args.out)
-    report = lambda failed: write(study, args.out, planned, command, failed)
+    report = lambda failed: write(study, args.out, planned, line, failed)
     failed, ended = work(study, args.out, jobs, report)
     results = report(failed)
   except KeyboardInterrupt:

@@ -13,7 +13,6 @@ so, and such numbers are void.
 Exit code 0: measured; 2: a bad request, with one sentence on stderr.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -23,6 +22,7 @@ import sys
 import tempfile
 import time
 
+from tvts_jax import command
 from tvts_jax.errors import UserError
 
 QUIET_CORES = 0.2  # other load above this voids a measurement
@@ -246,9 +246,7 @@ def table(result: dict) -> str:
 
 
 def main(argv=None) -> int:
-  parser = argparse.ArgumentParser(
-    prog='python -m tvts_jax.bench_input', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.parser('tvts_jax.bench_input', __doc__)
   parser.add_argument('--folder', help='shards to read (default: made up)')
   parser.add_argument('--split', default='train', help='(default: %(default)s)')
   parser.add_argument('--tokenizer', help='a folder or hub name (default: trained on the transcripts)')

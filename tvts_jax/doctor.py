@@ -9,13 +9,13 @@ around where it is, and process 0 speaks for all.
 Exit codes: 0 all is well, 1 something is not, 2 the command line is wrong, 76 another process died on the way.
 """
 
-import argparse
 import os
 import sys
 import time
 import traceback
 from typing import NoReturn
 
+from tvts_jax import command
 from tvts_jax.checks import CHECKS, Late, Run, within
 from tvts_jax.errors import UserError
 
@@ -33,12 +33,7 @@ def main(argv=None) -> int:
 
 
 def arguments(argv) -> tuple[str | None, str | None, list[str]]:
-  parser = argparse.ArgumentParser(
-    prog='python -m tvts_jax.doctor',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command.parser('tvts_jax.doctor', __doc__)
   parser.add_argument('--config', metavar='FILE', help='the run; single settings follow it as --config.optim.lr=3e-4')
   parser.add_argument('--workdir', metavar='DIR', help='where the run will write; a folder or a bucket')
   args, settings = parser.parse_known_args(argv)

@@ -20,7 +20,6 @@ Exit codes: 0 all is written, 1 nothing is, 2 the command line is wrong, 3 some 
 and all others are written.
 """
 
-import argparse
 import itertools
 import os
 import sys
@@ -34,9 +33,9 @@ import numpy as np
 from data import items, windows
 from data.items import Item
 from data.outcomes import ItemError
-from tvts_jax import convert
+from tvts_jax import command, convert
 from tvts_jax.convert import card, workdir
-from tvts_jax.errors import UserError, ending
+from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
 from tvts_jax.input.records import Record
 from tvts_jax.input.sampling import SamplingConfig, choose_frames
@@ -127,7 +126,7 @@ def batches(values: Iterable) -> Iterator[tuple[np.ndarray, int]]:
 def main(argv=None) -> int:
   args = arguments(argv)
   unread = []
-  return ending(lambda: unread.extend(embed(args))) or (UNREAD if unread else 0)
+  return command.ending(lambda: unread.extend(embed(args))) or (UNREAD if unread else 0)
 
 
 def embed(args) -> list[str]:
@@ -197,12 +196,7 @@ def write(path: Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def arguments(argv):
-  parser = argparse.ArgumentParser(
-    prog='python -m tvts_jax.embed',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command.parser('tvts_jax.embed', __doc__)
   parser.add_argument('weights', metavar='WEIGHTS', help='a folder of weights or a work directory')
   parser.add_argument('videos', nargs='*', metavar='VIDEO_OR_FOLDER')
   parser.add_argument('--texts', type=Path, metavar='FILE', help='one text a line, in the place of videos')

@@ -9,7 +9,6 @@ mean nothing by themselves, so below each text stands how all videos of the spli
 Exit codes: 0 the page is written, 1 an error that one sentence names, 2 the command line is wrong.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from data.outcomes import ItemError
-from tvts_jax import page
+from tvts_jax import command, page
 from tvts_jax.embed import Embedder, lines_of
-from tvts_jax.errors import UserError, ending
+from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import similarities
 from tvts_jax.files import write_whole
 from tvts_jax.input import index, records
@@ -109,21 +108,14 @@ def write(args) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-  about, _, rest = __doc__.partition('\n\n')
-  parser = argparse.ArgumentParser(
-    prog='python -m tvts_jax.nearest',
-    description=about,
-    epilog=rest,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command.parser('tvts_jax.nearest', __doc__)
   parser.add_argument('weights', metavar='WEIGHTS', help='a folder of weights or a work directory')
   parser.add_argument('shards', metavar='SHARDS', help='a folder that data.build made')
   parser.add_argument('--texts', type=Path, required=True, metavar='FILE', help='one text a line')
   parser.add_argument('--split', help='which split (the first one)')
   parser.add_argument('--out', type=Path, default=Path('nearest.html'), metavar='PAGE', help='the page (%(default)s)')
   args = parser.parse_args(argv)
-  return ending(lambda: write(args))
+  return command.ending(lambda: write(args))
 
 
 if __name__ == '__main__':

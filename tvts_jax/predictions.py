@@ -9,7 +9,6 @@ the same split. Where the scores of a clip are no negative numbers, its bars sho
 Exit codes: 0 the page is written, 1 an error that one sentence names, 2 the command line is wrong.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tvts_jax import page
-from tvts_jax.errors import UserError, ending
+from tvts_jax import command, page
+from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
 from tvts_jax.input import index, records
 
@@ -130,14 +129,7 @@ def write(args) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-  about, _, rest = __doc__.partition('\n\n')
-  parser = argparse.ArgumentParser(
-    prog='python -m tvts_jax.predictions',
-    description=about,
-    epilog=rest,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  parser = command.parser('tvts_jax.predictions', __doc__)
   parser.add_argument('shards', metavar='SHARDS', help='a folder that data.build made, where the pictures are')
   parser.add_argument('results', nargs='+', type=Path, metavar='RESULT', help='a JSON of tvts_jax.evaluate')
   parser.add_argument('--only', choices=ONLY, default='all', help='which clips (%(default)s)')
@@ -146,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   if args.count < 1:
     parser.error('--count must be at least 1')
-  return ending(lambda: write(args))
+  return command.ending(lambda: write(args))
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ can be asked of a run at any time. Exit codes: 0 the page is written, 1 that is 
 written, 2 the command line is wrong.
 """
 
-import argparse
 import dataclasses
 import json
 import math
@@ -17,9 +16,9 @@ import time
 
 from etils import epath
 
-from tvts_jax import charts, clock, page, sorting_page
+from tvts_jax import charts, clock, command, page, sorting_page
 from tvts_jax.charts import Curve
-from tvts_jax.errors import UserError, ending
+from tvts_jax.errors import UserError
 from tvts_jax.files import read_rows, write_whole
 from tvts_jax.input import trouble
 from tvts_jax.objectives.orders import CHANCE
@@ -346,17 +345,11 @@ def write(workdir, out=None):
 
 
 def main(argv: list[str] | None = None) -> int:
-  about, _, rest = __doc__.partition('\n\n')
-  parser = argparse.ArgumentParser(
-    prog='python -m tvts_jax.report',
-    description=about,
-    epilog=rest,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = command.parser('tvts_jax.report', __doc__)
   parser.add_argument('workdir', metavar='WORKDIR', help='work directory of a run')
   parser.add_argument('--out', metavar='FILE', help=f'the page (WORKDIR/{FILE})')
   args = parser.parse_args(argv)
-  return ending(lambda: print(f'{write(args.workdir, args.out)}: open it in a browser'))
+  return command.ending(lambda: print(f'{write(args.workdir, args.out)}: open it in a browser'))
 
 
 if __name__ == '__main__':
