@@ -58,7 +58,7 @@ def config(tmp_path_factory):
   'changes',
   [
     {},
-    {'mask': 'tube', 'mask_ratio': 0.5, 'seed': 3, 'crop': 'center', 'threads': 1},
+    {'mask': 'tube', 'mask_ratio': 0.5, 'seed': 3, 'crop': 'center', 'threads': 1, 'keep': 21},
     {'mode': 'eval', 'mask_ratio': 0.0, 'tubelet': 4, 'crop': 'right'},
   ],
   ids=str,

@@ -198,6 +198,21 @@ def test_masks_keep_the_same_tubelets_that_all_would_show(config, kind):
     assert len(per_slice) == 1 if kind == 'tube' else len(per_slice) > 1
 
 
+@pytest.mark.parametrize('keep', [1, 13, 16])
+def test_some_of_the_visible_tubelets_may_be_left_out(config, keep):
+  """An odd number, so that time slices have unequal ones; all draws but those of what is kept stay as they are."""
+  kept = pipeline.open(dataclasses.replace(config, keep=keep)).batch(1)
+  visible = pipeline.open(config).batch(1)
+  whole = pipeline.open(dataclasses.replace(config, mask_ratio=0.0)).batch(1)
+  assert kept['patches'].shape[1] == keep and len({tuple(places) for places in kept['positions']}) > (keep != 16)
+  for i, places in enumerate(kept['positions']):
+    assert (np.diff(places) > 0).all() and set(places) <= set(visible['positions'][i])
+    np.testing.assert_array_equal(kept['patches'][i], whole['patches'][i][places])
+  np.testing.assert_array_equal(kept['tokens'], visible['tokens'])
+  with pytest.raises(InputError, match='keep=17 must be from 1 to 16'):
+    dataclasses.replace(config, keep=17)
+
+
 def noise(seed, height, width):
   """Grey, so that the colour planes of a JPEG say nothing about the crop."""
   small = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4), dtype=np.uint8)

@@ -50,7 +50,8 @@ def whole(jpeg):
 
 
 @pytest.mark.parametrize(
-  'settings', [{}, {'mode': 'eval', 'mask_ratio': 0.0}, {'crop': 'right', 'mask': 'tube'}, {'fields': ('masked',)}]
+  'settings',
+  [{}, {'mode': 'eval', 'mask_ratio': 0.0}, {'crop': 'right', 'mask': 'tube'}, {'fields': ('masked',)}, {'keep': 3}],
 )
 def test_pixels_are_those_of_whole_pictures(root, settings):
   given = config(root, **settings)

@@ -38,7 +38,7 @@ def random_batch(config: config_lib.RunConfig) -> dict[str, np.ndarray]:
   # What objectives ask for beyond the usual may be anything: it changes no time.
   return {name: np.zeros(x.shape, x.dtype) for name, x in spec.items()} | {
     'patches': rng.integers(0, 256, spec['patches'].shape, np.uint8),
-    'positions': np.tile(positions.astype(np.int32), (given.batch, 1)),
+    'positions': np.tile(positions[: given.tubelets].astype(np.int32), (given.batch, 1)),
     'tokens': rng.integers(0, config.model.text.vocab_size, spec['tokens'].shape, np.int32),
     'token_mask': np.ones(spec['token_mask'].shape, bool),
     'order': np.argsort(rng.random((given.batch, given.transcripts))).astype(np.int32),

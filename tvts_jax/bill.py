@@ -137,7 +137,7 @@ def plan(config: config_lib.RunConfig, topology: Topology, clips: int | None = N
     peak_bytes=sum(memory.values()),
     has_bytes=topology.chip.memory,
     compiled=own,
-    clip_flops=flops.train_flops(config.model, given.slices * given.visible, given.max_tokens),
+    clip_flops=flops.train_flops(config.model, given.tubelets, given.max_tokens),
   )
   train_step = step_lib.make_train_step(
     model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
@@ -219,7 +219,7 @@ def price(bill: Bill, config, topology: Topology, memory: dict, shapes, clips: i
   step = bill.floor[bill.bound]
   given, hosts = config.input, max(1, N // chip.together)
   rate = bill.batch / step
-  visible = given.slices * given.visible * config.model.video.pixels
+  visible = given.tubelets * config.model.video.pixels
   bill.host = {
     'clips_per_s': rate / hosts,
     'cores': rate / hosts * given.frames / 16 / CLIPS_PER_CORE,

@@ -45,7 +45,7 @@ class Parts(NamedTuple):
 def build(config) -> tuple[tvts.Model, objectives.Loss, dict]:
   """Model and loss of a RunConfig, and the shapes and types of what the model reads of a batch."""
   loss_fn, given = objectives.build(config.objectives), config.input
-  spec = tvts.batch_spec(config.model, given.batch, given.slices * given.visible, given.max_tokens)
+  spec = tvts.batch_spec(config.model, given.batch, given.tubelets, given.max_tokens)
   spec |= {
     name: jax.ShapeDtypeStruct((given.batch, *shape), kind) for name, (shape, kind) in fields.spec(given).items()
   }

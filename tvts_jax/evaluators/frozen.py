@@ -47,8 +47,8 @@ class Frozen:
     if not values['annotations']:
       raise UserError(f'{kind} needs annotations=..., a file with what is right about each clip')
     given = {name: value for name, value in settings.items() if name in known}
-    base = {'split': 'val', 'mode': 'eval', 'mask_ratio': 0.0, 'sources': (), 'mix': 'weight', 'crop': 'center'}
-    base['fields'] = ()  # Encoders need none.
+    base = {'split': 'val', 'mode': 'eval', 'mask_ratio': 0.0, 'keep': None, 'crop': 'center'}
+    base |= {'sources': (), 'mix': 'weight', 'fields': ()}  # Encoders need no more than the usual.
     input = dataclasses.replace(config.input, **{**base, **given})
     if input.frames > config.model.video.frames:
       raise UserError(

@@ -153,7 +153,7 @@ class Examples:
     self._undecodable[row, epoch] = f' (video {video!r}, window {window}): {what}'
 
   def sample(self, stored: 'Stored', row: int, epoch: int) -> tuple[Draw, np.ndarray, np.ndarray]:
-    """Everything random, always drawn in this order: transcripts and frames, crop, positions, caption."""
+    """Everything random, always drawn in this order: transcripts and frames, crop, positions, caption, those kept."""
     config = self.config
     rng = example_rng(config.seed, epoch, self._id(row))
     drawn = draw(stored, config, rng)
@@ -161,6 +161,8 @@ class Examples:
     positions = masks.positions(rng, config.mask, config.slices, config.grid, config.visible)
     if config.caption == 'drawn':
       drawn = dataclasses.replace(drawn, texts=[rng.choice(self._captions(stored))])
+    if config.keep is not None:
+      positions = np.sort(rng.choice(positions, config.keep, replace=False))
     return drawn, crop, positions
 
   def _captions(self, stored: 'Stored') -> list[str]:

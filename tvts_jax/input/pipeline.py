@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvts_jax.input import augment, fields, held, patches, spliced
+from tvts_jax.input import augment, fields, held, masks, patches, spliced
 from tvts_jax.input.batches import Batches, Stream, Turns
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
@@ -43,7 +43,7 @@ _PREFETCH = 2  # batches made ahead
 _ENDLESS = 2**62
 # What gives an example its shape; sources that share a batch agree on it.
 _ALIKE = ('frames', 'transcripts', 'image_size', 'patch', 'tubelet', 'resize', 'visible', 'max_tokens', 'fields')
-_ALIKE += ('crop', 'rand_augment', 'magnitude', 'flip', 'erase', 'decoded', 'splice')
+_ALIKE += ('keep', 'crop', 'rand_augment', 'magnitude', 'flip', 'erase', 'decoded', 'splice')
 
 
 def open(config: InputConfig) -> 'Source | Alternating':
@@ -265,6 +265,9 @@ class Source:
       epoch = self._places(int(step))[int(place)].epoch
       return [np.array(example.jpegs, object), example.crop, np.int64(epoch), *(values[name] for name in numpy_names)]
 
+    def evened(positions_N):
+      return masks.evened(positions_N, config.slices, config.grid, config.visible)
+
     def augmented(clip, epoch, example_id):
       return augment.augment(clip, config, int(epoch), int(example_id))
 
@@ -280,7 +283,12 @@ class Source:
       jpegs, crop = tf.ensure_shape(jpegs, [config.frames]), tf.ensure_shape(crop, [4])
       change = lambda clip: tf.numpy_function(augmented, [clip, epoch, made['example_id']], tf.uint8)
       change = change if config.augmented else None
-      return dict(zip(pixels, patches.visible(jpegs, crop, list(pixels.values()), config, change))) | made
+      if config.keep is None:
+        return dict(zip(pixels, patches.visible(jpegs, crop, list(pixels.values()), config, change))) | made
+      # Pictures are looked up as many times in each slice; what was repeated for that is left out again.
+      even = tf.ensure_shape(tf.numpy_function(evened, [made['positions']], tf.int32), [config.slices * config.visible])
+      (found,) = patches.visible(jpegs, crop, [even], config, change)
+      return {'patches': tf.gather(found, tf.searchsorted(even, made['positions']))} | made
 
     return graph
 
@@ -353,7 +361,7 @@ def _cores() -> int:
 
 
 def _example_spec(config: InputConfig):
-  n, k, l = config.slices * config.visible, config.transcripts, config.max_tokens
+  n, k, l = config.tubelets, config.transcripts, config.max_tokens
   spec = {
     'patches': ((n, config.tubelet * config.patch**2 * 3), np.uint8),
     'positions': ((n,), np.int32),
