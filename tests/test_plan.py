@@ -201,7 +201,7 @@ def test_the_command(tmp_path):
   small = ['--config.model.video.depth=1', '--config.model.sort_depth=1', '--config.model.text.n_layers=1']
   done = subprocess.run([*command, *small, f'--json={tmp_path}/plan.json'], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr[-2000:]
-  assert 'h100:1: 1 chips as one device' in done.stdout and 'h200:2: 2 chips as data 2' in done.stdout
+  assert 'h100:1: 1 chip as one device' in done.stdout and 'h200:2: 2 chips as data 2' in done.stdout
   assert done.stdout.count('fits: ') == 2 and 'clips/s' in done.stdout
   bills = json.loads((tmp_path / 'plan.json').read_text())['bills']
   assert [one['devices'] for one in bills] == [1, 2] and all(math.isfinite(v) for v in bills[0]['floor'].values())

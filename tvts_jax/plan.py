@@ -93,7 +93,7 @@ def mend(config: config_lib.RunConfig, topology: Topology, clips: int | None) ->
 def lines(bill: Bill) -> Iterator[str]:
   """The bill for people."""
   mesh = ' x '.join(f'{axis} {ways}' for axis, ways in bill.mesh.items() if ways > 1) or 'one device'
-  yield f'{bill.topology}: {bill.devices} chips as {mesh}; batch {bill.batch}, remat {bill.remat}'
+  yield f'{bill.topology}: {bill.devices} chip{"s" if bill.devices > 1 else ""} as {mesh}; batch {bill.batch}, remat {bill.remat}'
   how = "the chip's own compiler" if bill.compiled else 'an estimate'
   if bill.why_not:
     yield f'  DOES NOT FIT: {bill.why_not}, says {how}'
@@ -107,8 +107,8 @@ def lines(bill: Bill) -> Iterator[str]:
   moved = '; '.join(f'{name} {size(value)}' for name, value in sorted(bill.moved.items())) or 'nothing'
   yield f'  sent by a chip in a step: {moved}'
   step = bill.floor[bill.bound]
-  parts = ', '.join(f'{name} {1e3 * value:.1f} ms' for name, value in bill.floor.items())
-  yield f'  floor of a step: {1e3 * step:.1f} ms, bound by {bill.bound} ({parts})'
+  parts = ', '.join(f'{name} {number(1e3 * value)} ms' for name, value in bill.floor.items())
+  yield f'  floor of a step: {number(1e3 * step)} ms, bound by {bill.bound} ({parts})'
   if bill.cycles:
     left_out = f', without {bill.uncounted} calls of kernels that it has no estimate of' if bill.uncounted else ''
     yield f'  the compiler estimates {bill.cycles / 1e6:.0f} million cycles a step{left_out}'
@@ -125,7 +125,7 @@ def lines(bill: Bill) -> Iterator[str]:
     if 'steps' in run
     else ''
   )
-  yield f'  at the floor: {run["chip_hours_per_million_clips"]:.1f} chip-hours for a million clips{whole}'
+  yield f'  at the floor: {number(run["chip_hours_per_million_clips"])} chip-hours for a million clips{whole}'
 
 
 def table(bills: list[Bill]) -> Iterator[str]:
@@ -152,11 +152,11 @@ def table(bills: list[Bill]) -> Iterator[str]:
         'yes' if bill.fits else 'no',
         f'{"" if bill.compiled else "~"}{bill.peak_bytes / gib:.1f} of {bill.has_bytes / gib:.0f}',
         f'{sum(bill.moved.values()) / 2**20:,.0f}',
-        f'{1e3 * step:.1f}',
+        number(1e3 * step),
         bill.bound,
         f'{bill.batch / step:,.0f}',
         f'{bill.cycles / 1e6:.0f}' if bill.cycles else '-',
-        f'{bill.run["chip_hours_per_million_clips"]:.1f}',
+        number(bill.run['chip_hours_per_million_clips']),
       )
     )
   widths = [max(map(len, column)) for column in zip(*rows)]
