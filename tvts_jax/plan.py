@@ -93,7 +93,8 @@ def mend(config: config_lib.RunConfig, topology: Topology, clips: int | None) ->
 def lines(bill: Bill) -> Iterator[str]:
   """The bill for people."""
   mesh = ' x '.join(f'{axis} {ways}' for axis, ways in bill.mesh.items() if ways > 1) or 'one device'
-  yield f'{bill.topology}: {bill.devices} chip{"s" if bill.devices > 1 else ""} as {mesh}; batch {bill.batch}, remat {bill.remat}'
+  chips = f'{bill.devices} chip{"s" if bill.devices > 1 else ""} as {mesh}'
+  yield f'{bill.topology}: {chips}; batch {bill.batch}, remat {bill.remat}'
   how = "the chip's own compiler" if bill.compiled else 'an estimate'
   if bill.why_not:
     yield f'  DOES NOT FIT: {bill.why_not}, says {how}'
