@@ -9,6 +9,7 @@ import json
 import os
 
 import numpy as np
+from etils import epath
 
 from tvts_jax.input.errors import InputError
 
@@ -59,10 +60,8 @@ def _open(name: str):
     raise InputError('no tokenizer is set: name a folder (python -m data.vocab makes one) or a hub name')
   # The pipeline has threads of its own, each with a few short texts: more threads would only get in their way.
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
-  from transformers import AutoTokenizer  # a second of imports: only where it is needed
-
   try:
-    fast = AutoTokenizer.from_pretrained(name, use_fast=True)
+    fast = _from_file(name) or _from_any(name)
   except (OSError, ValueError) as e:
     raise InputError(
       f'tokenizer {name!r} is neither a folder with a saved tokenizer nor a name that the hub gives us now '
@@ -76,6 +75,24 @@ def _open(name: str):
   if fast.pad_token_id is None:
     raise InputError(f'tokenizer {name!r} has no padding token: add one and save it again')
   return fast
+
+
+def _from_file(name: str):
+  """A tokenizer that lies in a folder with all that is asked of it; None if it does not."""
+  folder = epath.Path(name)
+  if not (folder / 'tokenizer.json').exists() or not (folder / 'tokenizer_config.json').exists():
+    return None
+  if not json.loads((folder / 'tokenizer_config.json').read_text()).get('pad_token'):
+    return None
+  from transformers import PreTrainedTokenizerFast  # a second of imports: only where it is needed
+
+  return PreTrainedTokenizerFast.from_pretrained(name)
+
+
+def _from_any(name: str):
+  from transformers import AutoTokenizer  # which imports PyTorch, where that is installed: more seconds
+
+  return AutoTokenizer.from_pretrained(name, use_fast=True)
 
 
 def _fingerprint(backend) -> str:
