@@ -67,7 +67,7 @@ def objective(name: str, **settings) -> Variant:
   return Variant(name, f'objective={name}', **settings)
 
 
-MASKS, TAUS = (0.6, 0.75, 0.9), (0.02, 0.2)
+MASKS, TAUS = (0.625, 0.75, 0.9375), (0.02, 0.2)  # Of 16 places of a slot, 6, 4 and 1 are left.
 # What most claims need comes first.
 VARIANTS = (
   objective('tvts'),
@@ -87,7 +87,7 @@ VARIANTS = (
   objective('frame_base'),
   *(Variant(f'tau_{tau:g}', settings={'objectives.contrastive.temperature': tau}) for tau in TAUS),
   # What stands still in all frames is what masking is meant to spare a model.
-  *(Variant(f'mask_{100 * ratio:.0f}', '', {'input.mask_ratio': ratio}, world='clutter') for ratio in MASKS),
+  *(Variant(f'mask_{100 * ratio:g}', '', {'input.mask_ratio': ratio}, world='clutter') for ratio in MASKS),
 )
 METRICS = {
   'order_probe/top1': ('order, linear probe', 1 / 8),
@@ -146,7 +146,7 @@ TABLES = (
   Table(
     'Masking, where an actor stands still in each clip (Figure 3a)',
     'fine-tuned, SSV2: best at 75 %',
-    {'mask_60': '60 %', 'mask_75': '75 %', 'mask_90': '90 %'},
+    {'mask_62.5': '60 %', 'mask_75': '75 %', 'mask_93.75': '90 %'},
   ),
   Table('Temperature (Figure 3b)', 'best at 0.05', {'tau_0.02': '0.02', 'tvts': '0.05', 'tau_0.2': '0.2'}),
 )
@@ -246,7 +246,13 @@ CLAIMS = (
     ORDER,
     ('frame_transcript', 'frame_base'),
   ),
-  Claim('75 % masked is better than 60 % and 90 %.', 'Figure 3a', 'above', ORDER, ('mask_75', 'mask_60', 'mask_90')),
+  Claim(
+    '75 % masked is better than 60 % and 90 %: here 62.5 % and 93.75 %.',
+    'Figure 3a',
+    'above',
+    ORDER,
+    ('mask_75', 'mask_62.5', 'mask_93.75'),
+  ),
   Claim(
     'A temperature of 0.05 is better than lower and higher ones.',
     'Figure 3b',

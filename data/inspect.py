@@ -86,6 +86,10 @@ def page_of_run(args) -> str:
     f'<h2>Batch <span class="soft">of {len(clips)}, by place</span></h2><p class="soft">{listed}</p>',
     f'<h2>Records <span class="soft">{len(shown)} of {len(clips)}</span></h2>',
   ]
+  hidden = [what for what, there in (
+    ('mirroring, RandAugment and erasing', config.augmented), ('captions that were drawn', config.caption == 'drawn')
+  ) if there]  # fmt: skip
+  parts += [f'<p class="soft">Not shown: {what}.</p>' for what in hidden]
   for part, row, epoch in shown:
     note = f' \u00b7 {page.text(part.manifest.folder)} {page.text(part.manifest.split)}'
     parts.append(card(part.manifest, part.index, row, epoch, config.seed, part.config, note))

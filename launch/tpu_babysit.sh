@@ -21,10 +21,10 @@ started=
 while :; do
   state=$(state)
   if [ "$state" != ACTIVE ]; then
-    echo "$(date +%T) $NAME is $state: creating it"
-    if [ "$state" != NONE ]; then
-      run gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet
-    fi
+    echo "$(date +%T) $NAME is $state: creating it, or waiting for it"
+    case $state in
+      FAILED | SUSPENDED) run gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet ;;
+    esac
     bash "$here/tpu_create.sh" "${more[@]}" || { sleep 60; continue; }
     bash "$here/tpu_setup.sh" "${more[@]}" || { sleep 60; continue; }
   elif [ "$started" ]; then

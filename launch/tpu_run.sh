@@ -10,5 +10,6 @@ set -euo pipefail
 . "$(dirname "$0")/tpu.env"
 
 flags=$(printf ' %q' --config="$CONFIG" --workdir="$WORKDIR" "$@")
-on_all "cd tvts_jax && if pgrep -f '[t]vts_jax.main' > /dev/null; then echo already running; else rm -f exit_code;
-  nohup sh -c '.venv/bin/python -m tvts_jax.main$flags; echo \$? > exit_code' >> train.log 2>&1 < /dev/null & fi"
+script=".venv/bin/python -m tvts_jax.main$flags; echo \$? > exit_code"
+on_all "cd tvts_jax && if grep -qs tvts_jax.main /proc/\$(cat train.pid 2> /dev/null)/cmdline; then echo already running; else
+  rm -f exit_code; nohup bash -c $(printf %q "$script") >> train.log 2>&1 < /dev/null & echo \$! > train.pid; fi"

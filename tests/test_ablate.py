@@ -157,7 +157,7 @@ def test_two_processes_share_the_runs(out, stopped, monkeypatch):
   monkeypatch.setattr(ablate, 'run', lambda study, out, job: done.append(str(job)) or True)
   with ablate.alone(jobs[0].folder) as free:
     assert free
-    assert ablate.work(STUDY, out / 'shared', jobs, lambda failed: None) == ({}, True)
+    assert ablate.work(STUDY, out / 'shared', jobs, lambda: None)
   assert done == ['warm, seed 0']
 
 
@@ -170,10 +170,12 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(out, monkeypatch):
     return True
 
   monkeypatch.setattr(ablate, 'run', run)
-  failed, ended = ablate.work(STUDY, out / 'failing', jobs, lambda failed: None)
-  assert failed == {'own, seed 0': 'step 3 gave no number'} and ended
-  results = ablate.write(STUDY, out / 'failing', jobs, 'a command', failed)
-  assert results['failed'] == failed and 'own, seed 0 failed: step 3' in (out / 'failing/report.html').read_text()
+  assert ablate.work(STUDY, out / 'failing', jobs, lambda: None)
+  results = ablate.write(STUDY, out / 'failing', jobs, 'a command')
+  assert (
+    results['failed'] == {'own, seed 0': 'step 3 gave no number'}
+    and 'own, seed 0 failed: step 3' in (out / 'failing/report.html').read_text()
+  )
 
 
 def test_what_a_study_names_must_be_there(tmp_path, out):

@@ -71,7 +71,8 @@ def test_above_several_takes_all_and_names_each():
   low = [0.1, 0.11, 0.12]
   assert verdict(('a', 'b', 'c'), a=good, b=low, c=low).holds == 'reproduced'
   assert verdict(('a', 'b', 'c'), a=good, b=low, c=mixed).holds == 'not reproduced'
-  assert verdict(('a', 'b', 'c'), a=good, b=worse, c=mixed).holds == 'reversed'
+  assert verdict(('a', 'b', 'c'), a=good, b=worse, c=low).holds == 'not reproduced'
+  assert verdict(('a', 'b', 'c'), a=good, b=worse, c=worse).holds == 'reversed'
   found = verdict(('a', 'b', 'c'), a=good, b=low, c=[0.1])
   assert found.holds == 'not testable' and found.sentence.endswith('c has 1 that are finished')
   said = verdict(('a', 'b', 'c'), a=good, b=low, c=worse).sentence

@@ -52,6 +52,7 @@ def test_every_config_has_a_golden_text():
     (lambda c: c.update(init={'vidoe': 'x'}), ['vidoe', 'video']),
     (lambda c: c.update(init={'run': 'a', 'text': 'b'}), ['init.run', 'init.text', 'contradict']),
     (lambda c: c.update(ema=1.0), ['ema=1.0']),
+    (lambda c: (c.update(objectives={'vcop': {}}), c.input.update(keep=20)), ['keep=20', 'vcop', 'equal']),
     (lambda c: c.checkpoint.update(every_step=5), ['checkpoint', 'every_step']),
     (lambda c: c.evals.sorting.update(every_steps=0), ['evals.sorting.every_steps is 0']),
     (lambda c: c.evals.sorting.update(every_step=5), ["'every_step'", 'every_steps', 'batch']),

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 from unittest import mock
 
 import pytest
@@ -68,16 +69,59 @@ def test_a_dry_run_prints_and_does_nothing(name, tmp_path):
   assert '+ ' in said and not list(tmp_path.glob('*.called'))
 
 
-@pytest.mark.parametrize('name', ['tpu_run.sh', 'tpu_babysit.sh', 'slurm.sbatch'])
-def test_what_is_started_is_what_main_takes(name):
-  own = ['--config=configs/demo.py', '--workdir=runs/x'] if name == 'slurm.sbatch' else []
-  said = run(name, '--dry-run', *own, *FLAGS, env={'CONFIG': 'configs/demo.py:steps=7', 'WORKDIR': 'runs/y'})
-  line = next(line for line in said.splitlines() if 'tvts_jax.main' in line)
-  # What is printed is quoted for a shell, and what is sent to a host once more.
-  words = subprocess.run(['bash', '-c', f"printf '%s\\n' {line[2:]}"], capture_output=True, text=True).stdout
-  values = check_main(words.replace(';', ' ').split())
-  assert values.config.optim.lr == 3e-4 and values.config.seed == 3
-  assert values.workdir == ('runs/x' if own else 'runs/y') and (own or values.config.steps == 7)
+def send(said: str, host) -> str:
+  """Does in the shell of a host what a dry run would have sent to it to start a run; what that says."""
+  line = next(line for line in said.splitlines() if 'nohup' in line)[2:]
+  words = subprocess.run(['bash', '-c', f'printf "%s\\0" {line}'], capture_output=True, text=True).stdout.split('\0')
+  sent = next(word for word in words if 'nohup' in word).removeprefix('--command=')
+  return subprocess.run(['bash', '-c', sent], cwd=host, capture_output=True, text=True, timeout=30).stdout
+
+
+@pytest.fixture
+def host(tmp_path):
+  """A home with a Python that notes its arguments, runs until there is a file `end`, and leaves with 3."""
+  python = tmp_path / 'tvts_jax' / '.venv' / 'bin' / 'python'
+  python.parent.mkdir(parents=True)
+  waiting = 'while [ ! -e end ]; do sleep 0.05; done'
+  python.write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" > given\nmv given started\n{waiting}\nexit 3\n')
+  python.chmod(0o755)
+  return tmp_path
+
+
+def await_file(path) -> str:
+  for _ in range(200):
+    if path.exists() and path.read_text():
+      return path.read_text()
+    time.sleep(0.05)
+  raise AssertionError(f'{path} does not come')
+
+
+@pytest.mark.parametrize('name', ['tpu_run.sh', 'tpu_babysit.sh'])
+def test_what_is_started_on_a_host_is_what_main_takes(name, host):
+  groups = "--config.optim.groups=(('^text/', {'lr': 0.1}),)"
+  env = {'CONFIG': 'configs/demo.py:steps=7', 'WORKDIR': 'runs/y'}
+  assert send(run(name, '--dry-run', *FLAGS, groups, env=env), host) == ''
+  values = check_main(await_file(host / 'tvts_jax' / 'started').splitlines())
+  (host / 'tvts_jax' / 'end').touch()
+  config = values.config
+  assert (config.optim.lr, config.seed, config.steps, values.workdir) == (3e-4, 3, 7, 'runs/y')
+  assert config.optim.groups == (('^text/', {'lr': 0.1}),)
+  assert await_file(host / 'tvts_jax' / 'exit_code') == '3\n'
+
+
+def test_a_run_that_lives_is_left_alone(host):
+  said = run('tpu_run.sh', '--dry-run')
+  assert [send(said, host), send(said, host)] == ['', 'already running\n']
+  (host / 'tvts_jax' / 'end').touch()
+  await_file(host / 'tvts_jax' / 'exit_code')
+  time.sleep(0.2)
+  assert send(said, host) == '' and await_file(host / 'tvts_jax' / 'exit_code')
+
+
+def test_slurm_starts_what_main_takes():
+  said = run('slurm.sbatch', '--dry-run', '--config=configs/demo.py', '--workdir=runs/x', *FLAGS)
+  values = check_main(said.split())
+  assert (values.config.optim.lr, values.workdir) == (3e-4, 'runs/x')
 
 
 def test_several_slices_are_asked_for_and_started_each():
@@ -99,9 +143,9 @@ def cloud(tmp_path):
 
 def calls(cloud) -> list[str]:
   """What was asked of the cloud, but for questions."""
-  known = ('create', 'delete', 'scp', 'pip install', 'tvts_jax.main')
+  known = (' create ', ' delete ', ' scp ', 'requirements.txt', 'nohup')
   told = (cloud / 'log').read_text()
-  return re.findall('|'.join(known), told)
+  return [call.strip() for call in re.findall('|'.join(known), told)]
 
 
 def test_a_run_is_looked_after_until_it_ends(cloud):
@@ -109,17 +153,17 @@ def test_a_run_is_looked_after_until_it_ends(cloud):
   folder, env = cloud
   (folder / 'minutes').write_text('true\necho SUSPENDED > state\ntrue\necho 76 > exit_code\necho 0 > exit_code\n')
   said = run('tpu_babysit.sh', env=env)
-  start, again = ['create', 'scp', 'pip install', 'tvts_jax.main'], ['tvts_jax.main']
+  start, again = ['create', 'scp', 'requirements.txt', 'nohup'], ['nohup']
   assert calls(folder)[: len(start)] == start
   assert calls(folder).count('create') == 2 and calls(folder).count('delete') == 1
-  assert calls(folder)[-1:] == again and 'SUSPENDED: creating it' in said and 'the run has ended' in said
+  assert calls(folder)[-1:] == again and 'SUSPENDED: creating it, or waiting' in said and 'the run has ended' in said
 
 
 def test_an_error_to_mend_ends_it(cloud):
   folder, env = cloud
   (folder / 'minutes').write_text('echo 1 > exit_code\n')
   run('tpu_babysit.sh', env=env, code=1)
-  assert calls(folder).count('tvts_jax.main') == 1
+  assert calls(folder).count('nohup') == 1
 
 
 def test_slurm_goes_back_into_the_queue_unless_a_person_must_mend_it(tmp_path):

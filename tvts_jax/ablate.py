@@ -20,6 +20,7 @@ import importlib.util
 import json
 import logging as stdlib_logging
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -38,7 +39,9 @@ from tvts_jax.files import read_rows, write_whole
 from tvts_jax.preemption import EXIT_CODE
 from tvts_jax.words import duration
 
-RESULT, RESULTS, PAGE = 'result.json', 'results.json', 'report.html'
+# Commands that write their --out whole, and refuse one that is there; the others go on where they stopped.
+WHOLE = ('data.vocab', 'tvts_jax.warm_text')
+RESULT, FAILED, RESULTS, PAGE = 'result.json', 'failed.txt', 'results.json', 'report.html'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +134,9 @@ def make_world(study: Study, out: Path, world: str):
     if (folder / 'ready').exists():
       return
     for arguments in study.commands(str(out), world):
+      options = dict(zip(arguments, arguments[1:])) | dict(a.split('=', 1) for a in arguments if '=' in a)
+      if arguments[0] in WHOLE and Path(options['--out']).exists():
+        continue
       print(f'$ python -m {" ".join(arguments)}', file=sys.stderr, flush=True)
       if subprocess.run([sys.executable, '-m', *arguments]).returncode:
         raise UserError(f'world {world!r} could not be made: python -m {arguments[0]} failed, as said above')
@@ -157,6 +163,9 @@ def run(study: Study, out: Path, job: Job) -> bool:
     return False
   rows = {path.stem: read_rows(path)[0] for path in sorted((workdir / 'eval').glob('*.jsonl'))}
   plain = lambda row: {key: value for key, value in row.items() if key != 'step'}
+  metrics = {f'{name}/{key}': value for name, points in rows.items() for key, value in plain(points[-1]).items()}
+  if strange := [name for name, value in metrics.items() if not math.isfinite(value)]:
+    raise UserError(f'{strange[0]} is no number')
   times = clock.read(workdir)
   result = {
     'variant': job.variant.name,
@@ -164,7 +173,7 @@ def run(study: Study, out: Path, job: Job) -> bool:
     'world': job.variant.world,
     'steps': max(row['step'] for points in rows.values() for row in points),
     'seconds': round(sum(times['seconds'].values()), 1) if times else None,
-    'metrics': {f'{name}/{key}': value for name, points in rows.items() for key, value in plain(points[-1]).items()},
+    'metrics': metrics,
     'curves': {
       metric: [[row['step'], row[key]] for row in rows[name]]
       for metric in study.curves
@@ -179,11 +188,15 @@ def run(study: Study, out: Path, job: Job) -> bool:
 
 
 def read_result(study: Study, out: Path, job: Job) -> dict | None:
-  """None if the run is not finished. UserError if it is one of another study."""
+  """None if the run is not finished. UserError if it is one of another study.
+
+  A setting that it does not know came later, and had its default.
+  """
   if not job.result.exists():
     return None
   result = json.loads(job.result.read_bytes())
-  if result['config'] != config_lib.text(config_of(study, out, job)):
+  lines = set(config_lib.text(config_of(study, out, job)).splitlines())
+  if not set(result['config'].splitlines()) <= lines:
     raise UserError(f'{job.result} is of another config than {job} has now; give another --out, or remove {job.folder}')
   return result
 
@@ -201,9 +214,9 @@ def alone(folder: Path):
     yield True
 
 
-def work(study: Study, out: Path, jobs: list[Job], report: Callable) -> tuple[dict[str, str], bool]:
-  """Runs what nobody else is at: (errors by run, whether all went to its end)."""
-  failed, began = {}, time.monotonic()
+def work(study: Study, out: Path, jobs: list[Job], report: Callable) -> bool:
+  """Runs what nobody else is at; False if it was asked to stop before the end."""
+  began = time.monotonic()
   before = sum(read_result(study, out, job) is not None for job in jobs)
   for job in jobs:
     if job.result.exists():
@@ -214,27 +227,27 @@ def work(study: Study, out: Path, jobs: list[Job], report: Callable) -> tuple[di
         continue  # Somebody else is at it, or was.
       print(f'{job} begins', file=sys.stderr, flush=True)
       try:
+        (job.folder / FAILED).unlink(missing_ok=True)
         if not run(study, out, job):
-          return failed, False
+          return False
       except UserError as error:
-        failed[str(job)] = str(error)
+        write_whole(job.folder / FAILED, str(error))
         print(f'{job} failed: {error}', file=sys.stderr, flush=True)
       jax.clear_caches()  # What others need of what it compiled they find on the disk.
-    report(failed)
+    report()
     done = sum(job.result.exists() for job in jobs)
     # By the pace of all who are at work.
     left = (time.monotonic() - began) / max(done - before, 1) * (len(jobs) - done)
     print(f'{done}/{len(jobs)} runs  ETA {duration(left)}', file=sys.stderr, flush=True)
-  return failed, True
+  return True
 
 
-def write(study: Study, out: Path, jobs: list[Job], line: str, failed: Mapping[str, str]) -> dict:
+def write(study: Study, out: Path, jobs: list[Job], line: str) -> dict:
   """results.json and the page, out of all runs that are finished."""
   runs = [result for job in jobs if (result := read_result(study, out, job))]
   numbers = {}
   for result in runs:
-    metrics = {name: value for name, value in result['metrics'].items() if math.isfinite(value)}
-    numbers.setdefault(result['variant'], {})[result['seed']] = metrics
+    numbers.setdefault(result['variant'], {})[result['seed']] = result['metrics']
   found = [claims.decide(claim, numbers) for claim in study.claims]
   results = {
     'title': study.title,
@@ -243,7 +256,7 @@ def write(study: Study, out: Path, jobs: list[Job], line: str, failed: Mapping[s
     'versions': versions(),
     'planned': len(jobs),
     'runs': [{key: value for key, value in result.items() if key != 'config'} for result in runs],
-    'failed': dict(failed),
+    'failed': {str(job): (job.folder / FAILED).read_text() for job in jobs if (job.folder / FAILED).exists()},
     'claims': [dataclasses.asdict(claim) | verdict._asdict() for claim, verdict in zip(study.claims, found)],
   }
   write_whole(out / RESULTS, json.dumps(results, indent=1) + '\n')
@@ -272,20 +285,21 @@ def main(argv: list[str] | None = None) -> int:
   told = lambda record: 'tvts_jax' in record.pathname or record.levelno > stdlib_logging.INFO
   logging.get_absl_handler().addFilter(told)
   line = ' '.join(['python -m tvts_jax.ablate', *(sys.argv[1:] if argv is None else argv)])
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # A run has a handler of its own.
   try:
     study = read_study(args.study)
     jobs, planned = (jobs_of(study, args.out, only, args.seeds) for only in (args.only, []))
     share_compiled(args.out)
-    report = lambda failed: write(study, args.out, planned, line, failed)
-    failed, ended = work(study, args.out, jobs, report)
-    results = report(failed)
+    report = lambda: write(study, args.out, planned, line)
+    ended = work(study, args.out, jobs, report)
+    results = report()
   except KeyboardInterrupt:
     return EXIT_CODE
   except (UserError, OSError) as error:
     print(f'ablate: {error}', file=sys.stderr, flush=True)
     return 1
   print(f'{args.out / PAGE}: {len(results["runs"])} of {len(planned)} runs; open it in a browser')
-  if failed:
+  if failed := results['failed']:
     print(f'ablate: {len(failed)} runs failed: {"; ".join(failed)}', file=sys.stderr)
     return 1
   return 0 if ended and all(job.result.exists() for job in jobs) else EXIT_CODE

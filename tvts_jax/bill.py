@@ -112,8 +112,16 @@ def devices_of(topology: Topology) -> tuple[list, bool]:
   return jax.devices()[: topology.devices], False
 
 
+def of_one_source(config: config_lib.RunConfig) -> config_lib.RunConfig:
+  """The run if all its batches came from that of its sources that asks for the most."""
+  parts, _ = config.input.parts()
+  most = max(parts, key=lambda part: (part.tubelets, part.transcripts * part.max_tokens))
+  return dataclasses.replace(config, input=most)
+
+
 def plan(config: config_lib.RunConfig, topology: Topology, clips: int | None = None) -> Bill:
   """clips: in an epoch, where that is known."""
+  config = of_one_source(config)
   devices, own = devices_of(topology)
   mesh = sharding.make_mesh(config.mesh, devices)
   ways = mesh.shape['data'] * mesh.shape['fsdp']
@@ -137,7 +145,9 @@ def plan(config: config_lib.RunConfig, topology: Topology, clips: int | None = N
     peak_bytes=sum(memory.values()),
     has_bytes=topology.chip.memory,
     compiled=own,
-    clip_flops=flops.train_flops(config.model, given.tubelets, given.max_tokens),
+    clip_flops=flops.train_flops(
+      dataclasses.replace(config.model, transcripts=given.transcripts), given.tubelets, given.max_tokens
+    ),
   )
   train_step = step_lib.make_train_step(
     model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas

@@ -261,15 +261,19 @@ class Checkpoints:
   def restore_part(self, part: str, abstract, step: int | None = None, optional: str = '\0'):
     """One field of the saved state alone, such as 'params' or 'ema'.
 
-    At its top, names that begin with `optional` need not be the same here and there: those that both have are restored.
+    At its top, what begins with `optional` need not be the same here and there: what both have alike is restored.
     """
     step, content = self._open(step)
     parts = {name.split('/')[0] for name in content['arrays']}
     if part not in parts:
       raise CheckpointError(f'{self.folder / str(step)} holds no {part!r}; it holds {", ".join(sorted(parts))}')
-    tops = {name.split('/')[1] for name in content['arrays'] if name.startswith(f'{part}/')}
-    abstract = {top: own for top, own in abstract.items() if top in tops or not top.startswith(optional)}
-    skipped = tuple(f'{part}/{top}/' for top in tops - set(abstract) if top.startswith(optional))
+    below = lambda top, arrays: {name: x for name, x in arrays.items() if name.startswith(f'{part}/{top}/')}
+    alike = lambda top: (
+      below(top, content['arrays']) == {name: describe(x) for name, x in below(top, named({part: abstract})).items()}
+    )
+    abstract = {top: own for top, own in abstract.items() if not top.startswith(optional) or alike(top)}
+    tops = {name.split('/')[1] for name in content['arrays'] if name.startswith(f'{part}/{optional}')}
+    skipped = tuple(f'{part}/{top}/' for top in tops - set(abstract))
     wanted = {f'{part}/{name}': x for name, x in named(abstract).items()}
     of_part = lambda name: name.startswith(f'{part}/') and not name.startswith(skipped)
     held = {name: value for name, value in content['arrays'].items() if of_part(name)}

@@ -23,7 +23,7 @@ class Chip(NamedTuple):
 
 CHIPS = {
   'v4': Chip(('TPU v4',), 275e12, 32 * 2**30, 1228 * GB, 300 * GB, 6.25 * GB, 60, 4),
-  'v5e': Chip(('TPU v5 lite', 'TPU v5e'), 197e12, 16 * 2**30, 819 * GB, 200 * GB, 3.1 * GB, 28, 8),
+  'v5e': Chip(('TPU v5 lite', 'TPU v5e'), 197e12, 16 * 2**30, 819 * GB, 200 * GB, 3.1 * GB, 28, 4),
   'v5p': Chip(('TPU v5', 'TPU v5p'), 459e12, 95 * 2**30, 2765 * GB, 600 * GB, 6.25 * GB, 52, 4),
   'v6e': Chip(('TPU v6 lite', 'TPU v6e'), 918e12, 32 * 2**30, 1640 * GB, 400 * GB, 12.5 * GB, 45, 4),
   'a100': Chip(('NVIDIA A100',), 312e12, 80 * GB, 2039 * GB, 300 * GB, 25 * GB, 12, 8),

@@ -104,10 +104,11 @@ def compare(numbers: Mapping, higher: str, lower: str, metric: str) -> Verdict:
 
 
 def above(claim: Claim, numbers: Mapping) -> Verdict:
-  """Of several lower ones, all must be below; of what is found, the worst counts."""
+  """Of several lower ones, all must be below; it is the other way round if all are above."""
   found = [compare(numbers, claim.of[0], lower, claim.metric) for lower in claim.of[1:]]
-  worst = next(kind for kind in ('not testable', 'reversed', 'not reproduced', 'reproduced') if kind in dict(found))
-  return Verdict(worst, '. '.join(verdict.sentence for verdict in found))
+  kinds = {verdict.holds for verdict in found}
+  holds = kinds.pop() if len(kinds) == 1 else 'not testable' if 'not testable' in kinds else 'not reproduced'
+  return Verdict(holds, '. '.join(verdict.sentence for verdict in found))
 
 
 def limit(claim: Claim) -> float:

@@ -124,6 +124,11 @@ def resolve(config: Mapping) -> RunConfig:
     parts[name] = make(name, kind, values.get(name, {}))
   run = RunConfig(**{**values, **parts})
   evaluators.check(run)
+  if run.input.keep is not None and (uneven := [name for name in run.objectives if objectives.OBJECTIVES[name].even]):
+    raise UserError(
+      f'input.keep={run.input.keep} leaves time slots with unequal numbers of tubelets, and the objective '
+      f'{uneven[0]!r} needs equal ones; leave input.keep out'
+    )
   if (run.epochs is None) == (run.steps is None):
     raise UserError('config says how long to train by epochs or by steps: set exactly one of the two')
   if unknown := sorted(set(run.init) - set(INIT)):

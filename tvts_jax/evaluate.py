@@ -126,8 +126,7 @@ def parameters(config, model, spec, mesh, checkpoint: str):
 def check_heads(asked, there, folder):
   if missing := sorted(set(asked) - set(there)):
     raise UserError(
-      f'{folder} holds no {missing[0]}, which the objectives of the config have; take the config it was trained with, '
-      'or give it the objectives that it was trained with'
+      f'{folder} holds no {missing[0]}, which the objectives of the config have; take the config it was trained with'
     )
 
 

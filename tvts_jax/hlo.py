@@ -25,12 +25,12 @@ _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 class Collective(NamedTuple):
   kind: str
   bytes: float  # of its result on one device, times how often it runs in a step
-  sizes: tuple[int, ...]  # of the groups of devices
+  size: int  # of a group of devices
   groups: np.ndarray | None  # [G, N] ids of devices, or None for all of them
 
   def sent(self) -> float:
     """Bytes that leave one device, by the best way around a ring."""
-    n = max(self.sizes)
+    n = self.size
     if self.kind == 'all-reduce':
       return 2 * self.bytes * (n - 1) / n
     if self.kind == 'reduce-scatter':
@@ -64,9 +64,9 @@ def read(text: str, devices: int) -> Step:
       kind = opcode.removesuffix('-start')
       if kind in COLLECTIVES:
         groups = _groups(rest, kind)
-        sizes = (devices,) if groups is None else tuple(sorted({groups.shape[1]}))
-        if max(sizes) > 1:
-          found.append(Collective(kind, often * _result_bytes(shape, opcode), sizes, groups))
+        size = devices if groups is None else groups.shape[1]
+        if size > 1:
+          found.append(Collective(kind, often * _result_bytes(shape, opcode), size, groups))
   return Step(found, cycles, uncounted)
 
 

@@ -11,8 +11,10 @@ and the step is compiled for as many pretended devices, to see what it moves bet
 needed.
 
 The floor of a step is what its arithmetic takes at the chip's peak, or what its memory or its links take where that is
-longer: no step is faster, and a good one is within twice of it. What does not fit is tried again with the backward pass
-recomputing more, with parameters split over more chips, and in micro-batches: the first of these that fits is named.
+longer; a good step is within twice of it. The arithmetic is that of both encoders and the sorter, whatever the
+objectives read of them or add. Of several sources the one that asks for the most is meant. What does not fit is tried
+again with the backward pass recomputing more, with parameters split over more chips, and in micro-batches: the first of
+these that fits is named.
 
 Exit codes: 0 all fit, 1 an error that one sentence names, 3 one or more do not fit.
 """
@@ -31,14 +33,10 @@ from ml_collections import config_flags
 from tvts_jax import config as config_lib
 from tvts_jax import sharding
 from tvts_jax import step as step_lib
-from tvts_jax.bill import Bill, Topology, devices_of, estimate, plan
+from tvts_jax.bill import Bill, Topology, devices_of, estimate, of_one_source, plan
 from tvts_jax.errors import UserError
 from tvts_jax.words import duration, number, percent, size
 
-CLIPS_PER_CORE = (
-  300  # That a core decodes in a second, of 16 frames: python -m tvts_jax.bench_input measures one's own.
-)
-FRAME_BYTES = 13_300  # A stored frame of 256 pixels.
 DOES_NOT_FIT = 3
 # What libtpu must be told on a machine without a TPU.
 NO_TPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}
@@ -52,14 +50,15 @@ def nearest(config: config_lib.RunConfig, topology: Topology) -> Iterator[tuple[
     yield change(config, remat=remat)
   remat = 'full' if more else config.model.remat
   fsdp = 2
-  while fsdp <= min(topology.linked, topology.devices):
+  most = min(topology.linked, topology.devices) // config.mesh.get('tensor', 1)
+  while fsdp <= most:
     if fsdp > config.mesh.get('fsdp', 1):
       for choice in dict.fromkeys(['matmuls', remat]):
         yield change(config, remat=choice, fsdp=fsdp)
     fsdp *= 2
   for parts in (2, 4, 8):
     if config.input.batch % (parts * topology.devices) == 0:
-      yield change(config, remat=remat, fsdp=min(topology.linked, topology.devices), parts=parts)
+      yield change(config, remat=remat, fsdp=most, parts=parts)
 
 
 def change(config, remat: str, fsdp: int | None = None, parts: int | None = None) -> tuple[str, config_lib.RunConfig]:
@@ -76,18 +75,26 @@ def change(config, remat: str, fsdp: int | None = None, parts: int | None = None
 
 def mend(config: config_lib.RunConfig, topology: Topology, clips: int | None) -> tuple[str, Bill] | None:
   """The first of `nearest` that fits. What is estimated to be far too large is not compiled."""
-  for words, changed in nearest(config, topology):
-    devices, _ = devices_of(topology)
-    mesh = sharding.make_mesh(changed.mesh, devices)
-    model, loss_fn, _, spec, _, shapes = step_lib.describe(changed, 1000)
-    place = sharding.state_layout(shapes, changed.sharding, mesh)
-    if sum(estimate(changed, model, loss_fn, spec, shapes, place, mesh).values()) > 1.5 * topology.chip.memory:
-      logging.info('%s: estimated to be far too large', words)
+  for words, changed in nearest(of_one_source(config), topology):
+    try:
+      if memory_of(changed, topology) > 1.5 * topology.chip.memory:
+        logging.info('%s: estimated to be far too large', words)
+        continue
+      logging.info('trying %s', words)
+      bill = plan(changed, topology, clips)
+    except UserError as error:
+      logging.info('%s: %s', words, error)
       continue
-    logging.info('trying %s', words)
-    if (bill := plan(changed, topology, clips)).fits:
+    if bill.fits:
       return words, bill
   return None
+
+
+def memory_of(config: config_lib.RunConfig, topology: Topology) -> float:
+  mesh = sharding.make_mesh(config.mesh, devices_of(topology)[0])
+  model, loss_fn, _, spec, _, shapes = step_lib.describe(config, 1000)
+  place = sharding.state_layout(shapes, config.sharding, mesh)
+  return sum(estimate(config, model, loss_fn, spec, shapes, place, mesh).values())
 
 
 def lines(bill: Bill) -> Iterator[str]:
@@ -169,7 +176,8 @@ def clips_of(config) -> int | None:
   """In an epoch, if the shards are here."""
   from tvts_jax.input import index
 
-  folder, split = config.input.folder, config.input.split
+  given = of_one_source(config).input
+  folder, split = given.folder, given.split
   try:
     return sum(shard.count for shard in index.load(folder, split).shards) if folder else None
   except index.FolderError:

@@ -115,9 +115,11 @@ def write(args) -> None:
   parts = ['<h1>Predictions</h1>', f'<p class="soft">{page.text(args.shards)}; clips: {args.only}</p>']
   for record in found(args.shards, common):
     own = {name: items[record.video_id] for name, items in results.items()}
-    if shown < args.count and ONLY[args.only]([item['right'] == 1 for item in own.values()]):
+    if ONLY[args.only]([item['right'] == 1 for item in own.values()]):
       parts.append(card(record, own))
       shown += 1
+      if shown == args.count:
+        break
   if not shown:
     raise UserError(
       f'not one clip of {args.shards} is in all results and {args.only!r}; give the shards that were evaluated, or ask '

@@ -1,5 +1,6 @@
 """The train step: a pure function (state, batch, rng) → (state, metrics)."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,7 +46,9 @@ class Parts(NamedTuple):
 def build(config) -> tuple[tvts.Model, objectives.Loss, dict]:
   """Model and loss of a RunConfig, and the shapes and types of what the model reads of a batch."""
   loss_fn, given = objectives.build(config.objectives), config.input
-  spec = tvts.batch_spec(config.model, given.batch, given.tubelets, given.max_tokens)
+  # A batch may have less transcripts than the sorter was built for.
+  texts = dataclasses.replace(config.model, transcripts=given.transcripts)
+  spec = tvts.batch_spec(texts, given.batch, given.tubelets, given.max_tokens)
   spec |= {
     name: jax.ShapeDtypeStruct((given.batch, *shape), kind) for name, (shape, kind) in fields.spec(given).items()
   }

@@ -18,7 +18,7 @@ from tvts_jax.checkpoint import FOLDER, Checkpoints, differences, of_run
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.sorting import Sorting, examples
 from tvts_jax.files import read_rows, sweep, write_whole
-from tvts_jax.input import pipeline
+from tvts_jax.input import annotations, pipeline
 from tvts_jax.models import tvts
 from tvts_jax.models.video import resize_positions
 from tvts_jax.profiling import Profile
@@ -64,7 +64,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       'model': config_lib.plain(config.model),
       'tokenizer': config.input.tokenizer,
       'ema': config.ema > 0,
-      'data': [manifest.sha256 for manifest in source.manifests],
+      'data': [manifest.sha256 for manifest in source.manifests] + annotations.hashes(config.input),
       'vocabulary': source.fingerprint,
     }
     first = 0

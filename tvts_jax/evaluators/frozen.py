@@ -117,9 +117,9 @@ def classified(
   label_R, missing_label = known.labels(seen.rows), known.labels(seen.missing)
   found = ranks.of_classes(scores_RxK, label_R)
   all_labels = np.concatenate([label_R, missing_label])
-  items = []
+  items, numbered = [], [name or str(k) for k, name in enumerate(known.classes)]
   for row, label, scores_K, hit in zip(seen.rows, label_R.tolist(), scores_RxK, found.hits(1)):
-    names = known.classes if offered is None else offered[row['id']]
+    names = numbered if offered is None else offered[row['id']]
     best = [(names[k], float(scores_K[k])) for k in np.argsort(-scores_K, kind='stable')[: min(BEST, len(names))]]
     items.append({'id': row['id'], 'label': label, 'class': names[label], 'right': float(hit), 'best': best})
   return ranks.accuracies(found.with_missing(len(missing_label)), all_labels), items

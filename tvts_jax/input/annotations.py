@@ -17,6 +17,7 @@ Over all splits of a file the labels run from 0 without holes, and each has one 
 """
 
 import functools
+import hashlib
 import json
 from collections import defaultdict
 from typing import Any, NamedTuple
@@ -119,6 +120,13 @@ def labels_of(path: str, split: str, label: str) -> dict[str, int]:
   """The number of the class of each clip of a split."""
   found = answers(path, (split,), label)
   return dict(zip((row['id'] for row in found.rows[split]), found.labels(found.rows[split]).tolist()))
+
+
+def hashes(config) -> list[str]:
+  """sha256 of the files that decide what the batches of an InputConfig hold."""
+  parts, _ = config.parts()
+  used = [part.annotations for part in parts if 'label' in part.fields or part.caption == 'drawn']
+  return [hashlib.sha256(epath.Path(path).read_bytes()).hexdigest() for path in used]
 
 
 def field(row: dict, name: str, path: str):

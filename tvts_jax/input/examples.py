@@ -172,7 +172,7 @@ class Examples:
     return captions
 
   def _more(self, stored: 'Stored', positions: np.ndarray, row: int, epoch: int) -> dict[str, np.ndarray]:
-    rng, made = generator(self.config.seed, epoch=epoch, example=self._id(row), stream=1), {}
+    rng, made = generator(self.config.seed, epoch=epoch, example=self._id(row), stream=8), {}
     for name in self.config.fields:
       made |= fields.FIELDS[name].make(self.config, stored, positions, rng)
     return made

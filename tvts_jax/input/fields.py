@@ -24,8 +24,6 @@ def masked(config: InputConfig):
   hidden = config.slices * (config.grid - config.visible)
   if not hidden:
     raise InputError(f'mask_ratio={config.mask_ratio} masks nothing that could be reconstructed; set it higher')
-  if config.keep is not None:
-    raise InputError('keep leaves as many masked tubelets of no two time slices: leave it out to reconstruct them')
   pixels = config.tubelet * config.patch**2 * 3
   return {'masked_patches': ((hidden, pixels), np.uint8), 'masked_positions': ((hidden,), np.int32)}
 

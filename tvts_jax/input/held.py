@@ -31,7 +31,7 @@ class HeldExamples(Examples):
     self._stored = _stored(config.folder, config.split, self.manifest.sha256, self)
     self._first_N = np.cumsum([0, *(len(stored.frame_times_ms) for stored in self._stored)])
     sizes = {(stored.height, stored.width) for stored in self._stored}
-    height, width = sizes.pop()
+    height, width = sizes.pop() if sizes else (config.image_size,) * 2  # Of no records the order of batches complains.
     if sizes or width != config.image_size or config.resize is not None:
       raise InputError(
         f'decoded={config.decoded!r} takes frames of one size, as wide as image_size={config.image_size}, without '

@@ -27,7 +27,7 @@ from tvts_jax.input.rng import generator, mix
 
 BLOCK_RECORDS = 64  # neighbours in storage that stay together when an epoch is permuted
 
-_CLASSES, _BLOCKS, _TAIL, _HEAD, _DEAL, _STAND_IN = range(1, 7)  # random streams; 0 and 7 belong to the examples
+_CLASSES, _BLOCKS, _TAIL, _HEAD, _DEAL, _STAND_IN = range(1, 7)  # random streams; 0, 7 and 8 belong to the examples
 _STAND_INS = 8  # to try for one place
 
 

@@ -13,7 +13,7 @@ import functools
 
 import numpy as np
 
-from tvts_jax.input import records
+from tvts_jax.input import fields, records
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Example, Examples
@@ -36,7 +36,9 @@ class SplicedExamples(Examples):
         f'splice=True cuts out blocks of {BLOCK} pixels as they are stored: it needs patch={BLOCK}, and no resize and '
         'no change to pixels'
       )
-    if config.slices * config.grid * config.tubelet * BLOCK > TALLEST:
+    more = [shape[0] for name, (shape, _) in fields.spec(config).items() if name.endswith('patches')]
+    tallest = max([config.tubelets, *more])
+    if tallest * config.tubelet * BLOCK > TALLEST:
       raise InputError(f'splice=True takes clips of at most {TALLEST // BLOCK} blocks: use fewer or smaller frames')
     super().__init__(config, tokenizer, trouble)
 

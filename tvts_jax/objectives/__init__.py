@@ -23,6 +23,7 @@ class Objective(NamedTuple):
   reads: tuple[str, ...]  # Outputs that it needs: what an accumulated step keeps of every micro-batch, so small ones.
   fields: tuple[str, ...] = ()  # Of tvts_jax/input/fields.py: what the batch must hold beyond the usual.
   head: type[nn.Module] | None = None
+  even: bool = False  # Whether it needs as many tubelets of each time slot, which input.keep does not leave.
   order: Callable | None = None  # How it sorts transcripts: outputs → places [B, K], each place once.
 
   def settings(self) -> tuple[list[str], list[str]]:
@@ -44,7 +45,7 @@ OBJECTIVES = {
   ),
   'sigmoid': Objective(contrastive.sigmoid, (*EMBEDS, 'sigmoid_scale', 'sigmoid_bias'), head=contrastive.SigmoidHead),
   'frame_transcript': Objective(
-    contrastive.frame_transcript, ('frame_embed', 'transcript_embed'), head=contrastive.FrameHead
+    contrastive.frame_transcript, ('frame_embed', 'transcript_embed'), head=contrastive.FrameHead, even=True
   ),
   'sort': Objective(sorting.sort, ('sort_logits',), order=lambda outputs: orders.assign(outputs['sort_logits'])),
   'sort_pairwise': Objective(
@@ -64,14 +65,14 @@ OBJECTIVES = {
     sorting.sort_sinkhorn, ('sort_logits',), order=lambda outputs: orders.assign(outputs['sort_logits'])
   ),
   'merlot_sort': Objective(
-    video_order.merlot_sort, ('merlot_logits',), fields=('part_order',), head=video_order.MerlotSortHead
+    video_order.merlot_sort, ('merlot_logits',), fields=('part_order',), head=video_order.MerlotSortHead, even=True
   ),
   'merlot_pairs': Objective(
-    video_order.merlot_pairs, ('merlot_pairs',), fields=('part_order',), head=video_order.MerlotPairsHead
+    video_order.merlot_pairs, ('merlot_pairs',), fields=('part_order',), head=video_order.MerlotPairsHead, even=True
   ),
-  'vcop': Objective(video_order.vcop, ('vcop_orders',), fields=('part_order',), head=video_order.VcopHead),
+  'vcop': Objective(video_order.vcop, ('vcop_orders',), fields=('part_order',), head=video_order.VcopHead, even=True),
   'reconstruct': Objective(
-    reconstruct.reconstruct, ('reconstruct_error',), fields=('masked',), head=reconstruct.Decoder
+    reconstruct.reconstruct, ('reconstruct_error',), fields=('masked',), head=reconstruct.Decoder, even=True
   ),
 }
 

@@ -73,7 +73,10 @@ class Classifier(nn.Module):
     B, N, P = patches_BxNxP.shape
     video = self.config.video
     if video.slots * video.places != N:
-      raise UserError('objectives.classify mixes whole clips: set input.mask_ratio=0, or mixup=0 and cutmix=0')
+      raise UserError(
+        f'objectives.classify mixes whole clips of {video.slots * video.places} tubelets, and these have {N}: set '
+        'input.mask_ratio=0 and as many frames as the model has, or mixup=0 and cutmix=0'
+      )
     which, mixes, sizes, places = jax.random.split(self.make_rng('dropout'), 4)
     share = lambda key, of: jax.random.beta(key, of, of, (B,)) if of else jnp.ones(B)
     cut_B = jax.random.bernoulli(which, self.switch if self.mixup and self.cutmix else float(not self.mixup), (B,))
