@@ -4,9 +4,9 @@
 
 after `bash launch/local.sh`, whose run it starts from. As in pre-training a clip goes with the mean of its four
 transcripts, and so do the narrations that ask for it among the 512 that are held out. What it comes to, in both
-directions, is in eval/text_retrieval.jsonl of the work directory: expect, of one seed, R@1 of 0.19 and R@10 of 0.67 from
-text to video, where the run that it starts from has an R@10 of 0.63, random parameters have 0.03, and knowing nothing
-gives 0.02. Five minutes on two CPU cores.
+directions, is in eval/text_retrieval.jsonl of the work directory. Expect, of one seed, an R@1 of 0.19 and an R@10 of
+0.67 from text to video, where the run that it starts from has an R@10 of 0.63, random parameters have 0.03, and knowing
+nothing gives 0.02. Five minutes on two CPU cores.
 
 Variations: root (where the demo's files are), steps, seed.
 """
