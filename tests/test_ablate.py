@@ -138,7 +138,7 @@ def test_the_page_has_every_number(out, stopped):
   assert not {number: count for number, count in asked.items() if cells[number] < count} and len(asked) > 5
   for claim in results['claims']:
     assert claim['says'] in shown and claim['sentence'] in shown and claims.VERDICTS[claim['holds']] in shown
-  assert results['claims'][0]['holds'] == 'not testable' and 'own has 1' in shown
+  assert results['claims'][0]['holds'] == 'unfinished' and 'own has 1' in shown
   assert 'A small <study>' in shown and '<study>' not in page and '68.5' in shown and '<script' not in page
   assert claims.RULES['above'].says in shown
 

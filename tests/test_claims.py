@@ -41,11 +41,11 @@ def test_means_and_spreads_are_those_of_numpy():
     # Ahead by more than the spread, but not in every seed.
     ([0.9, 0.9, 0.49], [0.3, 0.3, 0.5], 'not reproduced'),
     ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], 'not reproduced'),
-    ([0.6, 0.61], [0.5, 0.51], 'not testable'),
-    ([0.6, 0.61, 0.62], [0.5, None, 0.51], 'not testable'),
+    ([0.6, 0.61], [0.5, 0.51], 'unfinished'),
+    ([0.6, 0.61, 0.62], [0.5, None, 0.51], 'unfinished'),
     # Three of each, but not three that both have.
-    ([0.6, 0.61, 0.62, None], [None, 0.5, 0.51, 0.52], 'not testable'),
-    ([0.6, 0.61, 0.62], [], 'not testable'),
+    ([0.6, 0.61, 0.62, None], [None, 0.5, 0.51, 0.52], 'unfinished'),
+    ([0.6, 0.61, 0.62], [], 'unfinished'),
   ],
 )
 def test_above(a, b, holds):
@@ -74,7 +74,7 @@ def test_above_several_takes_all_and_names_each():
   assert verdict(('a', 'b', 'c'), a=good, b=worse, c=low).holds == 'not reproduced'
   assert verdict(('a', 'b', 'c'), a=good, b=worse, c=worse).holds == 'reversed'
   found = verdict(('a', 'b', 'c'), a=good, b=low, c=[0.1])
-  assert found.holds == 'not testable' and found.sentence.endswith('c has 1 that are finished')
+  assert found.holds == 'unfinished' and found.sentence.endswith('c has 1 that are finished')
   said = verdict(('a', 'b', 'c'), a=good, b=low, c=worse).sentence
   assert 'a 71.0% ± 1%, b 11.0% ± 1%; the difference is +60.0 points' in said and 'a is ahead in 0 of 3 seeds' in said
 
@@ -90,7 +90,7 @@ def test_chance():
   ):
     assert claims.decide(claim('chance'), numbers(a=values)).holds == at
     assert claims.decide(claim('over chance'), numbers(a=values)).holds == over
-  assert claims.decide(claim('chance'), numbers(a=[0.1])).holds == 'not testable'
+  assert claims.decide(claim('chance'), numbers(a=[0.1])).holds == 'unfinished'
 
 
 def test_chance_is_seldom_taken_for_more():

@@ -8,7 +8,13 @@ from tvts_jax.page import text
 from tvts_jax.words import duration, percent
 
 LOOKS = ('own', 'other', 'calm', 'blank', 'bad', 'plain')
-BADGES = {'reproduced': 'good', 'not reproduced': 'mixed', 'reversed': 'none', 'not testable': 'none'}
+BADGES = {
+  'reproduced': 'good',
+  'not reproduced': 'mixed',
+  'reversed': 'none',
+  'not testable': 'none',
+  'unfinished': 'none',
+}
 
 STYLE = """
 .good { --c: var(--calm); } .mixed { --c: var(--other); } .none { --c: var(--plain); }

@@ -50,6 +50,7 @@ VERDICTS = {
   'not reproduced': 'not reproduced',
   'reversed': 'not reproduced: it is the other way round',
   'not testable': 'not testable here',
+  'unfinished': 'not finished',
 }
 
 
@@ -71,7 +72,7 @@ def decide(claim: Claim, numbers: Mapping) -> Verdict:
     f'{variant} has {count}' for variant in claim.of if (count := len(both(numbers, [variant], claim.metric))) < SEEDS
   ]
   if lacking:
-    return Verdict('not testable', f'it takes {SEEDS} seeds of each, and {", ".join(lacking)} that are finished')
+    return Verdict('unfinished', f'it takes {SEEDS} seeds of each, and {", ".join(lacking)} that are finished')
   return rule.decide(claim, numbers)
 
 
@@ -95,7 +96,7 @@ def compare(numbers: Mapping, higher: str, lower: str, metric: str) -> Verdict:
     f'spread of {100 * pooled:.1f}, and {higher} is ahead in {agree} of {len(gaps)} seeds'
   )
   if len(gaps) < SEEDS:
-    return Verdict('not testable', f'{said}, and it takes {SEEDS} seeds that both have')
+    return Verdict('unfinished', f'{said}, and it takes {SEEDS} seeds that both have')
   if gap > pooled and agree == len(gaps):
     return Verdict('reproduced', said)
   if gap < -pooled and all(each < 0 for each in gaps):
@@ -107,7 +108,7 @@ def above(claim: Claim, numbers: Mapping) -> Verdict:
   """Of several lower ones, all must be below; it is the other way round if all are above."""
   found = [compare(numbers, claim.of[0], lower, claim.metric) for lower in claim.of[1:]]
   kinds = {verdict.holds for verdict in found}
-  holds = kinds.pop() if len(kinds) == 1 else 'not testable' if 'not testable' in kinds else 'not reproduced'
+  holds = kinds.pop() if len(kinds) == 1 else 'unfinished' if 'unfinished' in kinds else 'not reproduced'
   return Verdict(holds, '. '.join(verdict.sentence for verdict in found))
 
 
