@@ -66,8 +66,9 @@ def test_the_exported_module_equals_ours(tmp_path, name):
       batch['patches'] = np.asarray(patches)
     ours = weights.outputs(config, params, batch)
     theirs = torch_outputs(model, clips, batch, visible != every)
-    assert set(ours) == set(theirs)
-    for key in ours:
+    # What the heads of objectives read beyond that is of training alone.
+    assert set(ours) - set(theirs) == {'sort_tokens', 'transcript_embed'} and set(theirs) <= set(ours)
+    for key in theirs:
       weights.close(ours[key], theirs[key].numpy(), 1e-5)
   with torch.no_grad():
     weights.close(model.encode_video(torch.tensor(clips)).numpy(), ours['video_embed'], 1e-5)
