@@ -420,7 +420,7 @@ def test_what_opening_refuses(config, change, says):
 @pytest.mark.parametrize(
   'change, says',
   [
-    ({'mode': 'test'}, 'known: train, eval'), ({'crop': 'top'}, 'known: random, center, left, right'),
+    ({'mode': 'test'}, 'known: train, eval'), ({'crop': 'top'}, 'known: random, resized, center, left, right'),
     ({'mask': 'block'}, 'known: random, tube'), ({'mix': 'sum'}, 'known: weight, alternate'),
     ({'batch': 0}, 'at least 1'), ({'patch': 15}, 'multiple'), ({'tubelet': 3}, 'multiple'),
     ({'resize': 32}, 'smaller than the crop'), ({'mask_ratio': 1.0}, 'leaves nothing'),
