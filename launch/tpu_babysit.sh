@@ -12,11 +12,6 @@ here=$(cd "$(dirname "$0")" && pwd)
 more=()
 if [ "$dry" ]; then more=(--dry-run); fi
 
-state() {
-  if [ "$dry" ]; then echo NONE; return; fi
-  gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" --format='value(state.state)' 2> /dev/null || echo NONE
-}
-
 started=
 while :; do
   state=$(state)

@@ -8,11 +8,6 @@ set -euo pipefail
 # shellcheck source=launch/tpu.env
 . "$(dirname "$0")/tpu.env"
 
-state() {
-  if [ "$dry" ]; then echo NONE; return; fi
-  gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" --format='value(state.state)' 2> /dev/null || echo NONE
-}
-
 if [ "$(state)" = NONE ]; then
   size=(--node-id="$NAME")
   if [ "$SLICES" -gt 1 ]; then size=(--node-count="$SLICES" --node-prefix="$NAME"); fi

@@ -72,7 +72,7 @@ class Bill:
   has_bytes: float
   compiled: bool  # by the chip's own compiler: else memory is an estimate
   why_not: str = ''  # the compiler's words, where it refused
-  moved: dict[str, float] = dataclasses.field(default_factory=dict)  # 'all-reduce link': bytes sent
+  moved: dict[str, float] = dataclasses.field(default_factory=dict)  # 'all-reduce, link': bytes sent
   cycles: float = 0.0  # as the compiler estimates them
   uncounted: int = 0  # kernels that the estimate leaves out
   clip_flops: float = 0.0
@@ -95,8 +95,7 @@ def devices_of(topology: Topology) -> tuple[list, bool]:
   if topology.is_tpu and importlib.util.find_spec('libtpu'):
     from jax.experimental import topologies
 
-    shape = 'x'.join(map(str, topology.shape))
-    name = f'{topology.name.rpartition("*")[2].partition(":")[0]}:{shape}'
+    name = topology.name.rpartition('*')[2]  # Of one slice.
     options = {'num_slices': topology.slices} if topology.slices > 1 else {}
     try:
       return list(topologies.get_topology_desc(name, platform='tpu', **options).devices), True
@@ -175,7 +174,7 @@ def plan(config: config_lib.RunConfig, topology: Topology, clips: int | None = N
   for each in read.collectives:
     name = f'{each.kind}, {"network" if each.crosses(topology.linked) else "link"}'
     bill.moved[name] = bill.moved.get(name, 0.0) + each.sent()
-  price(bill, config, topology, memory, shapes, clips)
+  price(bill, config, topology, memory, clips)
   return bill
 
 
@@ -214,7 +213,7 @@ def too_large(message: str) -> str:
   return f'needs {found[1]}iB of {found[2]}iB' if found else message.strip().splitlines()[0][:200]
 
 
-def price(bill: Bill, config, topology: Topology, memory: dict, shapes, clips: int | None) -> None:
+def price(bill: Bill, config, topology: Topology, memory: dict, clips: int | None) -> None:
   """Floors of the step, and what follows from them."""
   chip, N = topology.chip, topology.devices
   sent = lambda kind: sum(value for name, value in bill.moved.items() if name.endswith(kind))
