@@ -50,11 +50,8 @@ def bench(config: config_lib.RunConfig, steps: int) -> dict:
   batch = random_batch(config)
   spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
   rng = jax.random.key(config.seed)
-  model, loss_fn, tx, _, init, shapes = step_lib.describe(config, steps + 2)
+  _, _, train_step, _, init, shapes = step_lib.describe(config, steps + 2)
   place = sharding.state_layout(shapes, config.sharding, mesh)
-  train_step = step_lib.make_train_step(
-    model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
-  )
   with jax.set_mesh(mesh):
     state = jax.jit(init, out_shardings=place)(rng)
     began = time.perf_counter()

@@ -129,7 +129,7 @@ def plan(config: config_lib.RunConfig, topology: Topology, clips: int | None = N
       f'input.batch={config.input.batch} is not a multiple of {ways * config.micro_batches}, the places of '
       f'{topology.name} that split it times micro_batches; change one of them'
     )
-  model, loss_fn, tx, spec, _, shapes = step_lib.describe(config, 1000)
+  model, loss_fn, train_step, spec, _, shapes = step_lib.describe(config, 1000)
   place = sharding.state_layout(shapes, config.sharding, mesh)
   memory = estimate(config, model, loss_fn, spec, shapes, place, mesh)
   given = config.input
@@ -147,9 +147,6 @@ def plan(config: config_lib.RunConfig, topology: Topology, clips: int | None = N
     clip_flops=flops.train_flops(
       dataclasses.replace(config.model, transcripts=given.transcripts), given.tubelets, given.max_tokens
     ),
-  )
-  train_step = step_lib.make_train_step(
-    model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
   )
   rng, began = jax.eval_shape(lambda: jax.random.key(0)), time.monotonic()
   try:

@@ -37,7 +37,7 @@ class Parts(NamedTuple):
 
   model: tvts.Model
   loss_fn: objectives.Loss
-  tx: optax.GradientTransformation
+  train_step: Callable  # (state, batch, rng) → (state, metrics)
   spec: dict  # Shapes and types of what the model reads of a batch.
   init: Callable  # rng → State
   shapes: State  # of jax.ShapeDtypeStructs
@@ -68,7 +68,10 @@ def describe(config, steps: int) -> Parts:
     spikes = Spikes(jnp.zeros((2, USUAL), jnp.float32), zero, zero.copy()) if config.spike_sigmas else None
     return State(zero.copy(), params, tx.init(params), mean, spikes)
 
-  return Parts(model, loss_fn, tx, spec, init, jax.eval_shape(init, rng))
+  train_step = make_train_step(
+    model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
+  )
+  return Parts(model, loss_fn, train_step, spec, init, jax.eval_shape(init, rng))
 
 
 def whole_gradient(model, loss_fn, params, batch, rng):

@@ -44,7 +44,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   source = pipeline.open(config.input)
   check_vocabulary(config, config.input.tokenizer, source.vocab_size)
   total = config.steps if config.steps is not None else round(config.epochs * source.steps_per_epoch)
-  model, loss_fn, tx, _, init, shapes = step_lib.describe(config, total)
+  model, _, train_step, _, init, shapes = step_lib.describe(config, total)
   place = sharding.state_layout(shapes, config.sharding, mesh)
   evals = evaluators.build(config, model, mesh)
 
@@ -87,9 +87,6 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       write_whole(workdir / 'config.txt', identity['config'])
       write_whole(workdir / 'parameters.txt', parameter_table(shapes.params, place.params, config))
 
-    train_step = step_lib.make_train_step(
-      model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
-    )
     batches = source.batches(first, jax.process_index(), jax.process_count())
     rng = jax.jit(lambda: jax.random.key(config.seed), out_shardings=jax.NamedSharding(mesh, jax.P()))()
     with clock.span('compile'):
