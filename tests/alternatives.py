@@ -22,9 +22,6 @@ B, K, T, S, V = 4, CONFIG.transcripts, CONFIG.video.slots, CONFIG.video.places, 
 SETTINGS = {'reconstruct': {'depth': 1}}
 # Those of videos and their words; `classify` is of clips that have a label instead.
 ALL = {name: SETTINGS.get(name, {}) for name in objectives.OBJECTIVES if name != 'classify'}
-# Compiles faster, for numbers that are not compared bit for bit.
-FAST = {'xla_backend_optimization_level': 0, 'xla_cpu_use_fusion_emitters': False}
-jit = functools.partial(jax.jit, compiler_options=FAST)
 
 
 def batch(seed=0) -> dict[str, np.ndarray]:
@@ -83,7 +80,7 @@ def compiled():
     loss, metrics = loss_fn(outputs, batch)
     return loss, (metrics, outputs)
 
-  return jit(jax.value_and_grad(run, has_aux=True))
+  return jax.jit(jax.value_and_grad(run, has_aux=True))
 
 
 def run(**changes) -> tuple[dict, dict, dict]:

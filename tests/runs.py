@@ -14,16 +14,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 12
-# Compiles a step in a third of the time. Not for tests of single bits: it reads a bfloat16 as a float32.
-FAST = {
-  'XLA_FLAGS': '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
-  '--xla_cpu_parallel_codegen_split_count=1'
-}
 
 
 def call(*arguments):
   command = [sys.executable, '-m', *arguments]
-  return subprocess.run(command, cwd=ROOT, env={**os.environ, **FAST}, check=True, capture_output=True, text=True)
+  return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +57,7 @@ def start(demo, name, *settings, pod=(), program=('-m', 'tvts_jax.main'), variab
   ]
   # All of them compile the same. Programs of several CPU devices that come out of JAX's cache may hang.
   cache = {'JAX_COMPILATION_CACHE_DIR': f'{demo}/compiled', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1'}
-  environment = {**os.environ, **FAST, **cache, 'JAX_NUM_CPU_DEVICES': '1', 'JAX_PLATFORMS': 'cpu', **dict(variables)}
+  environment = {**os.environ, **cache, 'JAX_NUM_CPU_DEVICES': '1', 'JAX_PLATFORMS': 'cpu', **dict(variables)}
   return subprocess.Popen(
     command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
   )

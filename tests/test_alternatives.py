@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import alternatives
-from tests.alternatives import ALL, CONFIG, B, K, S, T, V, jit
+from tests.alternatives import ALL, CONFIG, B, K, S, T, V
 from tvts_jax.errors import UserError
 from tvts_jax.objectives import OBJECTIVES, contrastive, orders, reconstruct, sorting
 
@@ -90,7 +90,7 @@ def gradients(found):
   read = {name: {x: np.float64(found[0][x]) for x in OBJECTIVES[name].reads} for name in NUMPY}
   gradient = lambda read: {n: jax.grad(lambda o, n=n: OBJECTIVES[n].loss(o, batch)[0])(o) for n, o in read.items()}
   with jax.enable_x64(True):
-    made = jax.device_get(jit(gradient)(read))
+    made = jax.device_get(jax.jit(gradient)(read))
   return {name: (read[name], made[name]) for name in NUMPY}
 
 
@@ -166,7 +166,7 @@ def test_what_is_read_off_is_a_permutation_and_random_logits_score_chance():
     made = orders.borda(pairs), orders.likeliest(whole), orders.borda(no_preference)
     return made, [orders.scores(one, order) for one in made], orders.learn_pairs(pairs, order)[1]
 
-  made, scores, metrics = jax.device_get(jit(read)(*given, order))
+  made, scores, metrics = jax.device_get(jax.jit(read)(*given, order))
   for places, own in zip(made, scores):
     assert (np.sort(places, axis=1) == np.arange(K)).all()
     for score, value in own.items():
@@ -177,10 +177,10 @@ def test_what_is_read_off_is_a_permutation_and_random_logits_score_chance():
 def test_what_is_certain_is_read_off_as_it_is():
   order = np.array(ORDERS, np.int32)
   surely, classes = 9.0 * np.sign(order[:, None] - order[:, :, None]), 9.0 * np.eye(len(ORDERS))
-  read = jit(lambda pairs, whole: (orders.borda(pairs), orders.likeliest(whole)))
+  read = jax.jit(lambda pairs, whole: (orders.borda(pairs), orders.likeliest(whole)))
   for places in read(surely, classes):
     np.testing.assert_array_equal(places, order)
-  learn = jit(lambda pairs, whole: (orders.learn_pairs(pairs, order)[1], orders.learn_whole(whole, order)[1]))
+  learn = jax.jit(lambda pairs, whole: (orders.learn_pairs(pairs, order)[1], orders.learn_whole(whole, order)[1]))
   for metrics in learn(surely, classes):
     assert all(share == 1 for share in metrics.values())
 
@@ -194,7 +194,7 @@ def test_borda_breaks_circles_by_strength():
 
 def test_sinkhorn_makes_rows_and_columns_sum_to_one_and_keeps_the_best_permutation():
   logits = np.random.default_rng(0).normal(size=(50, K, K)).astype(np.float32)
-  read = jit(lambda logits: (soft := sorting.sinkhorn(logits, 30), orders.assign(soft), orders.assign(logits)))
+  read = jax.jit(lambda logits: (soft := sorting.sinkhorn(logits, 30), orders.assign(soft), orders.assign(logits)))
   soft, after, before = jax.device_get(read(logits))
   for axis in (1, 2):
     np.testing.assert_allclose(np.exp(soft).sum(axis), 1, atol=1e-4)

@@ -62,11 +62,9 @@ def run(values, folder):
       COMPILED[key] = compiling(*given)
     return COMPILED[key]
 
-  quick = functools.partial(jax.jit, compiler_options={'xla_cpu_use_fusion_emitters': False})
   with (
     mock.patch.object(sharding, 'make_mesh', one),
     mock.patch.object(step, 'compile_step', once),
-    mock.patch.object(jax, 'jit', quick),
   ):
     assert train.train(config, folder)
 

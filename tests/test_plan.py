@@ -1,7 +1,6 @@
 """Plans: what is read out of compiled programs against numbers by hand, and verdicts that follow the memory."""
 
 import dataclasses
-import functools
 import importlib.util
 import json
 import math
@@ -133,8 +132,6 @@ def config():
 
 
 def test_the_bill_of_a_data_parallel_step(config, monkeypatch):
-  quick = functools.partial(jax.jit, compiler_options={'xla_cpu_use_fusion_emitters': False})
-  monkeypatch.setattr(jax, 'jit', quick)
   made = bill.plan(config, bill.Topology.parse('h100:8'), clips=800)
   _, _, _, _, _, shapes = bill.step_lib.describe(config, 10)
   params = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes.params))

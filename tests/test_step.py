@@ -14,15 +14,13 @@ import numpy as np
 import optax
 import pytest
 
-from tests import meshes, runs
+from tests import meshes
 from tests.test_model import LOSS, assert_close, make
 from tvts_jax import optim
 from tvts_jax import step as step_lib
 from tvts_jax.models import tvts
 
 ROOT = pathlib.Path(__file__).parents[1]
-# As runs.FAST, for programs of this process.
-jit = functools.partial(jax.jit, compiler_options={'xla_cpu_use_fusion_emitters': False})
 GOLDEN_STEP = {'loss': 10.044304, 'sort/loss': 1.531592, 'gradient_norm': 40.098099, 'update_norm': 2.893365}
 
 
@@ -34,7 +32,7 @@ def start(model, params, **settings):
 def test_golden_step():
   model, params, batch = make(B=8, visible=12, **meshes.PLAIN)
   tx, state = start(model, params)
-  _, metrics = jit(step_lib.make_train_step(model, LOSS, tx))(state, batch, jax.random.key(0))
+  _, metrics = jax.jit(step_lib.make_train_step(model, LOSS, tx))(state, batch, jax.random.key(0))
   got = {name: float(metrics[name]) for name in GOLDEN_STEP}
   assert got == pytest.approx(GOLDEN_STEP, rel=1e-4), (
     'a train step gives other numbers than before: put the new ones into GOLDEN_STEP if the model, an objective or the '
@@ -46,8 +44,8 @@ def test_golden_step():
 def test_accumulation_gives_the_gradient_of_the_whole_batch(parts):
   model, params, batch = make(B=8, visible=12, **meshes.PLAIN)
   key = jax.random.key(0)
-  whole = jit(functools.partial(step_lib.whole_gradient, model, LOSS))(params, batch, key)
-  cut = jit(functools.partial(step_lib.accumulated_gradient, model, LOSS, parts=parts))(params, batch, key)
+  whole = jax.jit(functools.partial(step_lib.whole_gradient, model, LOSS))(params, batch, key)
+  cut = jax.jit(functools.partial(step_lib.accumulated_gradient, model, LOSS, parts=parts))(params, batch, key)
   assert_close(whole, cut, 2e-5)
 
 
@@ -64,11 +62,7 @@ def test_steps_on_any_mesh_equal_those_on_one_device(alone, name):
 def test_steps_of_two_processes_equal_those_on_one_device(alone, tmp_path):
   """Each has four of the eight devices: one mesh splits the parameters over both processes, the other the batch."""
   pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '4', '--']
-  own = {
-    **os.environ,
-    **runs.FAST,
-    'TVTS_HEARTBEAT_S': '300',
-  }  # A loaded machine may leave a process without time for long.
+  own = {**os.environ, 'TVTS_HEARTBEAT_S': '300'}  # A loaded machine may leave a process without time for long.
   names = ['fsdp', 'mixed']
   subprocess.run(
     [*pod, sys.executable, '-m', 'tests.meshes', tmp_path, *names], cwd=ROOT, env=own, check=True, timeout=500
@@ -88,14 +82,14 @@ def test_a_step_without_a_number_changes_nothing():
   model, params, batch = make(B=4, visible=12)
   tx, state = start(model, params)
   bad = {**batch, 'positions': batch['positions'].at[0, 0].set(10_000)}
-  after, metrics = jit(step_lib.make_train_step(model, LOSS, tx))(state, bad, jax.random.key(0))
+  after, metrics = jax.jit(step_lib.make_train_step(model, LOSS, tx))(state, bad, jax.random.key(0))
   assert not metrics['finite'] and not np.isfinite(metrics['loss'])
   jax.tree.map(np.testing.assert_array_equal, state, after)
 
 
 def test_what_is_a_spike():
   """Against plain numpy, over a run whose level rises for good in the middle."""
-  rng, sigmas, look = np.random.default_rng(0), 4.0, jit(step_lib.is_spike)
+  rng, sigmas, look = np.random.default_rng(0), 4.0, jax.jit(step_lib.is_spike)
   values_Sx2 = rng.normal([5.0, 2.0], 0.1, (600, 2)).astype(np.float32)
   values_Sx2[[50, 200, 201]] += 3.0
   values_Sx2[250, 1] += 3.0
@@ -120,8 +114,8 @@ def test_a_spike_changes_nothing_but_the_count():
   tx, state = start(model, params)
   state = state._replace(ema=params)
   usual = jnp.tile(100.0 + jnp.arange(step_lib.USUAL) % 2, (2, 1))
-  plain = jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9))
-  ruled = jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9, spike_sigmas=6.0))
+  plain = jax.jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9))
+  ruled = jax.jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9, spike_sigmas=6.0))
   expected, _ = plain(state, batch, jax.random.key(0))
   for level, spike in ((1.0, False), (0.01, True)):
     spikes = step_lib.Spikes(level * usual, jnp.int32(step_lib.USUAL), jnp.int32(5))
@@ -139,7 +133,7 @@ def test_ema_follows_the_parameters():
   model, params, batch = make(B=4, visible=12)
   tx, state = start(model, params)
   state = state._replace(ema=jax.tree.map(jnp.copy, params))
-  after, _ = jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9))(state, batch, jax.random.key(0))
+  after, _ = jax.jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9))(state, batch, jax.random.key(0))
   expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, params, after.params)
   assert_close(expected, after.ema, 1e-6)
 
@@ -147,7 +141,7 @@ def test_ema_follows_the_parameters():
 def test_dropout_differs_from_step_to_step():
   model, params, batch = make(B=4, visible=12)
   tx, state = start(model, params, lr=0.0)
-  step = jit(step_lib.make_train_step(model, LOSS, tx))
+  step = jax.jit(step_lib.make_train_step(model, LOSS, tx))
   once, a = step(state, batch, jax.random.key(0))
   _, b = step(once, batch, jax.random.key(0))
   _, again = step(state, batch, jax.random.key(0))
@@ -164,7 +158,7 @@ def test_the_step_embeds_visible_tubelets_only():
   params = jax.eval_shape(lambda rng: model.init(rng, spec), jax.random.key(0))
   opt_state = jax.eval_shape(optax.sgd(0.1).init, params)
   state = step_lib.State(jax.ShapeDtypeStruct((), jnp.int32), params, opt_state)
-  step = jit(step_lib.make_train_step(model, LOSS, optax.sgd(0.1)))
+  step = jax.jit(step_lib.make_train_step(model, LOSS, optax.sgd(0.1)))
   text = step.lower(state, spec, jax.random.key(0)).compile().as_text()
   sizes = {math.prod(map(int, filter(None, dims.split(',')))) for dims in re.findall(r'\w\[([\d,]*)\]', text)}
   assert 8 * 26 * 64 in sizes, 'the tokens of the visible tubelets should be there'

@@ -73,7 +73,6 @@ def variables(root) -> dict[str, str]:
     'JAX_NUM_CPU_DEVICES': '1',
     'JAX_COMPILATION_CACHE_DIR': f'{root}/compiled',  # Their own, for a death may leave half a program there.
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    **runs.FAST,
   }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data import vocab
-from tests import folders, runs
+from tests import folders
 from tvts_jax import report
 from tvts_jax.input import index, pipeline, reader, trouble
 from tvts_jax.input.config import InputConfig
@@ -422,7 +422,7 @@ def train(workdir, folder, tokenizer, *settings):
   ]
   # All of them compile the same.
   cache = {'JAX_COMPILATION_CACHE_DIR': str(workdir.parent / 'compiled')}
-  environment = {**os.environ, **runs.FAST, **cache, 'JAX_NUM_CPU_DEVICES': '1', 'JAX_PLATFORMS': 'cpu'}
+  environment = {**os.environ, **cache, 'JAX_NUM_CPU_DEVICES': '1', 'JAX_PLATFORMS': 'cpu'}
   return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
