@@ -14,7 +14,7 @@ from tvts_jax import step as step_lib
 from tvts_jax.input.order import process_slice
 
 STEPS, BATCH = 3, 16
-MESHES = {'data': {'data': 8}, 'fsdp': {'fsdp': 8}, 'mixed': {'data': 2, 'fsdp': 2, 'tensor': 2}}
+MESHES = {'fsdp': {'fsdp': 8}, 'mixed': {'data': 2, 'fsdp': 2, 'tensor': 2}}
 # Without dropout, because a batch cut in other pieces draws other dropout masks.
 TEXT = {'vocab_size': 50, 'dim': 32, 'hidden_dim': 64, 'n_layers': 2, 'n_heads': 2}
 PLAIN = {'text': {**TEXT, 'dropout': 0.0, 'attention_dropout': 0.0}}

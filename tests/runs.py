@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import multiprocessing
 import os
 import pathlib
 import subprocess
@@ -14,6 +15,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 12
+FORKING = multiprocessing.get_context('forkserver')
+# What costs most of a start.
+IMPORTS = ('tvts_jax.main', 'tvts_jax.train', 'tensorflow', 'clu.metric_writers')
+FORKING.set_forkserver_preload([*IMPORTS, 'transformers.models.auto.tokenization_auto'])
 
 
 def call(*arguments):
@@ -47,20 +52,76 @@ def make(root):
   call('tvts_jax.warm_text', *text, '--steps', '2', '--config.input.batch=8')
 
 
-def start(demo, name, *settings, pod=(), program=('-m', 'tvts_jax.main'), variables=(), **options):
-  command = [
-    *pod,
-    *(sys.executable, *program, f'--config=configs/demo.py:root={demo},steps={STEPS}'),
-    *(f'--workdir={demo}/{name}', '--config.input.batch=8', '--config.evals.sorting.batch=8', '--config.log_every=1'),
-    *('--config.checkpoint.every_steps=5', '--config.evals.sorting.every_steps=6', '--config.spike_sigmas=6'),
+def variables(root) -> dict[str, str]:
+  """Of the environment of runs; equal between those that are compared bit for bit."""
+  return {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUM_CPU_DEVICES': '1',
+    'JAX_COMPILATION_CACHE_DIR': f'{root}/compiled',  # Their own, for a death may leave half a program there.
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'TF_CPP_MIN_LOG_LEVEL': '3',  # As input/host_tf.py has it, for who has imported TensorFlow before.
+  }
+
+
+class Fork:
+  """`python -m tvts_jax.main` in a fork of a process that has imported everything; in all else as a Popen of it."""
+
+  def __init__(self, root, name, arguments):
+    before = dict(os.environ)
+    os.environ.update(variables(root))  # For the process that forks, if this is the first.
+    self._output = pathlib.Path(f'{root}/{name}.txt')
+    self._output.write_text('')
+    self._process = FORKING.Process(target=be_run, args=(arguments, str(self._output)))
+    try:
+      self._process.start()
+    finally:
+      os.environ.clear()
+      os.environ.update(before)
+    self.pid = self._process.pid
+
+  @property
+  def returncode(self) -> int | None:
+    return self._process.exitcode
+
+  def poll(self) -> int | None:
+    return self._process.exitcode
+
+  def kill(self):
+    self._process.kill()
+
+  def said(self) -> str:
+    return self._output.read_text(errors='replace')
+
+  def communicate(self, timeout=None) -> tuple[str, None]:
+    self._process.join(timeout)
+    if self.returncode is None:
+      raise subprocess.TimeoutExpired('a run', timeout)
+    return self.said(), None
+
+
+def be_run(arguments, output):
+  from absl import app
+
+  from tvts_jax import main
+
+  file = os.open(output, os.O_WRONLY | os.O_APPEND)
+  for stream in (1, 2):
+    os.dup2(file, stream)
+  sys.argv[:] = ['tvts_jax.main', *arguments]
+  app.run(main.main)
+
+
+def arguments(demo, name, *settings) -> list[str]:
+  return [
+    *(f'--config=configs/demo.py:root={demo},steps={STEPS}', f'--workdir={demo}/{name}'),
+    *('--config.input.batch=8', '--config.evals.sorting.batch=8', '--config.log_every=1', '--config.spike_sigmas=6'),
+    *('--config.checkpoint.every_steps=5', '--config.evals.sorting.every_steps=6'),
     *settings,
   ]
-  # All of them compile the same. Programs of several CPU devices that come out of JAX's cache may hang.
-  cache = {'JAX_COMPILATION_CACHE_DIR': f'{demo}/compiled', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1'}
-  environment = {**os.environ, **cache, 'JAX_NUM_CPU_DEVICES': '1', 'JAX_PLATFORMS': 'cpu', **dict(variables)}
-  return subprocess.Popen(
-    command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-  )
+
+
+def start(demo, name, *settings) -> Fork:
+  return Fork(demo, name, arguments(demo, name, *settings))
 
 
 def finish(process, code=0) -> str:
@@ -81,17 +142,19 @@ def rows(folder) -> list[dict]:
   return [{key: value for key, value in json.loads(line).items() if key != 'time'} for line in lines]
 
 
-def state(folder) -> dict[str, np.ndarray]:
-  path = folder / 'checkpoints' / str(STEPS) / 'state'
+def end(folder, step: int = STEPS) -> dict[str, np.ndarray]:
+  """The state in a checkpoint, the last one unless a step is given."""
+  path = folder / 'checkpoints' / str(step) / 'state'
   with ocp.PyTreeCheckpointer() as checkpointer:
     names = checkpointer.metadata(path).item_metadata.tree
     # On the host, because the devices that saved them may not be here.
     return checkpointer.restore(path, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
 
 
-def assert_equal_runs(a, b):
+def assert_equal_ends(a, b, step: int = STEPS):
+  """All numbers that two runs told, and each bit of the states they ended with."""
   assert rows(a) == rows(b)
-  before, after = state(a), state(b)
+  before, after = end(a, step), end(b, step)
   assert before.keys() == after.keys()
   for name, value in before.items():
     np.testing.assert_array_equal(value, after[name], err_msg=name)

@@ -104,7 +104,7 @@ def stopped(out):
   done = subprocess.run(
     [sys.executable, '-c', code],
     cwd=runs.ROOT,
-    env={**os.environ, **small.variables(out)},
+    env={**os.environ, **runs.variables(out)},
     capture_output=True,
     text=True,
   )

@@ -28,7 +28,7 @@ def test_means_and_spreads_are_those_of_numpy():
   assert found == pytest.approx((values.mean(), values.std(ddof=1), 7))
   assert claims.mean(numbers(a=[0.25]), 'a', 'm') == (0.25, 0.0, 1)
   assert claims.mean(numbers(a=[0.25]), 'a', 'other') is None and claims.mean({}, 'a', 'm') is None
-  assert str(claims.mean(numbers(a=[0.5, 0.7]), 'a', 'm')) == '60.0% ± 14.1%'
+  assert str(claims.mean(numbers(a=[0.5, 0.7]), 'a', 'm')) == '60.0 ± 14.1 %'
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,9 @@ def test_above_several_takes_all_and_names_each():
   found = verdict(('a', 'b', 'c'), a=good, b=low, c=[0.1])
   assert found.holds == 'unfinished' and found.sentence.endswith('c has 1 that are finished')
   said = verdict(('a', 'b', 'c'), a=good, b=low, c=worse).sentence
-  assert 'a 71.0% ± 1%, b 11.0% ± 1%; the difference is +60.0 points' in said and 'a is ahead in 0 of 3 seeds' in said
+  assert (
+    'a 71.0 ± 1.0 %, b 11.0 ± 1.0 %; the difference is +60.0 points' in said and 'a is ahead in 0 of 3 seeds' in said
+  )
 
 
 def test_chance():

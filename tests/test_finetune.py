@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import config_flags
 
-from tests import clips
-from tests.faults import small
+from tests import clips, runs
 from tests.runs import ROOT, rows
 from tvts_jax import config as config_lib
 from tvts_jax import convert, evaluate, evaluators, sharding, step, train
@@ -86,7 +85,7 @@ def trained(root):
 
 
 def test_the_encoder_and_its_classifier_learn_and_nothing_else(root, trained):
-  before, after = small.end(trained, 2), small.end(trained, STEPS)
+  before, after = runs.end(trained, 2), runs.end(trained, STEPS)
   for path, old in before.items():
     if path.startswith('params/'):
       learns = path.startswith(('params/video/', 'params/heads_classify/'))
@@ -105,7 +104,7 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_if_it_was_not(root, trained)
   shutil.copytree(trained, again)
   shutil.rmtree(again / 'checkpoints' / str(STEPS))
   run(recognition_of(root), again)
-  small.assert_equal_ends(trained, again, STEPS)
+  runs.assert_equal_ends(trained, again, STEPS)
 
 
 def test_the_classifier_is_tested_under_all_views_by_a_plain_loop(root, trained):
@@ -117,7 +116,7 @@ def test_the_classifier_is_tested_under_all_views_by_a_plain_loop(root, trained)
 
   model, params, _ = workdir.load_workdir(trained)  # The running mean, as it would be exported.
   rows, records = clips.make(root / 'once more')
-  oracle, ends, right = clips.Oracle(root, tvts.build(model), params, records), small.end(trained, STEPS), 0
+  oracle, ends, right = clips.Oracle(root, tvts.build(model), params, records), runs.end(trained, STEPS), 0
   kernel_DxK, bias_K = (ends[f'ema/heads_classify/linear/{name}'] for name in ('kernel', 'bias'))
   items = {item['id']: item for item in found['items']}
   for row in rows:
@@ -141,6 +140,9 @@ def test_classes_that_do_not_fit_are_refused_by_name(root):
   values = recognition_of(root)
   model = tvts.build(tvts.TVTSConfig.from_dict(TINY))
   build = lambda: evaluators.build(config_lib.resolve(values), model, clips.mesh())
+  values['objectives']['classify']['classes'] = 2
+  with pytest.raises(UserError, match='numbers classes up to 2, .* beyond objectives.classify.classes=2; set it to at'):
+    train.check_labels(config_lib.resolve(values))
   values['objectives']['classify']['classes'] = 4
   with pytest.raises(UserError, match='has 3 classes, but objectives.classify.classes=4; set it to 3'):
     build()
@@ -168,7 +170,7 @@ def test_retrieval_trains_all_but_the_sorter_and_tells_both_directions(root):
   values['steps'], values['checkpoint'] = 3, {'every_steps': 1}
   values['evals']['text_retrieval'] |= {'every_steps': 2}
   run(values, root / 'retrieval')
-  before, after = small.end(root / 'retrieval', 1), small.end(root / 'retrieval', 3)
+  before, after = runs.end(root / 'retrieval', 1), runs.end(root / 'retrieval', 3)
   moved = {path for path, old in before.items() if path.startswith('params/') and (after[path] != old).any()}
   assert {path.split('/')[1] for path in moved} == {'video', 'text', 'video_projection', 'text_projection'}
   lines = (root / 'retrieval' / 'eval' / 'text_retrieval.jsonl').read_text().splitlines()

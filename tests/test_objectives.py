@@ -98,7 +98,9 @@ def test_the_sum_is_weighted_and_named():
 
 
 @pytest.mark.parametrize(
-  'config, words', [({}, 'contrastive'), ({'sorting': {}}, 'sort'), ({'contrastive': {'tau': 0.1}}, 'temperature')]
+  'config, words',
+  [({}, 'contrastive'), ({'sorting': {}}, 'sort'), ({'contrastive': {'tau': 0.1}}, 'temperature')]
+  + [({'contrastive': {'temperature': 0.0}}, 'above 0'), ({'classify': {'smoothing': 1.0}}, 'smoothing=1.0')],
 )
 def test_unknown_names_list_the_known(config, words):
   with pytest.raises(UserError, match=words):

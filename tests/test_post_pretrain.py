@@ -12,8 +12,7 @@ import pytest
 from ml_collections import config_flags
 
 from data import vocab
-from tests import folders, weights
-from tests.faults import small
+from tests import folders, runs, weights
 from tests.runs import ROOT, rows
 from tvts_jax import config as config_lib
 from tvts_jax import convert, sharding, train
@@ -84,13 +83,13 @@ def trained(root):
 
 def test_images_train_the_first_position_in_time_and_clips_the_first_two(trained):
   old_TxD = PARAMS['video']['time_position']
-  moved = lambda step: (small.end(trained, step)['params/video/time_position'] != old_TxD).any(axis=1).tolist()
+  moved = lambda step: (runs.end(trained, step)['params/video/time_position'] != old_TxD).any(axis=1).tolist()
   assert moved(1) == [True] + 7 * [False], 'the first batch is of images'
   assert moved(2) == moved(STEPS) == 2 * [True] + 6 * [False]
 
 
 def test_all_but_the_sorter_learns_from_the_weights_it_was_given(trained):
-  before, after = names.flatten(PARAMS), small.end(trained, STEPS)
+  before, after = names.flatten(PARAMS), runs.end(trained, STEPS)
   for path, old in before.items():
     new = after[f'params/{path}']
     # Each of 5 steps of Adam moves a value by about the learning rate.
@@ -108,7 +107,7 @@ def test_a_run_that_stopped_between_the_sources_ends_like_an_undisturbed_one(roo
     shutil.rmtree(again / 'checkpoints' / str(step))
   run(config_of(root), again)
   assert rows(again) == rows(trained)
-  expected, found = small.end(trained, STEPS), small.end(again, STEPS)
+  expected, found = runs.end(trained, STEPS), runs.end(again, STEPS)
   assert expected.keys() == found.keys()
   for name, value in expected.items():
     np.testing.assert_array_equal(value, found[name], err_msg=name)

@@ -40,13 +40,13 @@ def test_golden_step():
   )
 
 
-@pytest.mark.parametrize('parts', [2, 4])
-def test_accumulation_gives_the_gradient_of_the_whole_batch(parts):
+def test_accumulation_gives_the_gradient_of_the_whole_batch():
   model, params, batch = make(B=8, visible=12, **meshes.PLAIN)
   key = jax.random.key(0)
   whole = jax.jit(functools.partial(step_lib.whole_gradient, model, LOSS))(params, batch, key)
-  cut = jax.jit(functools.partial(step_lib.accumulated_gradient, model, LOSS, parts=parts))(params, batch, key)
-  assert_close(whole, cut, 2e-5)
+  for parts in (2, 4):
+    cut = jax.jit(functools.partial(step_lib.accumulated_gradient, model, LOSS, parts=parts))(params, batch, key)
+    assert_close(whole, cut, 2e-5)
 
 
 @pytest.fixture(scope='module')
@@ -54,9 +54,8 @@ def alone():
   return meshes.run({}, jax.devices()[:1])
 
 
-@pytest.mark.parametrize('name', meshes.MESHES)
-def test_steps_on_any_mesh_equal_those_on_one_device(alone, name):
-  assert_same_run(alone, meshes.run(meshes.MESHES[name]))
+def test_steps_on_a_mesh_equal_those_on_one_device(alone):
+  assert_same_run(alone, meshes.run({'data': 8}))
 
 
 def test_steps_of_two_processes_equal_those_on_one_device(alone, tmp_path):
@@ -78,11 +77,19 @@ def assert_same_run(a, b):
     np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def test_a_step_without_a_number_changes_nothing():
+@pytest.fixture(scope='module')
+def once():
+  """(step, state, batch), compiled for all tests that ask for no more than a step."""
   model, params, batch = make(B=4, visible=12)
   tx, state = start(model, params)
+  step = jax.jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9))
+  return step, state._replace(ema=jax.tree.map(jnp.copy, params)), batch
+
+
+def test_a_step_without_a_number_changes_nothing(once):
+  step, state, batch = once
   bad = {**batch, 'positions': batch['positions'].at[0, 0].set(10_000)}
-  after, metrics = jax.jit(step_lib.make_train_step(model, LOSS, tx))(state, bad, jax.random.key(0))
+  after, metrics = step(state, bad, jax.random.key(0))
   assert not metrics['finite'] and not np.isfinite(metrics['loss'])
   jax.tree.map(np.testing.assert_array_equal, state, after)
 
@@ -109,13 +116,11 @@ def test_what_is_a_spike():
   assert 400 in found and max(found) < 500, 'a level that has risen is usual some time later'
 
 
-def test_a_spike_changes_nothing_but_the_count():
-  model, params, batch = make(B=4, visible=12)
-  tx, state = start(model, params)
-  state = state._replace(ema=params)
+def test_a_spike_changes_nothing_but_the_count(once):
+  plain, state, batch = once
+  model, params, _ = make(B=4, visible=12)
   usual = jnp.tile(100.0 + jnp.arange(step_lib.USUAL) % 2, (2, 1))
-  plain = jax.jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9))
-  ruled = jax.jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9, spike_sigmas=6.0))
+  ruled = jax.jit(step_lib.make_train_step(model, LOSS, start(model, params)[0], ema=0.9, spike_sigmas=6.0))
   expected, _ = plain(state, batch, jax.random.key(0))
   for level, spike in ((1.0, False), (0.01, True)):
     spikes = step_lib.Spikes(level * usual, jnp.int32(step_lib.USUAL), jnp.int32(5))
@@ -129,23 +134,17 @@ def test_a_spike_changes_nothing_but_the_count():
       assert_close(made, expected._replace(step=None), 1e-6)
 
 
-def test_ema_follows_the_parameters():
-  model, params, batch = make(B=4, visible=12)
-  tx, state = start(model, params)
-  state = state._replace(ema=jax.tree.map(jnp.copy, params))
-  after, _ = jax.jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9))(state, batch, jax.random.key(0))
-  expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, params, after.params)
+def test_ema_follows_the_parameters(once):
+  step, state, batch = once
+  after, _ = step(state, batch, jax.random.key(0))
+  expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state.params, after.params)
   assert_close(expected, after.ema, 1e-6)
 
 
-def test_dropout_differs_from_step_to_step():
-  model, params, batch = make(B=4, visible=12)
-  tx, state = start(model, params, lr=0.0)
-  step = jax.jit(step_lib.make_train_step(model, LOSS, tx))
-  once, a = step(state, batch, jax.random.key(0))
-  _, b = step(once, batch, jax.random.key(0))
-  _, again = step(state, batch, jax.random.key(0))
-  assert a['loss'] != b['loss'] and a['loss'] == again['loss']
+def test_dropout_differs_from_step_to_step(once):
+  step, state, batch = once
+  loss = lambda s: step(state._replace(step=jnp.int32(s)), batch, jax.random.key(0))[1]['loss']
+  assert loss(0) != loss(1) and loss(0) == loss(0)
 
 
 def test_the_step_embeds_visible_tubelets_only():

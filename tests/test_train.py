@@ -1,6 +1,7 @@
 """Whole runs, in real processes on real shards: interrupted ones must end as if nothing had happened."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -8,14 +9,15 @@ import sys
 
 import pytest
 
-from tests.runs import STEPS, assert_equal_runs, call, demo, finish, rows, start, wait_for
+from tests.runs import STEPS, arguments, assert_equal_ends, call, demo, finish, rows, start, wait_for
 
 __all__ = ['demo']  # A fixture.
 
 
 @pytest.fixture(scope='module')
 def undisturbed(demo):
-  return finish(start(demo, 'undisturbed'))
+  done = call('tvts_jax.main', *arguments(demo, 'undisturbed'))
+  return done.stdout + done.stderr
 
 
 def test_a_run_tells_what_it_does(demo, undisturbed):
@@ -32,27 +34,23 @@ def test_a_run_tells_what_it_does(demo, undisturbed):
   assert list((folder / 'tensorboard').iterdir())
 
 
-def test_a_killed_run_ends_like_an_undisturbed_one(demo, undisturbed):
-  """kill -9 once a checkpoint is there, SIGTERM somewhat later, then to the end."""
-  folder = demo / 'killed'
-  run = start(demo, 'killed')
-  wait_for(run, lambda: (folder / 'checkpoints' / '5').exists())
-  run.kill()
-  run.communicate()
-  run = start(demo, 'killed')
-  wait_for(run, lambda: len(rows(folder)) > 6)
-  run.send_signal(signal.SIGTERM)
+def test_a_run_that_was_asked_to_stop_ends_like_an_undisturbed_one(demo, undisturbed):
+  """And though it goes on from somewhere else. Runs that are killed are in tests/faults."""
+  folder = demo / 'stopped'
+  run = start(demo, 'stopped')
+  wait_for(run, lambda: (folder / 'metrics.jsonl').exists() and len(rows(folder)) > 2)
+  os.kill(run.pid, signal.SIGTERM)
   finish(run, code=75)
   (demo / 'elsewhere').symlink_to(demo / 'shards')
   harmless = '--config.checkpoint.keep=2', f'--config.input.folder={demo}/elsewhere'  # They change no number.
-  assert 'resuming' in finish(start(demo, 'killed', *harmless))
-  assert_equal_runs(demo / 'undisturbed', folder)
+  assert 'resuming' in finish(start(demo, 'stopped', *harmless))
+  assert_equal_ends(demo / 'undisturbed', folder)
 
 
 def test_a_work_directory_has_one_run(demo, undisturbed):
   first = start(demo, 'shared')
   wait_for(first, lambda: (demo / 'shared' / 'config.txt').exists())
-  first.send_signal(signal.SIGSTOP)
+  os.kill(first.pid, signal.SIGSTOP)
   assert 'is in use by process' in finish(start(demo, 'shared'), code=1)
   first.kill()
   first.communicate()

@@ -114,7 +114,7 @@ def test_nothing_masked_is_nothing_to_reconstruct(root):
 
 def test_a_variant_runs_by_the_command(root):
   settings = '--config.model.video.frames=8', '--config.steps=3', '--config.checkpoint.every_steps=3'
-  run = small.Fork(root, 'vcop', *settings, objective='vcop')
+  run = small.fork(root, 'vcop', *settings, objective='vcop')
   said, _ = run.communicate(timeout=240)
   assert run.returncode == 0, said[-3000:]
   rows = [json.loads(line) for line in (root / 'vcop' / 'metrics.jsonl').read_text().splitlines()]

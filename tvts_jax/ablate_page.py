@@ -23,7 +23,7 @@ STYLE = """
 .claim { display: grid; grid-template-columns: 1fr max-content; gap: 4px 16px; padding: 12px 0;
   border-top: 1px solid var(--line); } .claim p { margin: 0; grid-column: 1 / 3; }
 .claim:first-child { border-top: 0; padding-top: 0; } .claim b { font-weight: 600; }
-td.words { text-align: left; }
+th { white-space: normal; vertical-align: bottom; min-width: 5.5em; }
 """
 
 

@@ -238,9 +238,11 @@ def tokenizer(run: Run) -> str:
 
 def examples(run: Run) -> str:
   """Opens the input as a run does, which makes one example."""
+  from tvts_jax import train
   from tvts_jax.input import pipeline
 
   source = pipeline.open(run.config.input)
+  train.check_labels(run.config)
   return f'{source.num_examples:,}, {source.steps_per_epoch:,} steps an epoch'
 
 

@@ -25,7 +25,8 @@ class Mean(NamedTuple):
   count: int
 
   def __str__(self):
-    return f'{percent(self.mean)} ± {percent(self.spread)}' if self.count > 1 else percent(self.mean)
+    spread = f' ± {100 * self.spread:.1f}' if self.count > 1 else ''
+    return f'{100 * self.mean:.1f}{spread} %'
 
 
 @dataclasses.dataclass(frozen=True)

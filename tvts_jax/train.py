@@ -43,6 +43,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   check_files(config)
   source = pipeline.open(config.input)
   check_vocabulary(config, config.input.tokenizer, source.vocab_size)
+  check_labels(config)
   total = config.steps if config.steps is not None else round(config.epochs * source.steps_per_epoch)
   model, _, train_step, _, init, shapes = step_lib.describe(config, total)
   place = sharding.state_layout(shapes, config.sharding, mesh)
@@ -220,6 +221,18 @@ def check_vocabulary(config, tokenizer: str, pieces: int):
       f'the tokenizer {tokenizer!r} has {pieces} word pieces, but model.text.vocab_size is {known}; set it to at least '
       'that'
     )
+
+
+def check_labels(config):
+  for part in config.input.parts()[0]:
+    if 'label' in part.fields:
+      classes = config.objectives['classify'].get('classes', 0)
+      found = annotations.labels_of(part.annotations, part.split, part.label)
+      if beyond := [clip for clip, label in found.items() if label >= classes]:
+        raise UserError(
+          f'{part.annotations} numbers classes up to {max(found.values())}, {beyond[0]!r} the first clip beyond '
+          f'objectives.classify.classes={classes}; set it to at least {max(found.values()) + 1}'
+        )
 
 
 def check_files(config):

@@ -31,6 +31,7 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 
 from absl import logging
 
+from tests import runs
 from tests.faults import small
 from tvts_jax.words import duration
 
@@ -179,7 +180,7 @@ def play(round: Round) -> str | None:
       code, said = round.end()
       if code != 0:
         return f'left alone, it left with {code}:\n{said[-SHOWN:]}'
-    small.assert_equal_ends(round.root / round.kind, round.folder)
+    runs.assert_equal_ends(round.root / round.kind, round.folder)
   except subprocess.TimeoutExpired:
     round.give_up()
     return f'it did not end in {MOST_S} s after {", ".join(round.faults) or "nothing"}'

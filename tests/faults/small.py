@@ -4,9 +4,7 @@ Its records are made by hand, its model has one layer, and all runs share what t
 """
 
 import json
-import multiprocessing
 import os
-import pathlib
 import resource
 import subprocess
 import sys
@@ -14,8 +12,6 @@ import time
 from collections import Counter
 from unittest import mock
 
-import numpy as np
-import orbax.checkpoint as ocp
 from absl import flags
 from ml_collections import config_flags
 
@@ -23,7 +19,7 @@ from data import vocab
 from tests import folders, runs
 from tvts_jax import config as config_lib
 
-STEPS = 12
+STEPS = runs.STEPS
 ROOM = 2**14  # Bytes that no file needs but those of a checkpoint.
 POD = (sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '1')
 SAMPLING = {'transcripts': 4, 'seconds': [2], 'gap_s': 1.0, 'min_words': 1}
@@ -37,10 +33,6 @@ SETTINGS = (
 )
 # Programs of several CPU devices that come out of JAX's cache may hang.
 TWO_DEVICES = {'JAX_NUM_CPU_DEVICES': '2', 'JAX_ENABLE_COMPILATION_CACHE': 'false'}
-FORKING = multiprocessing.get_context('forkserver')
-# What costs most of a start.
-IMPORTS = ('tvts_jax.main', 'tvts_jax.train', 'tensorflow', 'clu.metric_writers')
-FORKING.set_forkserver_preload([*IMPORTS, 'transformers.models.auto.tokenization_auto'])
 
 
 def make(root):
@@ -66,72 +58,16 @@ def config(root, *settings) -> config_lib.RunConfig:
   return config_lib.resolve(values.config)
 
 
-def variables(root) -> dict[str, str]:
-  """They must be equal between runs that are compared bit for bit."""
-  return {
-    'JAX_PLATFORMS': 'cpu',
-    'JAX_NUM_CPU_DEVICES': '1',
-    'JAX_COMPILATION_CACHE_DIR': f'{root}/compiled',  # Their own, for a death may leave half a program there.
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
-
-
 def start(root, name, *settings, pod=(), program=('-m', 'tvts_jax.main'), changed=(), **options) -> subprocess.Popen:
   """changed: variables of the environment that are others than usual."""
   command = [*pod, sys.executable, *program, *arguments(root, name, *settings)]
-  environment = {**os.environ, **variables(root), **dict(changed)}
+  environment = {**os.environ, **runs.variables(root), **dict(changed)}
   options = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True, **options}
   return subprocess.Popen(command, cwd=runs.ROOT, env=environment, **options)
 
 
-class Fork:
-  """A run in a fork of a process that has imported everything; in all else like one that start() gives."""
-
-  def __init__(self, root, name, *settings, objective='tvts'):
-    before = dict(os.environ)
-    os.environ.update(variables(root))  # For the process that forks, if this is the first.
-    self._output = pathlib.Path(f'{root}/{name}.txt')
-    self._output.write_text('')
-    own = arguments(root, name, *settings, objective=objective)
-    self._process = FORKING.Process(target=be_run, args=(own, str(self._output)))
-    try:
-      self._process.start()
-    finally:
-      os.environ.clear()
-      os.environ.update(before)
-    self.pid = self._process.pid
-
-  @property
-  def returncode(self) -> int | None:
-    return self._process.exitcode
-
-  def poll(self) -> int | None:
-    return self._process.exitcode
-
-  def kill(self):
-    self._process.kill()
-
-  def said(self) -> str:
-    return self._output.read_text(errors='replace')
-
-  def communicate(self, timeout=None) -> tuple[str, None]:
-    self._process.join(timeout)
-    if self.returncode is None:
-      raise subprocess.TimeoutExpired('a run', timeout)
-    return self.said(), None
-
-
-def be_run(arguments, output):
-  """What python -m tvts_jax.main does."""
-  from absl import app
-
-  from tvts_jax import main
-
-  file = os.open(output, os.O_WRONLY | os.O_APPEND)
-  for stream in (1, 2):
-    os.dup2(file, stream)
-  sys.argv[:] = ['tvts_jax.main', *arguments]
-  app.run(main.main)
+def fork(root, name, *settings, objective='tvts') -> runs.Fork:
+  return runs.Fork(root, name, arguments(root, name, *settings, objective=objective))
 
 
 def steps(folder) -> list[int]:
@@ -155,24 +91,6 @@ def names(folder) -> set[str]:
 def fingerprints(folder, step: int) -> dict[str, int]:
   """Of the arrays in a checkpoint, as its run saw them."""
   return json.loads((folder / 'checkpoints' / str(step) / 'meta.json').read_text())['fingerprints']
-
-
-def end(folder, step: int = STEPS) -> dict[str, np.ndarray]:
-  """The state in a checkpoint, the last one unless a step is given."""
-  path = folder / 'checkpoints' / str(step) / 'state'
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    names = checkpointer.metadata(path).item_metadata.tree
-    # On the host, because the devices that saved them may not be here.
-    return checkpointer.restore(path, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
-
-
-def assert_equal_ends(a, b, step: int = STEPS):
-  """All numbers that two runs told, and each bit of the states they ended with."""
-  assert runs.rows(a) == runs.rows(b)
-  before, after = end(a, step), end(b, step)
-  assert before.keys() == after.keys()
-  for name, value in before.items():
-    np.testing.assert_array_equal(value, after[name], err_msg=name)
 
 
 def processes(launcher) -> list[int]:

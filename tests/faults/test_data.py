@@ -3,17 +3,14 @@
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from data import vocab
-from tests import folders
+from tests import folders, runs
 from tvts_jax import report
 from tvts_jax.input import index, pipeline, reader, trouble
 from tvts_jax.input.config import InputConfig
@@ -412,38 +409,28 @@ def test_sidecars_are_asked_for_again(config, sound, folder, monkeypatch):
 # A run.
 
 
-def train(workdir, folder, tokenizer, *settings):
-  command = [
-    *(sys.executable, '-m', 'tvts_jax.main', f'--config=configs/demo.py:steps={RUN}', f'--workdir={workdir}'),
+def train(root, name, folder, tokenizer, *settings, code=0) -> str:
+  """What it says."""
+  arguments = [
+    *(f'--config=configs/demo.py:steps={RUN}', f'--workdir={root}/{name}'),
     *(f'--config.input.folder={folder}', f'--config.input.tokenizer={tokenizer}', '--config.init.text='),
     *('--config.model.text.vocab_size=300', '--config.model.video.image_size=16', '--config.model.video.frames=4'),
     *('--config.input.batch=4', '--config.evals={}', '--config.log_every=1', '--config.checkpoint.every_steps=2'),
     *('--config.model.video.depth=1', '--config.model.text.n_layers=1', '--config.input.seconds=(3.0,)', *settings),
   ]
-  # All of them compile the same.
-  cache = {'JAX_COMPILATION_CACHE_DIR': str(workdir.parent / 'compiled')}
-  environment = {**os.environ, **cache, 'JAX_NUM_CPU_DEVICES': '1', 'JAX_PLATFORMS': 'cpu'}
-  return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-
-
-def numbers(workdir):
-  lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
-  return [{name: value for name, value in line.items() if name != 'time'} for line in lines]
+  return runs.finish(runs.Fork(root, name, arguments), code)
 
 
 def test_a_run_goes_on_over_damage_and_tells(folder, tokenizer, tmp_path):
   """It may skip nothing and stops; the same run, told that it may, ends like one that was never stopped."""
   flip(folder, BAD)
   undisturbed, stopped = tmp_path / 'undisturbed', tmp_path / 'stopped'
-  done = train(undisturbed, folder, tokenizer)
-  assert done.returncode == 0, done.stderr[-3000:]
-  assert f'{SHARDS[1]}: record {BAD - 10} at byte' in done.stderr and 'skipped as damaged: 1' in done.stderr
-  done = train(stopped, folder, tokenizer, '--config.input.max_bad=0.0')
-  assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr[-3000:]
-  assert f'{SHARDS[1]}: record {BAD - 10} at byte' in done.stderr.splitlines()[-1]
-  done = train(stopped, folder, tokenizer)
-  assert done.returncode == 0 and 'resuming' in done.stderr, done.stderr[-3000:]
-  assert numbers(stopped) == numbers(undisturbed)
+  said = train(tmp_path, 'undisturbed', folder, tokenizer)
+  assert f'{SHARDS[1]}: record {BAD - 10} at byte' in said and 'skipped as damaged: 1' in said
+  said = train(tmp_path, 'stopped', folder, tokenizer, '--config.input.max_bad=0.0', code=1)
+  assert 'Traceback' not in said and f'{SHARDS[1]}: record {BAD - 10} at byte' in said.splitlines()[-1], said[-3000:]
+  assert 'resuming' in train(tmp_path, 'stopped', folder, tokenizer)
+  assert runs.rows(stopped) == runs.rows(undisturbed)
   for workdir in (undisturbed, stopped):
     assert report.read(workdir).skipped[0]['record'] == BAD - 10
     assert '1 could not be used' in (workdir / 'report.html').read_text()

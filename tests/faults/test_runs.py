@@ -16,7 +16,7 @@ import pytest
 from etils import epath
 
 from data import vocab
-from tests import folders
+from tests import folders, runs
 from tests.faults import small
 from tests.runs import ROOT, finish, rows, wait_for
 from tvts_jax import checksums, config, main, train
@@ -46,18 +46,18 @@ def test_killed_at_twenty_moments_a_run_ends_like_an_undisturbed_one(root, undis
   rng, folder, hit, said = random.Random(seed), root / 'killed', collections.Counter(), ''
   for moment in rng.sample(KILLS, len(KILLS)):
     newest, left = small.steps(folder)[-1:], small.unfinished(folder)
-    run = small.Fork(root, 'killed')
+    run = small.fork(root, 'killed')
     small.await_moment(run, folder, moment, rng, newest, left)
     run.kill()
     said += run.communicate()[0]
     assert run.returncode in (0, -9), said[-3000:]
     hit[moment] += run.returncode == -9
     hit['amid a save'] += bool(small.unfinished(folder) - left)
-  said += finish(small.Fork(root, 'killed'))
+  said += finish(small.fork(root, 'killed'))
   print(hit)
   assert sum(hit[moment] for moment in small.MOMENTS) >= len(KILLS) - 2 and hit['amid a save'] >= 2
   assert 'is damaged' not in said and said.count('which was never completed') >= hit['amid a save']
-  small.assert_equal_ends(undisturbed, folder)
+  runs.assert_equal_ends(undisturbed, folder)
   # Nothing stays but what an undisturbed run leaves, of whose checkpoints some were not kept.
   assert small.names(folder) <= small.names(undisturbed)
 
@@ -65,7 +65,7 @@ def test_killed_at_twenty_moments_a_run_ends_like_an_undisturbed_one(root, undis
 def test_a_full_disk_stops_a_run_and_costs_nothing(root, undisturbed):
   """For good: it stops after three saves. For a while: it goes on. In the end no bit differs."""
   folder = root / 'full'
-  run = small.start(root, 'full')
+  run = small.fork(root, 'full')
   wait_for(run, lambda: small.steps(folder)[-1:] >= [3])
   small.limit_files(run.pid, small.ROOM)
   said = finish(run, code=1)
@@ -75,16 +75,13 @@ def test_a_full_disk_stops_a_run_and_costs_nothing(root, undisturbed):
   assert said.count('could not be saved in') == 4
   assert len(kept) == 3 and all(checksums.damage(epath.Path(folder / 'checkpoints' / str(s))) is None for s in kept)
 
-  run = small.start(root, 'full', '--config.checkpoint.failures=1000')
+  run = small.fork(root, 'full', '--config.checkpoint.failures=1000')
   wait_for(run, lambda: small.steps(folder)[-1] > kept[-1])
   small.limit_files(run.pid, small.ROOM)
-  said = ''
-  for line in run.stdout:
-    said += line
-    if 'could not be saved in' in line:
-      small.limit_files(run.pid, None)
-  assert run.wait() == 0 and 'could not be saved in' in said, said
-  small.assert_equal_ends(undisturbed, folder)
+  wait_for(run, lambda: 'could not be saved in' in run.said())
+  small.limit_files(run.pid, None)
+  finish(run)
+  runs.assert_equal_ends(undisturbed, folder)
 
 
 def test_a_file_that_can_not_be_written_is_named(tmp_path, monkeypatch, capsys):
@@ -150,7 +147,7 @@ def test_clock_locale_home_and_network_change_no_bit(root, undisturbed):
   pod = alone if subprocess.run([*alone, 'true'], capture_output=True).returncode == 0 else ()
   said = finish(small.start(root, 'odd', pod=pod, program=[program], changed=odd, errors='replace'))
   assert 'Traceback' not in said, said
-  small.assert_equal_ends(undisturbed, root / 'odd')
+  runs.assert_equal_ends(undisturbed, root / 'odd')
 
 
 def half(undisturbed, folder):

@@ -123,4 +123,8 @@ def build(config: Mapping[str, Mapping]) -> Loss:
     known = ['weight', *sum(OBJECTIVES[name].settings(), [])]
     if unknown := sorted(set(settings) - set(known)):
       raise UserError(f'objective {name!r} has no setting {unknown[0]!r}; it has {", ".join(known)}')
+    if (temperature := settings.get('temperature', 1.0)) <= 0:
+      raise UserError(f'objectives.{name}.temperature={temperature!r} must be above 0')
+    if not 0 <= (smoothing := settings.get('smoothing', 0.0)) < 1:
+      raise UserError(f'objectives.{name}.smoothing={smoothing!r} must be from 0 to below 1')
   return Loss(config)
