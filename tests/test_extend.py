@@ -1,0 +1,113 @@
+"""The worked examples of docs/extend.md, as they stand there: against plain numpy, in the places they are made for."""
+
+import types
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+from data import transcripts
+from data.outcomes import ItemError
+from tests import clips, pages
+from tvts_jax import config as config_lib
+from tvts_jax import evaluators, objectives
+from tvts_jax.evaluators import features
+from tvts_jax.models import tvts
+
+PAGE = 'docs/extend.md'
+
+
+def module(path: str):
+  """What the page shows as the whole of a file."""
+  made = types.ModuleType(path.rpartition('/')[2].removesuffix('.py'))
+  exec(compile(pages.file(PAGE, path), path, 'exec'), made.__dict__)
+  return made
+
+
+def line(table: str, own, names: dict):
+  """Does with a table what the page's line for it does."""
+  (code,) = (block.text for block in pages.blocks(PAGE) if block.text.startswith(f'{table}['))
+  exec(code, {**names, own.__name__: own})
+
+
+def setting(name: str) -> dict:
+  """What the page gives a config."""
+  (code,) = (block.text for block in pages.blocks(PAGE) if block.text.startswith(f'config.{name} ='))
+  given = types.SimpleNamespace()
+  exec(code, {'config': given})
+  return getattr(given, name)
+
+
+@pytest.fixture
+def tables():
+  with (
+    mock.patch.dict(objectives.OBJECTIVES),
+    mock.patch.dict(evaluators.EVALUATORS),
+    mock.patch.dict(transcripts.FORMATS),
+  ):
+    yield
+
+
+def test_the_objective_is_part_of_a_loss(tables):
+  line('OBJECTIVES', module('tvts_jax/objectives/align_uniform.py'), vars(objectives))
+  asked = setting('objectives')
+  rng = np.random.default_rng(0)
+  video_BxC, text_BxC = rng.standard_normal((2, 6, 5)).astype(np.float32)
+  outputs = {'video_embed': video_BxC, 'text_embed': text_BxC, 'sort_logits': np.zeros((6, 4, 4), np.float32)}
+  loss, metrics = objectives.build(asked)(outputs, {'order': np.tile(np.arange(4), (6, 1))})
+
+  v, t = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (video_BxC, text_BxC))
+  align = np.mean([((v[i] - t[i]) ** 2).sum() for i in range(6)])
+  pairs = [np.exp(-2 * ((v[i] - v[j]) ** 2).sum()) for i in range(6) for j in range(6) if i != j]
+  own = align + asked['align_uniform']['uniform'] * np.log(np.mean(pairs))
+  np.testing.assert_allclose(metrics['align_uniform/align'], align, rtol=1e-5)
+  np.testing.assert_allclose(metrics['align_uniform/loss'], own, rtol=1e-5)
+  np.testing.assert_allclose(loss, own + 2 * np.log(4), rtol=1e-5)
+
+
+def test_the_evaluator_looks_at_frozen_features(tables, tmp_path):
+  line('EVALUATORS', module('tvts_jax/evaluators/effective_rank.py'), vars(evaluators))
+  clips.make(tmp_path)
+  (asked,) = setting('evals').values()
+  own = {name: value for name, value in asked.items() if name not in ('annotations', 'split', 'batch')}
+  config, mesh = clips.config(tmp_path, {'effective_rank': own}), clips.mesh(jax.devices()[:1])
+  model = tvts.build(config.model)
+  params = clips.random_parameters(model)
+  with jax.set_mesh(mesh):
+    evaluator = evaluators.build(config, model, mesh)['effective_rank']
+    result = evaluator.result(params)
+    seen = features.STORE.features(evaluator.clips, params)
+  found = seen['embed'][seen['valid'][:, 0], 0].astype(np.float64)
+  found /= np.linalg.norm(found, axis=1, keepdims=True)
+  # Singular values, as square roots of the eigenvalues of the covariance.
+  values = np.sqrt(np.clip(np.linalg.eigvalsh(np.cov(found, rowvar=False, bias=True) * len(found)), 0, None))
+  share = values[values > 1e-6] / values.sum()
+  np.testing.assert_allclose(result.metrics['rank'], np.exp(-(share * np.log(share)).sum()), rtol=1e-3)
+  assert 1 < result.metrics['rank'] < config.model.common
+  assert set(result.missing) == {clips.MISSING, clips.DAMAGED} and len(result.items) == result.evaluated
+
+
+def test_the_transcript_format_is_found_out_and_read(tables):
+  line('FORMATS', module('data/ctm.py'), vars(transcripts))
+  said = b';; made by hand\ntalk 1 0.50 0.25 Hello 0.98\n\ntalk 1 1.25 0.5 there\ntalk 1 20 0.1 again 0.5\n'
+  found = transcripts.read(said, duration_ms=30_000)
+  assert (found.source, found.timing) == ('ctm', 'word')
+  assert [(word.text, word.start_ms, word.end_ms) for word in found.words] == [
+    ('Hello', 500, 750),
+    ('there', 1250, 1750),
+    ('again', 20_000, 20_100),
+  ]
+  with pytest.raises(ItemError, match="'talk 1 x 0.1 oh' is no line of a CTM file"):
+    transcripts.read(said + b'talk 1 x 0.1 oh\n')
+  assert transcripts.detect('WEBVTT\n\n00:01.000 --> 00:02.000\nhello') == 'vtt'
+
+
+def test_a_config_takes_what_the_page_gives_it(tables):
+  line('OBJECTIVES', module('tvts_jax/objectives/align_uniform.py'), vars(objectives))
+  line('EVALUATORS', module('tvts_jax/evaluators/effective_rank.py'), vars(evaluators))
+  config = config_lib.base()
+  config.steps = 1
+  del config.objectives, config.evals
+  config.objectives, config.evals = setting('objectives'), setting('evals')
+  assert config_lib.resolve(config).evals['effective_rank']['batch'] == 128
