@@ -62,7 +62,8 @@ def commands(page: str) -> list[list[str]]:
 
 def mentions(page: str) -> list[list[str]]:
   """Those that it names in a sentence."""
-  said = re.sub(r'\s+', ' ', (ROOT / page).read_text())
+  prose = re.sub(r'^```.*?^```', '', (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+  said = re.sub(r'\s+', ' ', prose)
   return [shlex.split(words) for words in re.findall(r'`(python [^`]+)`', said)]
 
 
@@ -83,10 +84,10 @@ def understand(words: list[str]) -> None:
   if program.submodule_search_locations:
     name += '.__main__'
     program = importlib.util.find_spec(name)
-  if given in ([], ['...']):
+  if given in ([], ['--help']):
     return
-  if names := re.findall(r"DEFINE_(\w+)\(\s*'(\w+)'", pathlib.Path(program.origin).read_text()):
-    read_flags(names, given)
+  if 'DEFINE_' in pathlib.Path(program.origin).read_text():
+    flags_of(program.origin, given)
     return
   left = parse(importlib.import_module(name).main, given)
   assert all(word.startswith('--config.') for word in left), left
@@ -114,6 +115,11 @@ def parse(main, given: list[str]) -> list[str]:
     except Understood as understood:
       return understood.args[0]
   raise AssertionError(f'{main} parses no arguments')
+
+
+def flags_of(source, given: list[str]) -> flags.FlagValues:
+  """Of a program with flags of absl, which it would define for this whole process."""
+  return read_flags(re.findall(r"DEFINE_(\w+)\(\s*'(\w+)'", pathlib.Path(source).read_text()), given)
 
 
 def read_flags(names: list[tuple[str, str]], given: list[str]) -> flags.FlagValues:
