@@ -8,13 +8,14 @@ import shlex
 import shutil
 from unittest import mock
 
+import cv2
 import jax
 import numpy as np
 import pytest
 
 from data import dialects
 from data.transcripts import Word
-from tests import media, pages
+from tests import media, notebooks, pages
 from tvts_jax import config as config_lib
 from tvts_jax import doctor, evaluate, sharding, train
 
@@ -31,7 +32,7 @@ SETTINGS = (
   # Less to compile.
   *('--config.model.scan=False', '--config.model.text.dropout=0.0', '--config.model.text.attention_dropout=0.0'),
 )
-# Compiles a step in less time.
+# Compiles in less time.
 FAST = {'xla_cpu_use_fusion_emitters': False, 'xla_cpu_parallel_codegen_split_count': 1}
 
 
@@ -57,14 +58,14 @@ def place(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(place)
     patch.setenv('JAX_NUM_PROCESSES', '1')
+    patch.setattr(jax, 'jit', functools.partial(jax.jit, compiler_options=FAST))
     yield place
 
 
 def follow(words: list[str]) -> int:
   """Does what a command says in this process, on one device → its exit code."""
   one = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
-  soon = functools.partialmethod(jax.stages.Lowered.compile, compiler_options=FAST)
-  with mock.patch.object(sharding, 'make_mesh', one), mock.patch.object(jax.stages.Lowered, 'compile', soon):
+  with mock.patch.object(sharding, 'make_mesh', one):
     return work(words[2], words[3:])
 
 
@@ -97,6 +98,8 @@ def mine(place):
   (place / 'runs/demo').mkdir()
   (place / 'runs/demo/run').symlink_to('../mine')
   (place / 'runs/demo/shards').symlink_to('../../data/mine')
+  (place / 'runs/demo/world').mkdir()
+  (place / 'runs/demo/world/val').symlink_to('../../../my_videos')
   return place
 
 
@@ -193,3 +196,18 @@ def test_wrong_turns_end_in_the_sentence_that_the_guide_gives(says, mine, wrong,
   assert importlib.import_module(words[0]).main(words[1:]) > 0
   said = capsys.readouterr()
   assert says in said.out + said.err and f'`{says}`' in (pages.ROOT / OWN).read_text()
+
+
+@pytest.mark.parametrize('name', ['demo', 'search_your_clips'])
+def test_notebooks_run_from_their_first_cell_to_their_last(mine, name):
+  path = f'docs/{name}.ipynb'
+  shown = notebooks.play(path)
+  for cell, (said, jpeg) in zip(notebooks.cells(path), shown, strict=True):
+    assert notebooks.kept(cell) == (bool(said), bool(jpeg)), f'{path} was stored with outputs of another kind'
+  pictures = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for _, jpeg in shown if jpeg]
+  assert all(picture.std() > 20 for picture in pictures) and len(pictures) >= 2
+  said = ''.join(said for said, _ in shown)
+  if name == 'demo':
+    assert pictures[0].shape == pictures[1].shape and said.count('truly') == 4 and said.count('in the right order') == 3
+  else:
+    assert '8 clips, 16 numbers each' in said and '1.00  runs/demo/world/val/talk a.mp4' in said
