@@ -32,8 +32,6 @@ SETTINGS = (
   # Less to compile.
   *('--config.model.scan=False', '--config.model.text.dropout=0.0', '--config.model.text.attention_dropout=0.0'),
 )
-# Compiles in less time.
-FAST = {'xla_cpu_use_fusion_emitters': False, 'xla_cpu_parallel_codegen_split_count': 1}
 
 
 def talk(folder, name: str, seconds: int = 40):
@@ -58,7 +56,6 @@ def place(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(place)
     patch.setenv('JAX_NUM_PROCESSES', '1')
-    patch.setattr(jax, 'jit', functools.partial(jax.jit, compiler_options=FAST))
     yield place
 
 
