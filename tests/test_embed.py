@@ -109,6 +109,7 @@ def test_wrong_turns(root, tmp_path, capsys):
 
   out = ['--out', tmp_path / 'x.npz']
   says('there is no video in', root / 'weights', tmp_path, *out)
+  says('is not there; name a folder of weights, or the work', tmp_path / 'gone', root / 'videos', *out)
   says('has no weights', tmp_path, root / 'videos', *out)
   says('nothing could be read', root / 'weights', tmp_path / 'gone.mp4', *out)
   (tmp_path / 'empty.txt').write_text('\n')

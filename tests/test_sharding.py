@@ -3,6 +3,7 @@
 import collections
 import math
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -103,3 +104,10 @@ def test_an_fsdp_mesh_moves_weights_and_no_activations():
 
 def most_of_a_batch(sizes):
   return max(size for size in sizes if size % 11 == 0)
+
+
+@pytest.mark.parametrize('error', [AssertionError(), RuntimeError("Unable to initialize backend 'cuda': no GPU\nmore")])
+def test_a_kind_of_device_that_is_not_here_is_one_sentence(error):
+  with mock.patch.object(jax, 'devices', side_effect=error), pytest.raises(UserError, match='JAX_PLATFORMS') as told:
+    sharding.make_mesh({'data': -1})
+  assert '\n' not in str(told.value) and str(error).partition('\n')[0] in str(told.value)

@@ -15,11 +15,11 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
+from tvts_jax import command, flops, metrics, sharding
 from tvts_jax import config as config_lib
-from tvts_jax import flops, metrics, sharding
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 
@@ -96,4 +96,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -46,7 +46,7 @@ class Late(UserError):
 def processes(run: Run) -> str:
   import jax
 
-  from tvts_jax import distributed
+  from tvts_jax import distributed, sharding
 
   address = os.environ.get(distributed.ADDRESS) or 'the address that their cluster names'
   late = (
@@ -55,7 +55,8 @@ def processes(run: Run) -> str:
   )
   within(WAIT, late, distributed.initialize)
   late = f'JAX has found no devices within {WAIT} s; see that no other program holds them and that all processes live'
-  count = within(WAIT, late, jax.process_count)
+  within(WAIT, late, sharding.find_devices)
+  count = jax.process_count()
   run.index = jax.process_index()
   return 'this one alone' if count == 1 else f'{count} that have met'
 

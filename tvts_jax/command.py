@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from absl import app
+
 from tvts_jax.errors import UserError
 
 
@@ -16,6 +18,29 @@ def parser(module: str, doc: str) -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+
+
+def run(main) -> None:
+  """absl's app.run, for which a config that is refused while flags are read is one sentence, too."""
+  try:
+    app.run(main, flags_parser=read_flags)
+  except UserError as e:
+    sys.exit(f'error: {e}')
+
+
+def read_flags(argv: list[str]) -> list[str]:
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError) as e:
+    # So ml_collections says that there is no setting of a name; but the config file itself may have asked for it.
+    missing = e if isinstance(e, KeyError) else next(iter(e.args), None)
+    if not isinstance(missing, KeyError):
+      raise
+    name, _, hint = str(*missing.args[:1]).partition('\n')
+    given = next((word for word in argv if name.strip("'") in word.partition('=')[0].split('.')[1:]), None)
+    if given is None:
+      raise
+    raise UserError(f'{given} sets nothing, for the config has no setting {name}. {hint}'.strip()) from e
 
 
 def ending(work) -> int:

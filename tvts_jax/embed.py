@@ -33,7 +33,7 @@ import numpy as np
 from data import items, windows
 from data.items import Item
 from data.outcomes import ItemError
-from tvts_jax import command, convert
+from tvts_jax import command, convert, sharding
 from tvts_jax.convert import card, workdir
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
@@ -52,6 +52,7 @@ class Embedder:
   """A model with its weights. embed_video and embed_text take one; videos and texts take many and are faster."""
 
   def __init__(self, folder):
+    sharding.find_devices()
     if workdir.is_workdir(folder):
       self.config, params, found = workdir.load_workdir(folder)
       tokenizer = found['tokenizer']

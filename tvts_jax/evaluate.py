@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from tvts_jax import __version__, convert, distributed, evaluators, sharding
+from tvts_jax import __version__, command, convert, distributed, evaluators, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
 from tvts_jax.checkpoint import FOLDER, differences, of_run
@@ -182,4 +182,4 @@ if __name__ == '__main__':
   flags.DEFINE_string('checkpoint', None, 'a work directory, a folder of converted weights, or random')
   flags.DEFINE_string('out', None, 'where results go; by default CHECKPOINT/evaluate')
   flags.mark_flags_as_required(['config', 'checkpoint'])
-  app.run(main)
+  command.run(main)

@@ -19,6 +19,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from tvts_jax import command
+
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'the run: a file of configs/', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'where checkpoints, metrics and the report go; needed')
 flags.mark_flags_as_required(['config', 'workdir'])
@@ -45,4 +47,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -27,11 +27,11 @@ import sys
 from collections.abc import Iterator
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
+from tvts_jax import command, sharding
 from tvts_jax import config as config_lib
-from tvts_jax import sharding
 from tvts_jax import step as step_lib
 from tvts_jax.bill import Bill, Topology, devices_of, estimate, of_one_source, plan
 from tvts_jax.errors import UserError
@@ -228,4 +228,4 @@ if __name__ == '__main__':
   flags.DEFINE_bool('mend', True, 'try what would fit where the config does not')
   flags.DEFINE_string('json', None, 'a file for all numbers')
   flags.mark_flags_as_required(['config', 'topology'])
-  app.run(main)
+  command.run(main)

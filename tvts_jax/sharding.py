@@ -27,9 +27,21 @@ RULES = (
 )
 
 
+def find_devices() -> list[jax.Device]:
+  """All of them. UserError where this machine has none of the kind that is asked for."""
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as error:  # The latter where no package knows that kind.
+    asked, told = jax.config.jax_platforms or 'all it knows', str(error).partition('\n')[0]
+    raise UserError(
+      f'JAX finds no device of the platforms asked for, {asked}{f" ({told})" if told else ""}; install what they '
+      "need, such as pip install -e '.[gpu]', or unset JAX_PLATFORMS to take what is here"
+    ) from error
+
+
 def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> jax.sharding.Mesh:
   """A mesh over all devices; the one axis of size -1 takes those that the others leave."""
-  devices = jax.devices() if devices is None else devices
+  devices = find_devices() if devices is None else devices
   if unknown := sorted(set(sizes) - set(AXES)):
     raise UserError(f'mesh has no axis {unknown[0]!r}; it has {", ".join(AXES)}')
   shape = [sizes.get(axis, 1) for axis in AXES]

@@ -13,9 +13,10 @@ import sys
 import jax
 import numpy as np
 import optax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
+from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.convert import files, names
 from tvts_jax.errors import UserError
@@ -107,4 +108,4 @@ def main(argv):
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)

@@ -85,6 +85,8 @@ def open_source(path) -> Source:
 
 def open_folder(folder: pathlib.Path) -> Source:
   found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+  if not folder.exists():
+    raise ConvertError(f'{folder} is not there; name a folder of weights, or the work directory of a run')
   if not found:
     raise ConvertError(f'{folder} has no weights; a folder of weights holds {" or ".join(WEIGHT_FILES)}')
   config = read_config(folder)

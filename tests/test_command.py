@@ -1,0 +1,49 @@
+"""What commands say before their work begins: flags that name no setting, in one sentence that names what there is."""
+
+from unittest import mock
+
+import pytest
+from absl import app, flags
+from ml_collections import config_flags
+
+from tests.runs import ROOT
+from tvts_jax import command
+from tvts_jax.errors import UserError
+
+
+def refused(given: str):
+  """What reading this flag of a config raises."""
+  values, argv = flags.FlagValues(), ['main', f'--config={ROOT}/configs/demo.py', given]
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+  with mock.patch.object(app, 'parse_flags_with_usage', values), pytest.raises(Exception) as error:
+    command.read_flags(argv)
+  return error.value
+
+
+@pytest.mark.parametrize(
+  'given, words',
+  [
+    ('--config.optim.lrr=3', ["no setting 'lrr'", '"lr"']),
+    ('--config.optm.lr=3', ["no setting 'optm'", '"optim"']),
+    ('--config.zzz=1', ["no setting 'zzz'"]),
+  ],
+)
+def test_a_misspelt_setting_is_named_with_what_was_meant(given, words):
+  error = refused(given)
+  assert isinstance(error, UserError) and '\n' not in str(error)
+  assert all(word in str(error) for word in [given, *words]), error
+
+
+@pytest.mark.parametrize('own', [AttributeError('lrr'), KeyError('lrr'), AttributeError(KeyError('lrr'))])
+def test_a_mistake_in_a_config_file_keeps_its_stack(own):
+  with mock.patch.object(app, 'parse_flags_with_usage', side_effect=own), pytest.raises(type(own)) as error:
+    command.read_flags(['main', '--config=lrr.py', '--workdir=runs/lrr'])
+  assert error.value is own
+
+
+def test_a_variation_that_a_config_refuses_is_one_sentence():
+  with (
+    mock.patch.object(app, 'run', side_effect=UserError('no variation')),
+    pytest.raises(SystemExit, match='error: no'),
+  ):
+    command.run(None)
