@@ -51,7 +51,7 @@ SUFFIXES = ('.npz', '.parquet')
 class Embedder:
   """A model with its weights. embed_video and embed_text take one; videos and texts take many and are faster."""
 
-  def __init__(self, folder):
+  def __init__(self, folder: str | os.PathLike):
     sharding.find_devices()
     if workdir.is_workdir(folder):
       self.config, params, found = workdir.load_workdir(folder)
@@ -68,7 +68,7 @@ class Embedder:
       short_side=round(clips.image_size * card.RESIZE), caption_frames=self._frames.frames
     )
 
-  def embed_video(self, path) -> dict[str, np.ndarray]:
+  def embed_video(self, path: str | os.PathLike) -> dict[str, np.ndarray]:
     """{'cls': [D], 'embed': [C]} of a video or an image; ItemError if it can not be read."""
     return next(self.videos([self.read(path)]))
 
@@ -76,7 +76,7 @@ class Embedder:
     """[C]"""
     return next(self.texts([text]))
 
-  def read(self, path) -> np.ndarray:
+  def read(self, path: str | os.PathLike) -> np.ndarray:
     """The frames that the model looks at, uint8 [frames, Y, X, 3]."""
     path = os.fspath(path)
     # A caption tells the builder to spread the frames over the whole video; its words are not looked at.

@@ -14,6 +14,7 @@ Exit codes: 0 all is written, 1 stopped by an error that one sentence names, 76 
 import importlib.metadata
 import json
 import logging as stdlib_logging
+import os
 import sys
 import time
 
@@ -43,7 +44,7 @@ FREE = (
 )  # fmt: skip
 
 
-def evaluate(config: config_lib.RunConfig, checkpoint: str, out=None) -> dict[str, dict]:
+def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLike | None = None) -> dict[str, dict]:
   """What is written of each evaluator, by its name."""
   if not config.evals:
     raise UserError('the config has no evals, so there is nothing to do; configs/demo_evals.py shows some')
@@ -90,7 +91,7 @@ def line(name: str, result) -> str:
   return f'{name}: {numbers}{missing if result.expected > result.evaluated else ""}'
 
 
-def parameters(config, model, spec, mesh, checkpoint: str):
+def parameters(config, model, spec, mesh, checkpoint: str) -> tuple[dict, dict]:
   """Parameters where the config's sharding puts them, and what they are."""
   init = lambda key: model.init(key, spec)
   shapes = jax.eval_shape(init, jax.random.key(0))

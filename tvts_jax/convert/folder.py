@@ -9,13 +9,14 @@ run.json                  metrics and settings of the run, where they were given
 README.md                 a model card
 """
 
+import os
 import pathlib
 from collections.abc import Mapping
 
 from tokenizers import Tokenizer
 
 from tvts_jax.convert import card, files, load, names, sources
-from tvts_jax.convert.report import ConvertError
+from tvts_jax.convert.report import ConvertError, Report
 from tvts_jax.models.tvts import TVTSConfig
 
 MODELING = pathlib.Path(__file__).with_name('modeling_tvts.py')
@@ -25,8 +26,14 @@ TOKENIZER_FILES = (
 
 
 def save_folder(
-  folder, config: TVTSConfig, params, *, tokenizer=None, metrics: Mapping | None = None, run: Mapping | None = None
-):
+  folder: str | os.PathLike,
+  config: TVTSConfig,
+  params: Mapping,
+  *,
+  tokenizer: str | os.PathLike | None = None,
+  metrics: Mapping | None = None,
+  run: Mapping | None = None,
+) -> None:
   """Writes the exchange folder, whole or not at all; raises ConvertError.
 
   Args:
@@ -51,7 +58,7 @@ def save_folder(
       files.copy(source, temporary)
 
 
-def load_folder(folder, *, cast: bool = False):
+def load_folder(folder: str | os.PathLike, *, cast: bool = False) -> tuple[TVTSConfig, dict, Report]:
   """(config, params, report) of an exchange folder; raises ConvertError. Parameters are arrays on the host."""
   source = sources.open_folder(pathlib.Path(folder))
   if source.config is None:

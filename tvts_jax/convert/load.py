@@ -2,7 +2,8 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,15 @@ PROVIDES = {'tvts': PARTS, 'mae': ('video',), 'distilbert': ('text',), 'unknown'
 
 
 def load_part(
-  params, config: TVTSConfig, part: str, path, *, allow_missing=(), allow_unexpected=(), cast: bool = False
-):
+  params: Mapping,
+  config: TVTSConfig,
+  part: str,
+  path: str | os.PathLike,
+  *,
+  allow_missing: Sequence[str] = (),
+  allow_unexpected: Sequence[str] = (),
+  cast: bool = False,
+) -> tuple[dict, Report]:
   """`params` with one part taken from a file or folder, and the report of it; raises ConvertError.
 
   An image model (ImageMAE) is inflated: every frame of a tubelet gets a copy of its kernel, and time keeps its
@@ -56,7 +64,14 @@ def load_part(
   return params | {'video': jax.device_get(resize_positions(params['video'], clips, config.video))}, report
 
 
-def import_tvts(path, settings: Mapping | None = None, *, allow_missing=(), allow_unexpected=(), cast: bool = False):
+def import_tvts(
+  path: str | os.PathLike,
+  settings: Mapping | None = None,
+  *,
+  allow_missing: Sequence[str] = (),
+  allow_unexpected: Sequence[str] = (),
+  cast: bool = False,
+) -> tuple[TVTSConfig, dict, Report]:
   """A whole TVTS model → (config, params, report). `settings` win over the geometry that the file shows."""
   source, settings = open_source(path), settings or {}
   require(source, PARTS)
@@ -81,10 +96,10 @@ def import_parts(
   *,
   size: str = '',
   seed: int = 0,
-  allow_missing=(),
-  allow_unexpected=(),
+  allow_missing: Sequence[str] = (),
+  allow_unexpected: Sequence[str] = (),
   cast: bool = False,
-):
+) -> tuple[TVTSConfig, dict, list[Report]]:
   """A new model around encoders that exist → (config, params, a report for each).
 
   `paths` are those of 'video', 'text' or both; what no file fills starts from the random numbers of `seed`.

@@ -3,7 +3,9 @@
 Names are those on disk, which every release of transformers reads; version 5 gives its modules others in memory.
 """
 
+import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -30,7 +32,7 @@ TABLE = [
 POSITIONS = ('video/cls_position', 'video/space_position', 'video/time_position')
 
 
-def save_vivit(folder, config: TVTSConfig, params):
+def save_vivit(folder: str | os.PathLike, config: TVTSConfig, params: Mapping) -> None:
   """Writes the folder that VivitModel.from_pretrained(folder, add_pooling_layer=False) opens."""
   flat = names.check_params(config, params)
   video = {path for path in flat if path.startswith('video/')}
