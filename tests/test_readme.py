@@ -3,9 +3,11 @@
 import functools
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from unittest import mock
 
 import cv2
@@ -130,6 +132,28 @@ def test_its_checkpoint_is_evaluated(mine):
   found = json.loads((mine / 'runs/mine/evaluate/sorting.json').read_text())
   held = json.loads((mine / 'data/mine/report.json').read_text())['splits']['val']['records']
   assert found['expected'] == found['evaluated'] == held > 0 and found['checkpoint']['step'] == 3
+
+
+def test_evaluators_that_the_guide_adds_are_ones_that_there_are():
+  (code,) = pages.code('docs/evaluate_a_checkpoint.md')
+  config = config_lib.base()
+  config.steps = 1
+  del config.evals
+  exec(code, {'config': config})
+  assert set(config_lib.resolve(config).evals) == {'sorting', 'ssv2_probe', 'ssv2_knn'}
+
+
+@pytest.mark.parametrize('codes, ends, tries', [((75, 76, 137, 0, 0), 0, 4), ((76, 1, 0), 1, 2), ((2, 0), 1, 1)])
+def test_the_guide_s_loop_goes_on_until_the_end_or_an_error(tmp_path, codes, ends, tries):
+  (loop,) = (block.text for block in pages.blocks('docs/resume_and_preemption.md') if block.kind == 'bash')
+  (tmp_path / 'codes').write_text(''.join(f'{code}\n' for code in codes))
+  (tmp_path / 'python').write_text(
+    '#!/bin/sh\ncode=$(head -n 1 codes); sed -i 1d codes; echo "$@" >> tries; exit $code\n'
+  )
+  (tmp_path / 'python').chmod(0o755)
+  env = {**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+  assert subprocess.run(['bash', '-c', loop], cwd=tmp_path, env=env, timeout=30).returncode == ends
+  assert len((tmp_path / 'tries').read_text().splitlines()) == tries
 
 
 def test_features_come_out_as_the_readme_says(mine, capsys):
