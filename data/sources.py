@@ -111,6 +111,9 @@ def _check_presence(found, source, kind):
   if not any(item.caption is not None or item.transcript and archives.exists(item.transcript) for item in found):
     first = found[0].transcript
     near = f', the first at {archives.split_ref(first)[0]}' if first else ''
+    if kind == 'tree':
+      stem, ending = os.path.splitext(os.path.basename(found[0].video))
+      near = f'; beside {stem}{ending} belongs {stem}.json, {stem}.en.vtt or the like'
     raise SourceError('nothing_found', f'not one transcript for the {len(found)} videos of {source} is there{near}')
 
 

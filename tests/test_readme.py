@@ -201,7 +201,7 @@ def wrong(tmp_path):
 
 
 WRONG = {
-  'not one transcript for the 1 videos of': 'data.build {}/alone --out {}/out',
+  'beside talk a.mp4 belongs talk a.json': 'data.build {}/alone --out {}/out',
   'choose one with --lang': 'data.build {}/two --out {}/out',
   'no_word_times': 'data.build {}/lines --out {}/out',
   'was begun with another plan': 'data.build my_videos --out data/mine --fps 2',
