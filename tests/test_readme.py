@@ -186,18 +186,19 @@ def test_pytorch_opens_the_export_as_the_guide_says(mine, monkeypatch, capsys):
   assert difference.abs().max() < 1e-5
 
 
-@pytest.fixture
-def wrong(tmp_path):
+@pytest.fixture(scope='module')
+def wrong(tmp_path_factory):
   """Folders of a reader who took a wrong turn."""
-  for name in ('alone', 'two', 'lines', 'short'):
-    (tmp_path / name).mkdir()
-    talk(tmp_path / name, 'talk a', 12 if name == 'short' else 25)
+  place = tmp_path_factory.mktemp('wrong')
+  for name in ('alone', 'two', 'lines'):
+    (place / name).mkdir()
+    talk(place / name, 'talk a', 25)
   shown = 'WEBVTT\n\n00:01.000 --> 00:09.000\na line of five words\n'
   for name, captions in (('alone', ()), ('two', ('en', 'de')), ('lines', ('en',))):
-    (tmp_path / name / 'talk a.json').unlink()
+    (place / name / 'talk a.json').unlink()
     for lang in captions:
-      (tmp_path / name / f'talk a.{lang}.vtt').write_text(shown)
-  return tmp_path
+      (place / name / f'talk a.{lang}.vtt').write_text(shown)
+  return place
 
 
 WRONG = {
@@ -206,8 +207,8 @@ WRONG = {
   'no_word_times': 'data.build {}/lines --out {}/out',
   'was begun with another plan': 'data.build my_videos --out data/mine --fps 2',
   'give an empty or new folder': 'data.build my_videos --out my_videos',
-  'without two of one video in a batch': 'tvts_jax.doctor --config=configs/mine.py --config.input.batch=64',
-  'set it to at least that': 'tvts_jax.doctor --config=configs/mine.py --config.model.text.vocab_size=9',
+  'without two of one video in a batch': 'tvts_jax.doctor --config=configs/mine.py:size=tiny --config.input.batch=64',
+  'set it to at least that': 'tvts_jax.doctor --config=configs/mine.py:size=tiny --config.model.text.vocab_size=9',
 }
 
 
