@@ -195,6 +195,27 @@ def test_what_a_study_names_must_be_there(tmp_path, out):
   assert not (tmp_path / 'plain/ready').exists()
 
 
+COLUMNS = ('order_probe/top1', 'motion_probe/top1', 'video_retrieval/r1', 'sorting/own/assigned')
+
+
+def test_readme_quotes_the_study_that_is_kept():
+  kept, numbers = json.loads((runs.ROOT / 'docs/ablations.json').read_text()), {}
+  for run in kept['runs']:
+    numbers.setdefault(run['variant'], {})[run['seed']] = run['metrics']
+  readme = (runs.ROOT / 'README.md').read_text()
+  table = readme[readme.index('| %, mean') :].partition('\n\n')[0]
+  quoted = dict(re.findall(r'^\| `([\w.]+)` \| (.*) \|$', table, re.MULTILINE))
+  for variant, cells in quoted.items():
+    assert len(numbers[variant]) >= claims.SEEDS
+    means = [claims.mean(numbers, variant, column) for column in COLUMNS]
+    assert [f'{cell} %' for cell in cells.split(' | ')] == list(map(str, means)), variant
+  assert {'tvts', 'base', 'random'} <= quoted.keys() and kept['command'] in readme
+  found = [claims.decide(claim, numbers) for claim in ablations.CLAIMS]
+  assert [(verdict.holds, verdict.sentence) for verdict in found] == [
+    (c['holds'], c['sentence']) for c in kept['claims']
+  ]
+
+
 def test_the_study_of_the_paper_is_sound(tmp_path):
   """Every variant is a config that resolves, and all that is claimed or shown is measured in all of them."""
   study = ablate.read_study('configs/ablations.py')
