@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from tvts_jax.models import attention
 from tvts_jax.sharding import BATCH
 
 # What the backward pass may keep of a block instead of computing it again.
@@ -70,6 +71,12 @@ def wide(dtype) -> jnp.dtype:
   return jnp.promote_types(dtype, jnp.float32)
 
 
+def affine(x, kernel, bias, dtype):
+  """x @ kernel + bias, computed in one type."""
+  y = x.astype(dtype) @ kernel.astype(dtype)
+  return y + jnp.expand_dims(bias.astype(dtype), tuple(range(y.ndim - 1)))
+
+
 class Linear(nn.Module):
   features: int
   initial: Initial
@@ -81,8 +88,7 @@ class Linear(nn.Module):
     kernel_init, bias_init = self.initial(x.shape[-1])
     kernel = self.param('kernel', kernel_init, (x.shape[-1], self.features), self.param_dtype)
     bias = self.param('bias', bias_init, (self.features,), self.param_dtype)
-    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
-    return y + jnp.expand_dims(bias.astype(self.dtype), tuple(range(y.ndim - 1)))
+    return affine(x, kernel, bias, self.dtype)
 
 
 class Heads(nn.Module):
@@ -135,16 +141,8 @@ class Attention(nn.Module):
     q_BxHxQxC = checkpoint_name(heads('q')(x_BxNxD[:, :read]), 'qkv')
     k_BxHxNxC = checkpoint_name(heads('k')(x_BxNxD), 'qkv')
     v_BxHxNxC = checkpoint_name(heads('v')(x_BxNxD), 'qkv')
-    scale = q_BxHxQxC.shape[-1] ** -0.5
-    logits_BxHxQxN = scale * jnp.einsum(
-      'bhqc,bhnc->bhqn', q_BxHxQxC, k_BxHxNxC, preferred_element_type=wide(self.dtype)
-    )
-    if mask_BxN is not None:
-      lowest = jnp.finfo(logits_BxHxQxN.dtype).min
-      logits_BxHxQxN = jnp.where(mask_BxN[:, None, None], logits_BxHxQxN, lowest)
-    weights_BxHxQxN = jax.nn.softmax(logits_BxHxQxN).astype(self.dtype)
-    weights_BxHxQxN = nn.Dropout(self.dropout)(weights_BxHxQxN, deterministic=not train)
-    out_BxHxQxC = jnp.einsum('bhqn,bhnc->bhqc', weights_BxHxQxN, v_BxHxNxC)
+    drop = nn.Dropout(self.dropout, deterministic=False) if train and self.dropout else None
+    out_BxHxQxC = attention.attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop)
     return checkpoint_name(Merge(self.initial, self.dtype, self.param_dtype, name='out')(out_BxHxQxC), 'attention')
 
 
@@ -263,6 +261,9 @@ def apply_blocks(
     # Inside a scan the loop itself keeps XLA from merging the recomputation with the forward pass.
     layer = jax.checkpoint(layer, static_argnums=0, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
 
+  tokens, D = x_BxNxD.shape[1:]
+  if tokens % 2 and attention.kernel(block.dtype, D // block.heads) == 'cudnn':
+    x_BxNxD, mask_BxN = attention.evened(x_BxNxD, mask_BxN)
   x_BxNxD = spread(x_BxNxD)
   depth = jax.tree.leaves(params)[0].shape[0]
   keys = None if rng is None else jax.random.split(rng, depth)
@@ -274,4 +275,4 @@ def apply_blocks(
   else:
     for i in range(full_depth):
       x_BxNxD = layer(None, x_BxNxD, take(i))
-  return x_BxNxD if read is None else layer(read, x_BxNxD, take(depth - 1))
+  return x_BxNxD[:, :tokens] if read is None else layer(read, x_BxNxD, take(depth - 1))

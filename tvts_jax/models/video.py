@@ -28,6 +28,7 @@ SIZES = {
 # The statistics of ImageNet, channels red, green, blue, of pixels in [0, 1].
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+MIDDLE = 128  # Of raw pixels, about.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,37 @@ def normalise(patches_BxNxP):
   return (patches_BxNxP.astype(jnp.float32) / 255 - mean_P[None, None]) / std_P[None, None]
 
 
+def folded(kernel_PxD, bias_D):
+  """Weights that make of pixels - MIDDLE what the given ones make of normalised pixels.
+
+  Pixels around zero are exact in bfloat16, and rounding the weights costs no more there than it does with normalised
+  ones: the mean of a picture would multiply it.
+  """
+  colours = np.arange(kernel_PxD.shape[0]) % 3
+  std_P, mean_P = (np.array(values)[colours].astype(kernel_PxD.dtype) for values in (PIXEL_STD, PIXEL_MEAN))
+  return kernel_PxD / (255 * std_P)[:, None], bias_D + ((MIDDLE / 255 - mean_P) / std_P) @ kernel_PxD
+
+
+class Embedding(nn.Module):
+  """The projection of tubelets, as a linear layer over normalised pixels; raw ones, uint8, are normalised by it."""
+
+  features: int
+  initial: layers.Initial
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, patches_BxNxP):
+    P = patches_BxNxP.shape[-1]
+    kernel_init, bias_init = self.initial(P)
+    kernel_PxD = self.param('kernel', kernel_init, (P, self.features), self.param_dtype)
+    bias_D = self.param('bias', bias_init, (self.features,), self.param_dtype)
+    if patches_BxNxP.dtype == jnp.uint8:
+      patches_BxNxP = patches_BxNxP.astype(self.dtype) - MIDDLE
+      kernel_PxD, bias_D = folded(kernel_PxD, bias_D)
+    return layers.affine(patches_BxNxP, kernel_PxD, bias_D, self.dtype)
+
+
 class VideoEncoder(nn.Module):
   """[CLS] and the visible tubelets → their tokens, [B, 1+N, D], after the final norm."""
 
@@ -106,7 +138,7 @@ class VideoEncoder(nn.Module):
     config, start, D = self.config, self.start, self.config.width
     types = (self.dtype, self.param_dtype)
     normal = lambda std: nn.initializers.normal(std, self.param_dtype)
-    self.embedding = layers.Linear(D, start.cubes, *types, name='embed')
+    self.embedding = Embedding(D, start.cubes, *types, name='embed')
     self.cls = self.param('cls', normal(0.02), (D,))
     self.cls_position = self.param('cls_position', normal(0.02), (D,))
     self.space_position = self.param('space_position', normal(start.space), (config.places, D))
@@ -129,7 +161,7 @@ class VideoEncoder(nn.Module):
         f'{N} tubelets a clip do not fit {self.config.frames} frames of {self.config.image_size} pixels, which '
         f'have {self.config.slots * self.config.places}; resize the embeddings (models.video.resize_positions)'
       )
-    tokens_BxNxD = self.embedding(normalise(patches_BxNxP).astype(self.dtype))
+    tokens_BxNxD = self.embedding(patches_BxNxP)
     # A position outside the grid reads NaN, which the loss shows at once, and not its neighbour's embedding.
     look_up = lambda table, index: jnp.take(table, index, axis=0, mode='fill').astype(self.dtype)
     tokens_BxNxD += look_up(self.space_position, positions_BxN % self.config.places)

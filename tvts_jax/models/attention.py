@@ -1,0 +1,68 @@
+"""Attention of several heads, by the kernel that is fast where it runs.
+
+Shapes: B batch, N tokens, Q query tokens, H heads, C width of one head. A mask is true for the first tokens of a row,
+those before the padding.
+
+cuDNN's fused kernel keeps no logits, whose traffic would be half as much again as all other of a step. On TPUs the
+compiler fuses attention by itself where the number of tokens is a multiple of 128, and kernels of one's own, which
+would have to pad to that in every layer, lose more than they save. On CPUs there is nothing to fuse.
+"""
+
+import jax
+import jax.numpy as jnp
+
+KERNELS = ('cudnn', 'xla')
+WIDEST = 128  # Head that cuDNN takes on every GPU it supports.
+
+
+def kernel(dtype, width: int) -> str:
+  """Of KERNELS, for heads of so many values on the devices of this process."""
+  fits = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16) and width % 8 == 0 and width <= WIDEST
+  return 'cudnn' if fits and nvidia() else 'xla'
+
+
+def nvidia() -> bool:
+  """Whether the devices are NVIDIA GPUs of the Ampere generation or later."""
+  device = jax.devices()[0]
+  capability = getattr(device, 'compute_capability', '0')
+  return device.device_kind.startswith('NVIDIA') and float(capability) >= 8
+
+
+def evened(x_BxNxD, mask_BxN=None):
+  """Tokens and mask with one token of padding more: for all blocks at once, as JAX differentiates cuDNN's kernel for
+  even numbers of tokens alone."""
+  if mask_BxN is None:
+    mask_BxN = jnp.ones(x_BxNxD.shape[:2], bool)
+  return jnp.pad(x_BxNxD, ((0, 0), (0, 1), (0, 0))), jnp.pad(mask_BxN, ((0, 0), (0, 1)))
+
+
+def attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, drop=None):
+  """[B, H, Q, C]. drop: what becomes of the weights in training, where they drop out."""
+  Q, C = q_BxHxQxC.shape[2:]
+  N = k_BxHxNxC.shape[2]
+  # What JAX makes of cuDNN has no dropout, and no gradient for odd numbers of tokens.
+  if drop is None and Q % 2 == N % 2 == 0 and kernel(q_BxHxQxC.dtype, C) == 'cudnn':
+    return fused(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN)
+  return plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop)
+
+
+def fused(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None):
+  # A row of nothing but padding, which nobody reads, still needs a number.
+  length_B = None if mask_BxN is None else jnp.maximum(mask_BxN.sum(-1, dtype=jnp.int32), 1)
+  # Tokens go before heads, as the products that made them have it: nothing moves.
+  q, k, v = (x.swapaxes(1, 2) for x in (q_BxHxQxC, k_BxHxNxC, v_BxHxNxC))
+  out = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=length_B, implementation='cudnn')
+  return out.swapaxes(1, 2)
+
+
+def plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, drop=None):
+  dtype = q_BxHxQxC.dtype
+  wide = jnp.promote_types(dtype, jnp.float32)
+  scale = q_BxHxQxC.shape[-1] ** -0.5
+  logits_BxHxQxN = scale * jnp.einsum('bhqc,bhnc->bhqn', q_BxHxQxC, k_BxHxNxC, preferred_element_type=wide)
+  if mask_BxN is not None:
+    logits_BxHxQxN = jnp.where(mask_BxN[:, None, None], logits_BxHxQxN, jnp.finfo(wide).min)
+  weights_BxHxQxN = jax.nn.softmax(logits_BxHxQxN).astype(dtype)
+  if drop is not None:
+    weights_BxHxQxN = drop(weights_BxHxQxN)
+  return jnp.einsum('bhqn,bhnc->bhqc', weights_BxHxQxN, v_BxHxNxC)
