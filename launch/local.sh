@@ -44,6 +44,9 @@ if [ "$task" = test ]; then
   exit
 fi
 
+# Arrays on huge pages: the kernel has far fewer pages to find and clear, which is a quarter of a large step on CPUs.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+
 # Each of these is the command that one runs on data of one's own, and goes on where an earlier call stopped.
 root=${ROOT:-runs/demo}
 run -m data.world --out "$root/world" --probe-train 0 --probe-test 0

@@ -15,44 +15,14 @@ Exit code 0: measured; 2: a bad request, with one sentence on stderr.
 
 import dataclasses
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 
-from tvts_jax import command
+from tvts_jax import command, contest
+from tvts_jax.contest import Load, is_void
 from tvts_jax.errors import UserError
-
-QUIET_CORES = 0.2  # other load above this voids a measurement
-
-
-class Load:
-  """How many cores the rest of the machine kept busy between two moments; None where the system does not say."""
-
-  def __init__(self):
-    self._wall, self._own, self._all = time.monotonic(), time.process_time(), self._busy_seconds()
-
-  def other_cores(self) -> float | None:
-    busy = self._busy_seconds()
-    if busy is None:
-      return None
-    own = time.process_time() - self._own
-    return max(0.0, busy - self._all - own) / (time.monotonic() - self._wall)
-
-  @staticmethod
-  def _busy_seconds() -> float | None:
-    try:
-      with open('/proc/stat') as f:
-        user, nice, system, _, _, irq, softirq, steal = map(int, f.readline().split()[1:9])
-    except FileNotFoundError:
-      return None
-    return (user + nice + system + irq + softirq + steal) / os.sysconf('SC_CLK_TCK')
-
-
-def is_void(other_cores: float | None) -> bool:
-  return other_cores is None or other_cores > QUIET_CORES
 
 
 def seconds_a_clip(iterator, clips_an_item: int) -> float:
@@ -175,8 +145,8 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
   load, taken = Load(), {name: [] for name in runs}
   spent = {}
   for _ in range(args.rounds):
-    for name in [*runs, *reversed(runs)]:
-      taken[name].append(runs[name]())
+    for name, seconds in contest.take_turns(runs, 1).items():
+      taken[name] += seconds
     for name, seconds in stages(source, part, args.batch * args.batches).items():
       spent.setdefault(name, []).append(seconds)
   other = load.other_cores()
@@ -191,7 +161,7 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
     'clips_per_core_s': {
       name: {'median': 1 / statistics.median(v), 'min': 1 / max(v), 'max': 1 / min(v)} for name, v in taken.items()
     },
-    'share_of': {name: _paired(taken[name], ours) for name in runs if name != 'shards to batches'},
+    'share_of': {name: contest.paired(taken[name], ours)['median'] for name in runs if name != 'shards to batches'},
     'ms_a_clip': {name: 1000 * seconds for name, seconds in each.items()},
     'share_of_time': {name: seconds / total for name, seconds in each.items()},
     'mean_jpeg_bytes': statistics.mean(jpegs),
@@ -199,22 +169,9 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
     'rounds': args.rounds,
     'clips_a_turn': args.batches * args.batch,
     'setting': {n: getattr(config, n) for n in ('frames', 'image_size', 'transcripts', 'mask_ratio', 'max_tokens')},
-    'cpu': _cpu(),
+    'cpu': contest.cpu(),
     'versions': _versions(),
   }
-
-
-def _paired(theirs: list[float], ours: list[float]) -> float:
-  """Our speed over theirs, median over the turns they took side by side."""
-  return statistics.median(a / b for a, b in zip(theirs, ours))
-
-
-def _cpu() -> str:
-  try:
-    with open('/proc/cpuinfo') as f:
-      return next(line.split(':')[1].strip() for line in f if line.startswith('model name'))
-  except (FileNotFoundError, StopIteration):
-    return platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:
@@ -237,11 +194,9 @@ def table(result: dict) -> str:
   lines += ['', f'{"where our time goes":<28}{"ms/clip":>9}{"share":>9}']
   for name, ms in result['ms_a_clip'].items():
     lines.append(f'{name:<28}{ms:>9.3f}{result["share_of_time"][name]:>9.1%}')
-  other = result['other_load_cores']
   lines += ['', f'{result["cpu"]}; JPEGs of {result["mean_jpeg_bytes"]:.0f} bytes, {result["rounds"]} rounds']
   if result['void']:
-    busy = 'an unknown load' if other is None else f'{other:.2f} cores of other load'
-    lines.append(f'VOID: there was {busy} on the machine; run again when it is quiet (below {QUIET_CORES}).')
+    lines.append(contest.void_sentence(result['other_load_cores']))
   return '\n'.join(lines)
 
 

@@ -1,31 +1,42 @@
-"""How fast is the train step of a config on these devices, on random data?
+"""How fast is the train step of a config on these devices, on random data? And beside a plain PyTorch step?
 
   python -m tvts_jax.bench_step --config=configs/pretrain.py --config.input.batch=256
+  python -m tvts_jax.bench_step --config=configs/pretrain.py --config.input.batch=4 --config.model.dtype=float32 \
+    --against=torch --out=runs/bench/step.json
 
-Prints clips/s, the model's own arithmetic per second, its share of the devices' peak where that is known (MFU), compile
-time and memory, then the same as one line of JSON. No data, weights or TensorFlow are needed. Times on a shared machine
-mean little by themselves: compare with another run side by side.
+Prints clips/s, the model's own arithmetic per second, its share of the devices' peak where that is known (MFU), memory,
+and how long compiling takes, without a cache and out of JAX's persistent one; then the same as one line of JSON. No
+data, weights or TensorFlow are needed. Times on a shared machine mean little by themselves.
+
+--against=torch has a plain PyTorch step of the same model take turns with ours, in the order A B B A, on one GPU or on
+the CPU: eager or by torch.compile, with fused AdamW or PyTorch's other one. Both start from the same weights, and must
+agree on the loss of the batch. The first step of each turn is dropped. What counts is the ratio of turns side by side;
+it is void where the rest of the machine was busy. On CPUs give both huge pages: GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
 """
 
+import contextlib
 import json
+import os
 import statistics
 import sys
+import tempfile
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
-from tvts_jax import command, flops, metrics, sharding
+from tvts_jax import bench_page, charts, command, contest, flops, metrics, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
+from tvts_jax.charts import Curve
 from tvts_jax.errors import UserError
+from tvts_jax.models import attention
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'the run whose step is meant')
-_STEPS = flags.DEFINE_integer('steps', 20, 'timed steps, after two that are not')
-flags.mark_flag_as_required('config')
+# The losses of one batch by ours and by PyTorch differ by less than this share: sums in another order.
+AGREE = {'float32': 1e-4, 'bfloat16': 3e-2}
 
 
 def random_batch(config: config_lib.RunConfig) -> dict[str, np.ndarray]:
@@ -45,55 +56,209 @@ def random_batch(config: config_lib.RunConfig) -> dict[str, np.ndarray]:
   }
 
 
-def bench(config: config_lib.RunConfig, steps: int) -> dict:
-  mesh = sharding.make_mesh(config.mesh)
-  batch = random_batch(config)
-  spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
-  rng = jax.random.key(config.seed)
-  _, _, train_step, _, init, shapes = step_lib.describe(config, steps + 2)
-  place = sharding.state_layout(shapes, config.sharding, mesh)
-  with jax.set_mesh(mesh):
-    state = jax.jit(init, out_shardings=place)(rng)
+@contextlib.contextmanager
+def fresh_cache():
+  """An empty persistent cache for what is compiled within."""
+  with tempfile.TemporaryDirectory(prefix='bench_step.') as folder:
+    given = {'jax_compilation_cache_dir': folder, 'jax_persistent_cache_min_compile_time_secs': 0.0}
+    before = {name: getattr(jax.config, name) for name in given}
+    try:
+      for name, value in given.items():
+        jax.config.update(name, value)
+      compilation_cache.reset_cache()
+      yield
+    finally:
+      for name, value in before.items():
+        jax.config.update(name, value)
+      compilation_cache.reset_cache()
+
+
+class Step:
+  """The step of a config, compiled and with all that it is given on the devices. Calling it takes one."""
+
+  def __init__(self, config: config_lib.RunConfig, devices=None):
+    self.config, self.mesh = config, sharding.make_mesh(config.mesh, devices)
+    self.batch = random_batch(config)
+    self.parts = step_lib.describe(config, steps=1000)
+    self.place = sharding.state_layout(self.parts.shapes, config.sharding, self.mesh)
+    self.rng = jax.random.key(config.seed)
+    with jax.set_mesh(self.mesh):
+      self.state = jax.jit(self.parts.init, out_shardings=self.place)(self.rng)
+      self.on_devices = sharding.put(self.batch, self.mesh)
+    if self.mesh.size > 1 and jax.default_backend() == 'cpu':
+      # Programs of several CPU devices must not come out of the cache: they hang.
+      (self.compiled, self.compile_s), self.cached_compile_s = self.compile(), None
+    else:
+      with fresh_cache():
+        self.compiled, self.compile_s = self.compile()
+        jax.clear_caches()
+        _, self.cached_compile_s = self.compile()
+
+  def compile(self):
+    """The program, and the seconds from a Python function to it."""
+    spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in self.batch.items()}
     began = time.perf_counter()
-    step = step_lib.compile_step(train_step, state, spec, rng, place, mesh)
-    compiled = time.perf_counter() - began
-    device_batch, times = sharding.put(batch, mesh), []
-    for _ in range(steps + 2):
-      began = time.perf_counter()
-      state, values = step(state, device_batch, rng)
-      jax.block_until_ready(values)
-      times.append(time.perf_counter() - began)
-  clip_flops = flops.train_flops(config.model, spec['patches'].shape[1], config.input.max_tokens)
-  seconds = statistics.median(times[2:])
-  clips = config.input.batch / seconds
-  memory = step.memory_analysis()
+    with jax.set_mesh(self.mesh):
+      compiled = step_lib.compile_step(self.parts.train_step, self.state, spec, self.rng, self.place, self.mesh)
+    return compiled, time.perf_counter() - began
+
+  def __call__(self) -> float:
+    self.state, values = self.compiled(self.state, self.on_devices, self.rng)
+    values = jax.device_get(values)
+    if not values['finite']:
+      raise UserError('the step gave no number, so its time means nothing; lower config.optim.lr')
+    return float(values['loss'])
+
+  def loss_without_dropout(self) -> float:
+    apply = jax.jit(lambda params, batch: self.parts.loss_fn(self.parts.model.apply(params, batch), batch)[0])
+    with jax.set_mesh(self.mesh):
+      return float(apply(self.state.params, self.on_devices))
+
+  def clip_flops(self) -> float:
+    return flops.train_flops(self.config.model, self.batch['patches'].shape[1], self.config.input.max_tokens)
+
+
+def bench(step: Step, steps: int) -> dict:
+  step()
+  times = []
+  for _ in range(steps + 1):
+    began = time.perf_counter()
+    step()
+    times.append(time.perf_counter() - began)
+  return about(step) | speed(step, statistics.median(times[1:])) | {'step_s_min_max': [min(times[1:]), max(times[1:])]}
+
+
+def speed(step: Step, seconds: float) -> dict:
+  clips, clip_flops = step.config.input.batch / seconds, step.clip_flops()
   return {
     'clips_per_s': clips,
     'flops_per_s': clips * clip_flops,
-    'mfu': metrics.mfu(clips, clip_flops, mesh.devices.flatten()),
+    'mfu': metrics.mfu(clips, clip_flops, step.mesh.devices.flatten()),
     'step_s': seconds,
-    'step_s_min_max': [min(times[2:]), max(times[2:])],
-    'compile_s': compiled,
-    'temporary_bytes': memory.temp_size_in_bytes if memory else None,
-    'gflop_per_clip': clip_flops / 1e9,
-    'batch': config.input.batch,
-    'devices': f'{mesh.size} × {jax.devices()[0].device_kind}',
-    'jax': jax.__version__,
-    'finite': bool(jnp.all(values['finite'])),
   }
+
+
+def about(step: Step) -> dict:
+  memory, model = step.compiled.memory_analysis(), step.config.model
+  return {
+    'compile_s': step.compile_s,
+    'cached_compile_s': step.cached_compile_s,
+    'temporary_bytes': memory.temp_size_in_bytes if memory else None,
+    'gflop_per_clip': step.clip_flops() / 1e9,
+    'batch': step.config.input.batch,
+    'dtype': model.dtype,
+    'attention': attention.kernel(model.dtype, model.video.width // model.video.heads),
+    'devices': f'{step.mesh.size} × {jax.devices()[0].device_kind}',
+    'host': contest.host(),
+    'versions': contest.versions('jax', 'jaxlib'),
+  }
+
+
+def race(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rounds: int, steps: int) -> dict:
+  """Ours beside PyTorch's."""
+  try:
+    from tvts_jax import bench_torch
+  except ImportError as error:
+    raise UserError(f'--against=torch needs PyTorch ({error}); install torch') from error
+  bench_torch.check(config, compiled)
+  ours = Step(config, jax.devices()[:1])
+  theirs = bench_torch.TorchStep(config, jax.device_get(ours.state.params), ours.batch, fused=fused, compiled=compiled)
+  losses = {'ours': ours.loss_without_dropout(), 'theirs': theirs.loss_without_dropout()}
+  if not abs(losses['ours'] - losses['theirs']) <= AGREE[config.model.dtype] * abs(losses['theirs']):
+    raise UserError(
+      f'on the same weights and batch our loss is {losses["ours"]:.6g} and that of PyTorch {losses["theirs"]:.6g}: the '
+      'two steps do not do the same, so their times cannot be compared'
+    )
+  result = about(ours)
+  for step in (ours, theirs):
+    step()  # Memory is taken and, by torch.compile, the program made.
+  load = contest.Load()
+  turns = contest.take_turns(
+    {'ours': lambda: contest.turn(ours, steps), 'theirs': lambda: contest.turn(theirs, steps)}, rounds
+  )
+  other = load.other_cores()
+  seconds = {
+    kind: {name: [getattr(turn, kind) for turn in taken] for name, taken in turns.items()} for kind in ('wall', 'cpu')
+  }
+  return (
+    result
+    | speed(ours, statistics.median(seconds['wall']['ours']))
+    | {
+      'other_load_cores': other,
+      'void': contest.is_void(other),
+      'ratio': {kind: contest.paired(of['theirs'], of['ours']) for kind, of in seconds.items()},
+      'seconds_a_step': seconds,
+      'loss_without_dropout': losses,
+      'against': {'torch.compile': compiled, 'AdamW': 'fused' if fused else 'not fused', **theirs.about},
+      'rounds': rounds,
+      'steps_a_turn': steps,
+      'versions': result['versions'] | contest.versions('torch'),
+    }
+  )
+
+
+def lines(found: dict):
+  """For people."""
+  mfu = 'peak unknown' if found['mfu'] is None else f'{found["mfu"]:.1%} of peak'
+  cached = 'not measured' if found['cached_compile_s'] is None else f'{found["cached_compile_s"]:.1f} s'
+  yield f'{found["clips_per_s"]:.1f} clips/s, {found["flops_per_s"] / 1e12:.3f} TFLOP/s ({mfu}) on {found["devices"]}'
+  yield f'a step of {found["batch"]} clips takes {found["step_s"]:.4f} s'
+  yield f'computed in {found["dtype"]}, attention by {found["attention"]}'
+  yield f'compiling took {found["compile_s"]:.1f} s; out of the persistent cache: {cached}'
+  if 'ratio' in found:
+    how = ', '.join(f'{name} {value}' for name, value in found['against'].items())
+    for kind, ratio in found['ratio'].items():
+      spread = f'{ratio["median"]:.2f} [{ratio["min"]:.2f} to {ratio["max"]:.2f}]'
+      yield f'by {kind} time {spread} times as fast as PyTorch ({how})'
+    if found['void']:
+      yield contest.void_sentence(found['other_load_cores'])
+
+
+def parts(found: dict) -> list[str]:
+  """Of the page."""
+  batch, says = found['batch'], [f'<p>{bench_page.text(line, 500)}</p>' for line in lines(found)]
+  if 'ratio' not in found:
+    return says
+  for kind, of in found['seconds_a_step'].items():
+    curves = [
+      Curve(name, [(i, batch / seconds) for i, seconds in enumerate(of[who], 1)], look)
+      for who, name, look in (('ours', 'tvts_jax', 'own'), ('theirs', 'PyTorch', 'other'))
+    ]
+    told = 'The median step of each turn, in the order in which they were taken.'
+    drawn = charts.curves(curves, len(of['ours']), unit='turn')
+    says.append(bench_page.card(f'clips per second of {kind} time', told, drawn))
+  return says
 
 
 def main(argv):
   del argv
+  given = flags.FLAGS
+  # PyTorch must find memory left.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false' if given.against else 'true')
   try:
-    found = bench(config_lib.resolve(_CONFIG.value), _STEPS.value)
+    config = config_lib.resolve(given.config)
+    if given.rounds < 5 and given.against:
+      raise UserError(f'--rounds={given.rounds} is too few to tell a difference from chance; take at least 5')
+    if given.against:
+      how = dict(fused=given.torch_fused, compiled=given.torch_compile)
+      found = race(config, **how, rounds=given.rounds, steps=given.steps)
+    else:
+      found = bench(Step(config), given.steps)
   except UserError as error:
     sys.exit(f'bench_step: {error}')
-  mfu = 'peak unknown' if found['mfu'] is None else f'{found["mfu"]:.1%} of peak'
-  print(f'{found["clips_per_s"]:.1f} clips/s, {found["flops_per_s"] / 1e12:.3f} TFLOP/s ({mfu}) on {found["devices"]}')
-  print(f'a step of {found["batch"]} takes {found["step_s"]:.4f} s; compiling took {found["compile_s"]:.1f} s')
+  print('\n'.join(lines(found)))
+  if given.out:
+    print(f'the page is {bench_page.save(given.out, "The train step", found, parts(found))}')
   print(json.dumps(found))
 
 
 if __name__ == '__main__':
+  config_flags.DEFINE_config_file('config', None, 'the run whose step is meant')
+  flags.DEFINE_integer('steps', 20, 'timed steps; of one turn, with --against')
+  flags.DEFINE_enum('against', None, ['torch'], 'what takes turns with our step')
+  flags.DEFINE_bool('torch_compile', False, 'PyTorch compiles its step')
+  flags.DEFINE_bool('torch_fused', True, 'PyTorch updates all parameters in one kernel')
+  flags.DEFINE_integer('rounds', 5, 'of two turns each, with --against')
+  flags.DEFINE_string('out', None, 'a JSON file for all numbers, beside which a page is written')
+  flags.mark_flag_as_required('config')
   command.run(main)

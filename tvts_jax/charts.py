@@ -70,10 +70,12 @@ def curves(
   level: float | None = None,
   level_name: str = 'chance',
   noisy: bool = False,
+  unit: str = 'step',
 ) -> str:
   """Values over steps 0 to `end`, with a legend of the last ones. form: percent draws the whole range from 0 to 1.
 
-  level: a dashed line, what knowing nothing gives; noisy: draw the running mean, and what it is the mean of behind it.
+  level: a dashed line, what knowing nothing gives; noisy: draw the running mean, and what it is the mean of behind it;
+  unit: what counts along the axis, if not steps.
   """
   ends = (0.0, 1.0) if form is percent else scale(lines, level)
   low, high = ends
@@ -87,7 +89,7 @@ def curves(
   ]
   steps = [step for step in ticks(0, end) if step == 0 or step < 0.88 * end]
   labels += [f'<span class="x" style="left: {x(step) / SIZE:.2%}">{step:,.0f}</span>' for step in steps]
-  labels.append(f'<span class="x last" style="left: 100%">step {end:,}</span>')
+  labels.append(f'<span class="x last" style="left: 100%">{text(unit)} {end:,}</span>')
   if level is not None:
     parts.append(f'<line class="level" x1="0" x2="{SIZE}" y1="{y(level):.1f}" y2="{y(level):.1f}"/>')
   place = lambda points: [(x(step), y(value) if math.isfinite(value) else None) for step, value in points]
@@ -98,7 +100,7 @@ def curves(
     parts.append(path(place(running_mean(points) if smooth else points), line.look))
     if len(points) < SMOOTHED:
       parts.append(dots(place(points), line.look))
-  parts.append(hover(lines, x, form, level, level_name))
+  parts.append(hover(lines, x, form, level, level_name, unit))
   body = f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img">{"".join(parts)}</svg>'
   return f'{legend(lines, form, level, level_name)}<div class="field">{body}{"".join(labels)}</div>'
 
@@ -114,7 +116,7 @@ def legend(lines: Sequence[Curve], form, level: float | None, level_name: str) -
   return f'<div class="legend">{"".join(keys)}</div>'
 
 
-def hover(lines: Sequence[Curve], x, form, level, level_name: str) -> str:
+def hover(lines: Sequence[Curve], x, form, level, level_name: str, unit: str) -> str:
   """A column for each step that has values, which names them when pointed at."""
   values: dict = {}
   for line in lines:
@@ -125,7 +127,7 @@ def hover(lines: Sequence[Curve], x, form, level, level_name: str) -> str:
   said = [] if level is None else [f'{level_name} {form(level)}']
   return ''.join(
     f'<rect class="hit" x="{a:.1f}" width="{b - a:.1f}" y="0" height="{SIZE}"><title>'
-    + '\n'.join(map(text, [f'step {step:,}', *values[step], *said]))
+    + '\n'.join(map(text, [f'{unit} {step:,}', *values[step], *said]))
     + '</title></rect>'
     for step, a, b in zip(steps, edges, edges[1:])
   )

@@ -137,20 +137,29 @@ def make_train_step(
       (loss, metrics), gradient = whole_gradient(model, loss_fn, state.params, batch, rng)
     else:
       (loss, metrics), gradient = accumulated_gradient(model, loss_fn, state.params, batch, rng, micro_batches)
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    mean = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
-    norms = {'gradient_norm': gradient, 'update_norm': updates, 'parameter_norm': params}
-    metrics |= {name: optax.tree.norm(tree) for name, tree in norms.items()}
+    metrics |= {'gradient_norm': optax.tree.norm(gradient)}
     # A loss or gradient that is no number must not reach the parameters: the state stays as it was.
-    finite = jnp.isfinite(loss) & jnp.isfinite(metrics['gradient_norm'])
-    new = State(state.step + 1, params, opt_state, mean)
+    finite = take = jnp.isfinite(loss) & jnp.isfinite(metrics['gradient_norm'])
+    spikes = state.spikes
     if spike_sigmas:
       spike, spikes = is_spike(state.spikes, loss, metrics['gradient_norm'], spike_sigmas)
-      new = jax.tree.map(lambda new, old: jnp.where(spike, old, new), new, state._replace(step=new.step, spikes=None))
-      new = new._replace(spikes=spikes)
+      take &= ~spike
       metrics |= {'spike': spike, 'skipped': spikes.skipped}
-    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state), metrics | {'finite': finite}
+
+    def update(state):
+      updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+      params = optax.apply_updates(state.params, updates)
+      mean = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
+      return state._replace(params=params, opt_state=opt_state, ema=mean), optax.tree.norm(updates)
+
+    # A branch and no choice between two states: that would read and write each parameter and moment twice as often.
+    keep = lambda state: (state, jnp.zeros_like(metrics['gradient_norm']))
+    new, update_norm = jax.lax.cond(take, update, keep, state)
+    step, spikes = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old), (state.step + 1, spikes), (state.step, state.spikes)
+    )
+    metrics |= {'update_norm': update_norm, 'parameter_norm': optax.tree.norm(new.params), 'finite': finite}
+    return new._replace(step=step, spikes=spikes), metrics
 
   return train_step
 

@@ -1,0 +1,122 @@
+"""The benchmark of the step: two steps that do the same, turns that are fair, and numbers that say what they are."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tvts_jax import bench_page, bench_step, contest
+from tvts_jax import config as config_lib
+from tvts_jax.errors import UserError
+
+bench_torch = pytest.importorskip('tvts_jax.bench_torch')
+
+
+def make(**changes):
+  values = config_lib.base().unlock()
+  values.model.video.update(width=16, depth=1, heads=2, patch=8, image_size=16, frames=4)
+  values.model.text.update(vocab_size=40, dim=16, hidden_dim=32, n_layers=1, n_heads=2, max_position_embeddings=8)
+  # Without dropout, which no two libraries draw alike; a large eps, since Adam's first steps are signs of gradients.
+  values.model.text.update(dropout=0.0, attention_dropout=0.0)
+  values.model.update(common=8, dtype='float32', sort_depth=1)
+  values.optim.update(lr=1e-2, eps=1e-3)
+  values.input.update(batch=4, max_tokens=6)
+  values.update(steps=10, **changes)
+  return config_lib.resolve(values)
+
+
+@pytest.fixture(scope='module')
+def found():
+  """A race, of which the two contestants' losses are kept."""
+  losses = {'ours': [], 'theirs': []}
+  patch = pytest.MonkeyPatch()
+  for name, kind in (('ours', bench_step.Step), ('theirs', bench_torch.TorchStep)):
+    take = kind.__call__
+    patch.setattr(kind, '__call__', lambda self, take=take, name=name: losses[name].append(take(self)))
+  try:
+    result = bench_step.race(make(), fused=True, compiled=False, rounds=1, steps=1)
+  finally:
+    patch.undo()
+  return result, losses
+
+
+def test_both_steps_learn_the_same_from_the_same_weights_and_batch(found):
+  result, losses = found
+  agree = result['loss_without_dropout']
+  assert agree['ours'] == pytest.approx(agree['theirs'], rel=1e-5)
+  # The first step of a warm-up, then two turns of a dropped and a timed step each.
+  assert len(losses['ours']) == len(losses['theirs']) == 5
+  assert losses['ours'][0] == pytest.approx(agree['ours'], rel=1e-5)
+  np.testing.assert_allclose(losses['ours'], losses['theirs'], rtol=1e-3)
+  assert abs(losses['ours'][-1] - losses['ours'][0]) > 0.05, 'these steps should move the loss'
+
+
+def test_what_the_benchmark_says(found, tmp_path):
+  result, _ = found
+  for kind in ('wall', 'cpu'):
+    ours, theirs = (result['seconds_a_step'][kind][who] for who in ('ours', 'theirs'))
+    pairs = [b / a for a, b in zip(ours, theirs)]
+    assert len(pairs) == 2 and result['ratio'][kind] == pytest.approx(
+      {'median': np.median(pairs), 'min': min(pairs), 'max': max(pairs)}
+    )
+  assert result['void'] == contest.is_void(result['other_load_cores'])
+  assert result['cached_compile_s'] > 0 and result['compile_s'] > 0 and result['attention'] == 'xla'
+  page = bench_page.save(str(tmp_path / 'new' / 'step.json'), 'Step <1>', result, bench_step.parts(result))
+  assert json.loads((tmp_path / 'new' / 'step.json').read_text()) == json.loads(json.dumps(result))
+  html = page.read_text()
+  assert page.name == 'step.html' and 'Step &lt;1&gt;' in html and 'turn 2' in html and 'PyTorch' in html
+  assert ('VOID' in bench_page.build('', {**result, 'void': True}, [])) and (
+    'VOID' not in bench_page.build('', {**result, 'void': False}, [])
+  )
+
+
+def test_other_weights_are_found_out(monkeypatch):
+  monkeypatch.setattr(bench_step, 'Step', Other)
+  with pytest.raises(UserError, match='do not do the same'):
+    bench_step.race(make(), fused=False, compiled=False, rounds=1, steps=1)
+
+
+class Other:
+  """What a race asks of our step before it compares losses."""
+
+  def __init__(self, config, devices):
+    model, _, spec = bench_step.step_lib.build(config)
+    params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
+    self.state = bench_step.step_lib.State(0, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), params), None)
+    self.batch = bench_step.random_batch(config)
+
+  def loss_without_dropout(self):
+    return 3.0
+
+
+def test_turns_are_a_b_b_a_and_the_first_step_of_each_is_dropped(monkeypatch):
+  taken = []
+  turns = contest.take_turns({'a': lambda: taken.append('a'), 'b': lambda: taken.append('b')}, 2)
+  assert ''.join(taken) == 'abbaabba' and [len(of) for of in turns.values()] == [4, 4]
+  clock, pace = {'now': 0.0}, iter([100.0, 1.0, 5.0, 2.0])
+  monkeypatch.setattr(contest.time, 'perf_counter', lambda: clock['now'])
+  monkeypatch.setattr(contest.time, 'process_time', lambda: 2 * clock['now'])
+  step = lambda: clock.update(now=clock['now'] + next(pace))
+  assert contest.turn(step, 3) == (2.0, 4.0)
+
+
+@pytest.mark.parametrize(
+  'changes, words',
+  [
+    (dict(objectives={'classify': {'classes': 3}}), 'objectives.classify'),
+    (dict(objectives={'contrastive': {'gradient_scale': 0.5}}), 'contrastive.gradient_scale'),
+    (dict(ema=0.9), 'ema'),
+  ],
+)
+def test_what_pytorch_is_not_written_for_is_refused(changes, words):
+  config = dataclasses.replace(make(), **changes)
+  with pytest.raises(UserError, match=words):
+    bench_torch.check(config, False)
+
+
+def test_compiling_needs_a_compiler(monkeypatch):
+  monkeypatch.setenv('CXX', 'no-such-compiler')
+  with pytest.raises(UserError, match='no-such-compiler'):
+    bench_torch.check(make(), True)

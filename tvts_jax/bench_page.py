@@ -1,0 +1,46 @@
+"""The page of a benchmark, and the JSON that it is made of: what was measured, on what, and whether it counts."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tvts_jax import charts, contest, page, report
+from tvts_jax.files import write_whole
+from tvts_jax.page import text
+
+
+def save(out: str, title: str, result: Mapping, parts: Sequence[str]) -> Path:
+  """Writes `out`, a JSON file, and beside it a page of `parts`, which are trusted HTML; returns the page's path.
+
+  result: must have 'host' and 'versions'; where it has 'void', it says what else the machine was busy with.
+  """
+  path = Path(out)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_whole(path, json.dumps(result, indent=2) + '\n')
+  write_whole(where := path.with_suffix('.html'), build(title, result, parts))
+  return where
+
+
+def build(title: str, result: Mapping, parts: Sequence[str]) -> str:
+  host = result['host']
+  facts = {'CPU': host['cpu'], 'cores': host['cores'], **host['environment'], **result['versions']}
+  chips = ''.join(f'<span>{text(name)} <b>{text(value)}</b></span>' for name, value in facts.items())
+  void = contest.void_sentence(result['other_load_cores']) if result.get('void') else ''
+  numbers = '\n'.join(text(line, 1000) for line in json.dumps(result, indent=2).splitlines())
+  body = [
+    f'<h1>{text(title)}</h1><p class="soft">{text(host["system"])}</p><div class="chips">{chips}</div>',
+    f'<p class="missing">{text(void)}</p>' if void else '',
+    *parts,
+    f'<details class="card"><summary>Every number</summary><pre>{numbers}</pre></details>',
+  ]
+  return page.document(title, charts.STYLE + report.STYLE, '\n'.join(body))
+
+
+def card(title: str, says: str, drawing: str) -> str:
+  return f'<section class="card tall"><h4>{text(title)}</h4><p class="soft">{text(says, 1000)}</p>{drawing}</section>'
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
+  cells = lambda kind, values: ''.join(f'<{kind}>{text(value)}</{kind}>' for value in values)
+  lines = ''.join(f'<tr>{cells("td", row)}</tr>' for row in rows)
+  return f'<div class="card scroll"><table><tr>{cells("th", head)}</tr>{lines}</table></div>'
