@@ -15,6 +15,7 @@ it is void where the rest of the machine was busy. On CPUs give both huge pages:
 """
 
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -114,8 +115,9 @@ class Step:
     with jax.set_mesh(self.mesh):
       return float(apply(self.state.params, self.on_devices))
 
+  @functools.cached_property
   def clip_flops(self) -> float:
-    return flops.train_flops(self.config.model, self.batch['patches'].shape[1], self.config.input.max_tokens)
+    return flops.of_clip(self.config.model, self.parts.loss_fn, self.parts.spec)
 
 
 def bench(step: Step, steps: int) -> dict:
@@ -129,7 +131,7 @@ def bench(step: Step, steps: int) -> dict:
 
 
 def speed(step: Step, seconds: float) -> dict:
-  clips, clip_flops = step.config.input.batch / seconds, step.clip_flops()
+  clips, clip_flops = step.config.input.batch / seconds, step.clip_flops
   return {
     'clips_per_s': clips,
     'flops_per_s': clips * clip_flops,
@@ -144,7 +146,7 @@ def about(step: Step) -> dict:
     'compile_s': step.compile_s,
     'cached_compile_s': step.cached_compile_s,
     'temporary_bytes': memory.temp_size_in_bytes if memory else None,
-    'gflop_per_clip': step.clip_flops() / 1e9,
+    'gflop_per_clip': step.clip_flops / 1e9,
     'batch': step.config.input.batch,
     'dtype': model.dtype,
     'attention': attention.kernel(model.dtype, model.video.width // model.video.heads),

@@ -144,9 +144,7 @@ def plan(config: config_lib.RunConfig, topology: Topology, clips: int | None = N
     peak_bytes=sum(memory.values()),
     has_bytes=topology.chip.memory,
     compiled=own,
-    clip_flops=flops.train_flops(
-      dataclasses.replace(config.model, transcripts=given.transcripts), given.tubelets, given.max_tokens
-    ),
+    clip_flops=flops.of_clip(config.model, loss_fn, spec),
   )
   rng, began = jax.eval_shape(lambda: jax.random.key(0)), time.monotonic()
   try:

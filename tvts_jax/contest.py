@@ -97,8 +97,11 @@ def cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
-def versions(*packages: str) -> dict[str, str]:
-  return {'python': platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+def versions(*modules: str) -> dict[str, str]:
+  """Of what is installed; a module may come under another name, as tensorflow does as tensorflow-cpu."""
+  brings = importlib.metadata.packages_distributions()
+  found = {name: importlib.metadata.version(brings[name][0]) for name in modules if name in brings}
+  return {'python': platform.python_version(), **found}
 
 
 def host() -> dict:

@@ -11,10 +11,9 @@ and the step is compiled for as many pretended devices, to see what it moves bet
 needed.
 
 The floor of a step is what its arithmetic takes at the chip's peak, or what its memory or its links take where that is
-longer; a good step is within twice of it. The arithmetic is that of both encoders and the sorter, whatever the
-objectives read of them or add. Of several sources the one that asks for the most is meant. What does not fit is tried
-again with the backward pass recomputing more, with parameters split over more chips, and in micro-batches: the first of
-these that fits is named.
+longer; a good step is within twice of it. The arithmetic is that of the products that the objectives need. Of several
+sources the one that asks for the most is meant. What does not fit is tried again with the backward pass recomputing
+more, with parameters split over more chips, and in micro-batches: the first of these that fits is named.
 
 Exit codes: 0 all fit, 1 an error that one sentence names, 3 one or more do not fit.
 """

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from tvts_jax import __version__, convert, evaluators, flops, metrics, optim, preemption, report, sharding
+from tvts_jax import __version__, chips, convert, evaluators, flops, metrics, optim, preemption, report, sharding
 from tvts_jax import clock as clock_lib
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
@@ -45,7 +45,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   check_vocabulary(config, config.input.tokenizer, source.vocab_size)
   check_labels(config)
   total = config.steps if config.steps is not None else round(config.epochs * source.steps_per_epoch)
-  model, _, train_step, _, init, shapes = step_lib.describe(config, total)
+  model, loss_fn, train_step, _, init, shapes = step_lib.describe(config, total)
   place = sharding.state_layout(shapes, config.sharding, mesh)
   evals = evaluators.build(config, model, mesh)
 
@@ -100,7 +100,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       writers,
       total,
       mesh,
-      clip_flops(source, config),
+      clip_flops(source, config, loss_fn, mesh),
     )
 
     # 3. Loop ------------------------------------------------------------------------------------- do not reorder
@@ -319,13 +319,11 @@ def compile_steps(train_step, state, source, rng, place, mesh) -> list:
   return [compiled[spec] for spec in specs]
 
 
-def clip_flops(source, config) -> float:
-  """Of one clip in one step, on the average over the sources that take turns."""
-  found = []
-  for spec in specs_of(source):
-    _, transcripts, length = spec['tokens'].shape
-    model = dataclasses.replace(config.model, transcripts=transcripts)
-    found.append(flops.train_flops(model, spec['patches'].shape[1], length))
+def clip_flops(source, config, loss_fn, mesh) -> float:
+  """Of one clip in one step, on the average over the sources that take turns; 0 for devices whose peak is unknown."""
+  if chips.peak(mesh.devices.flat[0].device_kind) is None:
+    return 0.0
+  found = [flops.of_clip(config.model, loss_fn, spec) for spec in specs_of(source)]
   return sum(found) / len(found)
 
 

@@ -1,0 +1,73 @@
+"""Scaling: devices send each other what the sizes of parameters say, and shares are of one device's speed."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from tests.test_bench_step import make
+from tvts_jax import bench_page, bench_scaling, sharding
+from tvts_jax import step as step_lib
+
+F32, WAYS = 4, 8
+
+
+@pytest.fixture(scope='module', params=['data', 'fsdp'])
+def sent(request):
+  """(axis, bytes that a device sends by kind, {path: bytes of a parameter}) of a step on eight devices."""
+  config = bench_scaling.on(make(), request.param, WAYS, batch=1)
+  mesh = sharding.make_mesh(config.mesh)
+  parts = step_lib.describe(config, 10)
+  place = sharding.state_layout(parts.shapes, config.sharding, mesh)
+  rng = jax.eval_shape(lambda: jax.random.key(0))
+  with jax.set_mesh(mesh):
+    compiled = step_lib.compile_step(parts.train_step, parts.shapes, parts.spec, rng, place, mesh)
+  step = type('Compiled', (), dict(compiled=compiled, mesh=mesh))
+  sizes = {sharding.path_name(path): F32 * leaf.size for path, leaf in jax.tree.leaves_with_path(parts.shapes.params)}
+  return request.param, bench_scaling.moved(step), sizes
+
+
+def test_a_device_sends_what_the_sizes_of_parameters_say(sent):
+  """Around a ring: a sum over n devices is 2 (n-1)/n of its size, a gathering (n-1)/n."""
+  axis, moved, sizes = sent
+  share, embeddings = (WAYS - 1) / WAYS, 2 * WAYS * 8 * F32  # Of the contrastive loss, of both sides.
+  gradients = sum(sizes.values())
+  assert moved['all-reduce'] + moved.get('reduce-scatter', 0) == pytest.approx(2 * share * gradients, rel=0.1)
+  if axis == 'data':
+    assert moved['all-gather'] <= 2 * share * embeddings
+    return
+  # Blocks one deep are no loop, so what the rules split is gathered once for both ways; loops gather anew for the way
+  # back.
+  split = re.compile(r'attn/\w+/kernel|mlp/\w+/kernel|^text/(word|position)$|video/embed/kernel')
+  once = sum(size for name, size in sizes.items() if split.search(name))
+  assert moved['all-gather'] == pytest.approx(share * once, rel=0.05)
+
+
+def test_shares_are_of_what_one_device_does(monkeypatch, tmp_path):
+  pace = {1: 1.0, 2: 1.25, 4: 2.0}
+
+  class Step:
+    def __init__(self, config, devices):
+      self.mesh = type('Mesh', (), dict(size=len(devices)))
+      assert config.input.batch == 3 * len(devices) and max(config.mesh.values()) == len(devices)
+      text = 'ENTRY %main (a: f32[4]) -> f32[4] {\n  %b = f32[4]{0} all-reduce(%a), replica_groups={}\n}\n'
+      self.compiled = type('Compiled', (), dict(as_text=lambda _: text))()
+
+    def __call__(self):
+      pass
+
+  monkeypatch.setattr(bench_scaling, 'Step', Step)
+  four = jax.devices()[:4]
+  monkeypatch.setattr(bench_scaling.jax, 'devices', lambda: four)
+  monkeypatch.setattr(
+    bench_scaling.contest, 'turn', lambda step, steps: bench_scaling.contest.Turn(pace[step.mesh.size], 0)
+  )
+  found = bench_scaling.measure(make(), batch=3, steps=1)
+  assert [(row['axis'], row['devices']) for row in found['rows']] == [
+    (a, n) for a in ('data', 'fsdp') for n in (1, 2, 4)
+  ]
+  np.testing.assert_allclose([row['efficiency'] for row in found['rows']], [1, 0.8, 0.5] * 2)
+  assert [row['sent_bytes'] for row in found['rows'][:3]] == [{}, {'all-reduce': 16.0}, {'all-reduce': 24.0}]
+  html = bench_page.save(str(tmp_path / 'scaling.json'), 'Scaling', found, bench_scaling.parts(found)).read_text()
+  assert '80.0%' in html and 'all-reduce 24.0 bytes' in html and 'devices 4' in html
