@@ -82,7 +82,7 @@ def measure(args, temp: str) -> dict:
   run = lambda step, count=args.records: apart(folders[count], tokenizer, step, args.batch)
   turns = contest.take_turns({'start': lambda: run(0), 'late': lambda: run(args.step)}, args.rounds)
   peaks = {count: run(args.step, count)['peak_bytes'] for count in folders}
-  other = load.other_cores()
+  quiet = contest.quiet(load)
   seconds = {name: [one['open_s'] + one['first_batch_s'] for one in taken] for name, taken in turns.items()}
   least, most = min(peaks), max(peaks)
   return {
@@ -91,8 +91,7 @@ def measure(args, temp: str) -> dict:
     'late_in_times_of_start': contest.paired(seconds['late'], seconds['start']),
     'peak_bytes': peaks,
     'bytes_a_record': (peaks[most] - peaks[least]) / (most - least) if most > least else None,
-    'other_load_cores': other,
-    'void': contest.is_void(other),
+    **quiet,
     'rounds': args.rounds,
     'batch': args.batch,
     'host': contest.host(),

@@ -60,13 +60,12 @@ def measure(config: config_lib.RunConfig, batch: int, steps: int) -> dict:
       )
   for row in rows:
     row['efficiency'] = row['clips_per_s_each'] / rows[0]['clips_per_s_each']
-  other = load.other_cores()
+  quiet = contest.quiet(load)
   return {
     'rows': rows,
     'batch_each': batch,
     'device': everyone[0].device_kind,
-    'other_load_cores': other,
-    'void': contest.is_void(other),
+    **quiet,
     'shared_cores': jax.default_backend() == 'cpu' and len(everyone) > contest.cores(),
     'host': contest.host(),
     'versions': contest.versions('jax', 'jaxlib'),

@@ -123,12 +123,17 @@ class Step:
 
 def bench(step: Step, steps: int) -> dict:
   step()
-  times = []
+  load, times = contest.Load(), []
   for _ in range(steps + 1):
     began = time.perf_counter()
     step()
     times.append(time.perf_counter() - began)
-  return about(step) | speed(step, statistics.median(times[1:])) | {'step_s_min_max': [min(times[1:]), max(times[1:])]}
+  quiet = contest.quiet(load)
+  return (
+    about(step)
+    | speed(step, statistics.median(times[1:]))
+    | {'step_s_min_max': [min(times[1:]), max(times[1:])], **quiet}
+  )
 
 
 def speed(step: Step, seconds: float) -> dict:
@@ -180,7 +185,7 @@ def race(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rounds: i
   turns = contest.take_turns(
     {'ours': lambda: contest.turn(ours, steps), 'theirs': lambda: contest.turn(theirs, steps)}, rounds
   )
-  other = load.other_cores()
+  quiet = contest.quiet(load)
   seconds = {
     kind: {name: [getattr(turn, kind) for turn in taken] for name, taken in turns.items()} for kind in ('wall', 'cpu')
   }
@@ -188,8 +193,7 @@ def race(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rounds: i
     result
     | speed(ours, statistics.median(seconds['wall']['ours']))
     | {
-      'other_load_cores': other,
-      'void': contest.is_void(other),
+      **quiet,
       'ratio': {kind: contest.paired(of['theirs'], of['ours']) for kind, of in seconds.items()},
       'seconds_a_step': seconds,
       'loss_without_dropout': losses,
@@ -214,8 +218,8 @@ def lines(found: dict):
     for kind, ratio in found['ratio'].items():
       spread = f'{ratio["median"]:.2f} [{ratio["min"]:.2f} to {ratio["max"]:.2f}]'
       yield f'by {kind} time {spread} times as fast as PyTorch ({how})'
-    if found['void']:
-      yield contest.void_sentence(found['other_load_cores'])
+  if found['void']:
+    yield contest.void_sentence(found['other_load_cores'])
 
 
 def parts(found: dict) -> list[str]:

@@ -43,6 +43,12 @@ def is_void(other_cores: float | None) -> bool:
   return other_cores is None or other_cores > QUIET_CORES
 
 
+def quiet(load: Load) -> dict:
+  """Of a result: what else the machine did since the load was first looked at, and whether that makes it void."""
+  other = load.other_cores()
+  return {'other_load_cores': other, 'void': is_void(other)}
+
+
 def void_sentence(other_cores: float | None) -> str:
   busy = 'an unknown load' if other_cores is None else f'{other_cores:.2f} cores of other load'
   return f'VOID: there was {busy} on the machine; run again when it is quiet (below {QUIET_CORES}).'
