@@ -15,10 +15,10 @@ import json
 import sys
 
 import jax
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from tvts_jax import bench_page, charts, contest, hlo
+from tvts_jax import bench_page, charts, command, contest, hlo
 from tvts_jax import config as config_lib
 from tvts_jax.bench_step import Step
 from tvts_jax.charts import Curve
@@ -139,4 +139,4 @@ if __name__ == '__main__':
   flags.DEFINE_integer('steps', 10, 'timed steps')
   flags.DEFINE_string('out', None, 'a JSON file for all numbers, beside which a page is written')
   flags.mark_flag_as_required('config')
-  app.run(main)
+  command.run(main)
