@@ -129,7 +129,8 @@ def read_flags(names: list[tuple[str, str]], given: list[str]) -> flags.FlagValu
     if kind == 'config_file':
       config_flags.DEFINE_config_file(name, flag_values=values)
     else:
-      getattr(flags, f'DEFINE_{kind}')(name, None, '', flag_values=values)
+      # Which words one of a few may be is for its program to say.
+      getattr(flags, f'DEFINE_{kind}'.replace('enum', 'string'))(name, None, '', flag_values=values)
   with mock.patch.object(sys, 'argv', argv):  # Where settings by name are looked for, too.
     left = values(argv)
   assert left == ['program'], left

@@ -36,7 +36,7 @@ class Stop:
   """
 
   def __enter__(self):
-    self._asked = threading.Event()
+    self._asked, self._asks = threading.Event(), 0
     # What tells the other processes is a handler in C, of JAX, which Python's own would only replace.
     self._tell = LIBC.signal(signal.SIGTERM, None) if jax.distributed.is_initialized() else None
     self._handlers = {s: signal.signal(s, lambda number, frame: None) for s in SIGNALS}
@@ -59,10 +59,12 @@ class Stop:
     os.close(self._read)
     os.close(self._write)
 
-  def requested(self, step: int) -> bool:
-    """Whether to save before step `step` and stop: the same answer in all processes. Ask at every step."""
+  def requested(self) -> bool:
+    """Whether to save before the next step and stop: the same answer in all processes. Ask before every step."""
+    self._asks += 1
     if jax.distributed.is_initialized():
-      return multihost_utils.reached_preemption_sync_point(step)
+      # Not the step: asked to stop before the first one, JAX agrees on the number 1, which a resumed run has behind it.
+      return multihost_utils.reached_preemption_sync_point(self._asks)
     return self._asked.is_set()
 
   def _listen(self) -> None:

@@ -112,7 +112,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
         if done or (s > first and s % config.evals[name].get('every_steps', total) == 0):
           with clock.span('evaluate'):
             watch.evaluation(s, name, evaluate(state.ema or state.params))
-      leave = stop.requested(s)
+      leave = stop.requested()
       if (s > first or done) and (done or leave or checkpoints.due(s)):
         watch.flush()  # A state whose last step was no number must not be saved as if it had been taken.
         with clock.span('save'):
