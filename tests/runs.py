@@ -21,9 +21,9 @@ IMPORTS = ('tvts_jax.main', 'tvts_jax.train', 'tensorflow', 'clu.metric_writers'
 FORKING.set_forkserver_preload([*IMPORTS, 'transformers.models.auto.tokenization_auto'])
 
 
-def call(*arguments):
-  command = [sys.executable, '-m', *arguments]
-  return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+def call(*arguments, **variables):
+  command, own = [sys.executable, '-m', *arguments], {**os.environ, **variables}
+  return subprocess.run(command, cwd=ROOT, env=own, check=True, capture_output=True, text=True)
 
 
 @pytest.fixture(scope='module')

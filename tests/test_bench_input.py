@@ -17,6 +17,7 @@ def report(tmp_path_factory):
     assert bench_input.main([*args, '--out', str(folder / 'out.json')]) == 0
   finally:
     patch.undo()
+  assert 'mp4, one seek a frame' in (folder / 'out.html').read_text()
   return json.loads((folder / 'out.json').read_text())
 
 

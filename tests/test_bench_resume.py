@@ -47,6 +47,6 @@ def test_what_is_said_follows_from_what_was_measured(found):
 
 def test_what_goes_wrong_is_one_sentence(tmp_path, capsys):
   with pytest.raises(UserError, match='nowhere.*step 3'):
-    bench_resume.apart(str(tmp_path / 'nowhere'), 'none', 3, 2)
+    bench_resume.apart(str(tmp_path / 'nowhere'), str(tmp_path / 'none'), 3, 2)
   assert bench_resume.main(['--rounds', '0']) == 2
   assert capsys.readouterr().err.startswith('error: --step')

@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from tests.runs import STEPS, arguments, assert_equal_ends, call, demo, finish, rows, start, wait_for
+from tests.runs import STEPS, arguments, assert_equal_ends, call, demo, finish, rows, start, variables, wait_for
 
 __all__ = ['demo']  # A fixture.
 
 
 @pytest.fixture(scope='module')
 def undisturbed(demo):
-  done = call('tvts_jax.main', *arguments(demo, 'undisturbed'))
+  done = call('tvts_jax.main', *arguments(demo, 'undisturbed'), **variables(demo))
   return done.stdout + done.stderr
 
 

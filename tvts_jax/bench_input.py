@@ -14,13 +14,12 @@ Exit code 0: measured; 2: a bad request, with one sentence on stderr.
 """
 
 import dataclasses
-import json
 import statistics
 import sys
 import tempfile
 import time
 
-from tvts_jax import command, contest
+from tvts_jax import bench_page, charts, command, contest
 from tvts_jax.contest import Load, is_void
 from tvts_jax.errors import UserError
 
@@ -169,18 +168,9 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
     'rounds': args.rounds,
     'clips_a_turn': args.batches * args.batch,
     'setting': {n: getattr(config, n) for n in ('frames', 'image_size', 'transcripts', 'mask_ratio', 'max_tokens')},
-    'cpu': contest.cpu(),
-    'versions': _versions(),
+    'host': contest.host(),
+    'versions': contest.versions('numpy', 'tensorflow', 'tokenizers', 'cv2'),
   }
-
-
-def _versions() -> dict[str, str]:
-  import cv2
-  import numpy as np
-  import tensorflow as tf
-  import tokenizers
-
-  return {module.__name__: module.__version__ for module in (np, tf, tokenizers, cv2)}
 
 
 def table(result: dict) -> str:
@@ -194,10 +184,21 @@ def table(result: dict) -> str:
   lines += ['', f'{"where our time goes":<28}{"ms/clip":>9}{"share":>9}']
   for name, ms in result['ms_a_clip'].items():
     lines.append(f'{name:<28}{ms:>9.3f}{result["share_of_time"][name]:>9.1%}')
-  lines += ['', f'{result["cpu"]}; JPEGs of {result["mean_jpeg_bytes"]:.0f} bytes, {result["rounds"]} rounds']
+  lines += ['', f'{result["host"]["cpu"]}; JPEGs of {result["mean_jpeg_bytes"]:.0f} bytes, {result["rounds"]} rounds']
   if result['void']:
     lines.append(contest.void_sentence(result['other_load_cores']))
   return '\n'.join(lines)
+
+
+def parts(result: dict) -> list[str]:
+  """Of the page."""
+  head = ('clips per core and second', 'median', 'min', 'max')
+  rows = [(name, *(f'{speed[key]:.1f}' for key in head[1:])) for name, speed in result['clips_per_core_s'].items()]
+  shares = {f'{name}, {ms:.2f} ms': (result['share_of_time'][name], 'own') for name, ms in result['ms_a_clip'].items()}
+  return [
+    bench_page.table(head, rows),
+    bench_page.card('where our time goes', 'Of a clip, on one core.', charts.bars(shares, None)),
+  ]
 
 
 def main(argv=None) -> int:
@@ -210,7 +211,7 @@ def main(argv=None) -> int:
   parser.add_argument('--batches', type=int, default=9, help='of one turn, the first not timed (default: %(default)s)')
   parser.add_argument('--rounds', type=int, default=5, help='of two turns each (default: %(default)s)')
   parser.add_argument('--records', type=int, default=16, help='to make up (default: %(default)s)')
-  parser.add_argument('--out', help='write all numbers to this file as JSON')
+  parser.add_argument('--out', help='a JSON file for all numbers, beside which a page is written')
   args = parser.parse_args(argv)
   try:
     if args.batches < 2 or args.rounds < 1:
@@ -222,8 +223,7 @@ def main(argv=None) -> int:
     return 2
   print(table(result))
   if args.out:
-    with open(args.out, 'w') as f:
-      json.dump(result, f, indent=2)
+    print(f'the page is {bench_page.save(args.out, "The input", result, parts(result))}')
   return 0
 
 
