@@ -100,15 +100,13 @@ class Fork:
 
 
 def be_run(arguments, output):
-  from absl import app
-
-  from tvts_jax import main
+  from tvts_jax import command, main
 
   file = os.open(output, os.O_WRONLY | os.O_APPEND)
   for stream in (1, 2):
     os.dup2(file, stream)
   sys.argv[:] = ['tvts_jax.main', *arguments]
-  app.run(main.main)
+  command.run(main.main)
 
 
 def arguments(demo, name, *settings) -> list[str]:

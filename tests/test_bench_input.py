@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests import media
-from tvts_jax import bench_input
+from tvts_jax import bench_input, contest
 
 
 @pytest.fixture(scope='module')
@@ -41,16 +41,16 @@ def test_reports_every_contestant_and_stage(report):
 
 def test_other_load_voids_a_measurement(report, monkeypatch):
   for cores, void in ((0.05, False), (1.5, True), (None, True)):
-    text = bench_input.table({**report, 'other_load_cores': cores, 'void': bench_input.is_void(cores)})
+    text = bench_input.table({**report, 'other_load_cores': cores, 'void': contest.is_void(cores)})
     assert ('VOID' in text) == void
 
 
 def test_load_counts_others_and_not_ourselves(monkeypatch):
   clock = {'wall': 0.0, 'own': 0.0, 'all': 0.0}
-  monkeypatch.setattr(bench_input.time, 'monotonic', lambda: clock['wall'])
-  monkeypatch.setattr(bench_input.time, 'process_time', lambda: clock['own'])
-  monkeypatch.setattr(bench_input.Load, '_busy_seconds', staticmethod(lambda: clock['all']))
-  load = bench_input.Load()
+  monkeypatch.setattr(contest.time, 'monotonic', lambda: clock['wall'])
+  monkeypatch.setattr(contest.time, 'process_time', lambda: clock['own'])
+  monkeypatch.setattr(contest.Load, '_busy_seconds', staticmethod(lambda: clock['all']))
+  load = contest.Load()
   clock.update(wall=10.0, own=8.0, all=23.0)
   assert load.other_cores() == pytest.approx(1.5)
 

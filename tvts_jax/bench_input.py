@@ -20,7 +20,6 @@ import tempfile
 import time
 
 from tvts_jax import bench_page, charts, command, contest
-from tvts_jax.contest import Load, is_void
 from tvts_jax.errors import UserError
 
 
@@ -141,22 +140,21 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
   runs = contestants(source, part, args.batches, videos, restarts)
   for video in videos:
     seek_a_clip(video, config)  # before the long part, in case it cannot be read
-  load, taken = Load(), {name: [] for name in runs}
+  load, taken = contest.Load(), {name: [] for name in runs}
   spent = {}
   for _ in range(args.rounds):
     for name, seconds in contest.take_turns(runs, 1).items():
       taken[name] += seconds
     for name, seconds in stages(source, part, args.batch * args.batches).items():
       spent.setdefault(name, []).append(seconds)
-  other = load.other_cores()
+  quiet = contest.quiet(load)
   ours = taken['shards to batches']
   each = {name: statistics.median(values) for name, values in spent.items()}
   total = statistics.median(ours)
   each['hand over and batch'] = total - sum(each.values())
   jpegs = [len(j) for row in range(min(len(part), 4)) for j in part.load(row, 0).jpegs]
   return {
-    'other_load_cores': other,
-    'void': is_void(other),
+    **quiet,
     'clips_per_core_s': {
       name: {'median': 1 / statistics.median(v), 'min': 1 / max(v), 'max': 1 / min(v)} for name, v in taken.items()
     },
