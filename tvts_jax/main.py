@@ -30,12 +30,13 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'{argv[1]!r} is no flag; settings are given as --config.optim.lr=3e-4')
   logging.set_verbosity(logging.INFO)
-  # Libraries that log through absl as well say too much at this level.
-  ours = lambda record: 'tvts_jax' in record.pathname or record.levelno > stdlib_logging.INFO
-  logging.get_absl_handler().addFilter(ours)
-  from tvts_jax import config, distributed, preemption, train
+  # Libraries that log through absl as well say too much at this level, and with its trace what they raise.
+  wanted = lambda record: record.levelno > stdlib_logging.INFO and not record.exc_info
+  logging.get_absl_handler().addFilter(lambda record: 'tvts_jax' in record.pathname or wanted(record))
+  from tvts_jax import config, distributed, preemption, storage, train
   from tvts_jax.errors import UserError
 
+  sys.unraisablehook = storage.quieter(sys.unraisablehook)
   try:
     # Before anything touches a device, or the processes of a pod never find each other.
     distributed.initialize()

@@ -113,6 +113,13 @@ def settle() -> None:
       threading.Thread.join(thread, max(0, end - time.monotonic()))  # Not their own join, which raises the error again.
 
 
+def quieter(hook):
+  """A sys.unraisablehook that leaves out what follows a failed write: of each that still runs, tensorstore tells a
+  loop that orbax has closed, which would bury the sentence that matters under hundreds of traces."""
+  closed = lambda error: isinstance(error, RuntimeError) and str(error) == 'Event loop is closed'
+  return lambda unraisable: None if closed(unraisable.exc_value) else hook(unraisable)
+
+
 def reason(error: Exception) -> str:
   """The part of an error of the storage libraries that a person needs."""
   if isinstance(error, OSError) and error.strerror:
