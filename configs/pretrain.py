@@ -10,8 +10,8 @@ Hardware: the arithmetic of one clip and step is 269 GFLOP, of the run (6 M vide
 one device that sustains 395 TFLOP/s. Expect, as the paper has it, an exact order for 21.5 % of held-out clips, where
 chance gives 0.4 %.
 
-Variations: size (tiny, S/16, B/16, L/16, H/14), objective (of configs/variants.py), data and weights (folders), batch,
-epochs.
+Variations: size (tiny, S/16, B/16, L/16, H/14, g/14), objective (of configs/variants.py), data and weights (folders),
+batch, epochs.
 """
 
 from configs import variants

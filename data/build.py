@@ -24,6 +24,7 @@ from data import local, manifest, plan, report, shards, sources, work
 from data.outcomes import CODES, ENDS, SKIPS, BuildError, ending
 from data.runner import Limits
 from data.windows import WindowConfig
+from tvts_jax.machine import cores
 
 LOCK = '.lock'
 LOCAL = 'local'  # the runner that is no Beam runner
@@ -185,7 +186,7 @@ def _parse(argv):
   add(
     '--workers',
     type=_positive(int),
-    default=os.cpu_count(),
+    default=cores(),
     help='processes here (default: as many as cores, %(default)s)',
   )
   add('--item-seconds', type=_positive(float), default=600.0, help='wall clock for one item (default %(default)g)')

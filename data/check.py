@@ -32,6 +32,7 @@ from data.items import SourceError
 from data.outcomes import ENDS, EXITS, ending
 from data.runner import Limits, Pool
 from tvts_jax.files import write_whole
+from tvts_jax.machine import cores
 
 INDEX, ANNOTATIONS = 'index.jsonl', 'annotations.jsonl'
 SHOWN = 5  # names of each kind
@@ -208,7 +209,7 @@ def _parse(argv):
   add('--decode', action='store_true', help='decode every picture: the only way to see damage within a video')
   add('--strict', action='store_true', help='exit code 1 if a clip is missing or broken')
   add('--out', type=Path, metavar='READY', help='folder to write index.jsonl and annotations.jsonl to')
-  add('--workers', type=int, default=os.cpu_count(), help='processes (default: as many as cores, %(default)s)')
+  add('--workers', type=int, default=cores(), help='processes (default: as many as cores, %(default)s)')
   args = parser.parse_args(argv)
   if args.workers < 1:
     parser.error('--workers must be at least 1')

@@ -4,7 +4,6 @@ Shapes: R records of a folder, N frames in them, F of a downstream record, V vie
 """
 
 import itertools
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tvts_jax.errors import UserError
 from tvts_jax.input import index, records
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.records import Record
+from tvts_jax.machine import cores
 from tvts_jax.progress import told
 
 SCREEN = 10  # Of the coarse bits so many may differ in what is compared by all.
@@ -132,7 +132,7 @@ def read(source: Shards | Videos, downstream: bool) -> Hashed:
     except (InputError, ItemError) as e:
       return f'{source.place(n)}: {e}'
 
-  with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+  with ThreadPoolExecutor(cores()) as pool:
     for first in told(range(0, len(source), READ), f'times {READ} records of {source.name} read'):
       for n, what in enumerate(pool.map(one, range(first, min(first + READ, len(source)))), first):
         if isinstance(what, str):

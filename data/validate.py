@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from etils import epath
 from data.shards import DONE
 from tvts_jax.input import index, records, tfrecord
 from tvts_jax.input.index import FolderError, Manifest, Shard
+from tvts_jax.machine import cores
 
 SHOWN = 20  # findings of one class that concern the folder as a whole
 
@@ -224,7 +224,7 @@ def main(argv=None) -> int:
   parser.add_argument('folder', metavar='DIR')
   parser.add_argument('--quick', action='store_true', help='names, sizes and indexes only')
   parser.add_argument('--decode', action='store_true', help='decode every frame, too')
-  parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default %(default)s)')
+  parser.add_argument('--workers', type=int, default=cores(), help='processes (default %(default)s)')
   args = parser.parse_args(argv)
   if args.workers < 1:
     parser.error('--workers must be at least 1')

@@ -39,6 +39,7 @@ import numpy as np
 from data.dialects import WRITERS
 from data.outcomes import EXITS, BuildError, ending
 from data.scene import DURATION_MS, FPS, SPLITS, WORLDS, World, labels_of, pairs_of, render, write_script
+from tvts_jax.machine import cores
 
 VERSION = 2  # part of a folder's settings: raise it when the same seed gives other clips
 
@@ -195,7 +196,7 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:
     parser.add_argument(f'--probe-{part}', type=int, default=SPLITS[split][1], help=text)
   parser.add_argument('--seed', type=int, default=0, help='another seed, another world (%(default)s)')
   parser.add_argument('--world', choices=WORLDS, default='plain', help='which variant: see data/scene.py (%(default)s)')
-  parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (%(default)s)')
+  parser.add_argument('--workers', type=int, default=cores(), help='processes (%(default)s)')
   args = parser.parse_args(argv)
   counts = {'train': args.clips, 'val': args.val}
   counts |= {f'{kind}_train': args.probe_train for kind in ('motion', 'order')}

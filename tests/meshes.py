@@ -1,7 +1,6 @@
-"""A few train steps on a mesh, for one process or the processes of a pod: python -m tests.meshes FOLDER NAME ..."""
+"""A few train steps on a mesh, for one process or the processes of a pod: python -m tests.meshes FILE.npz"""
 
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from tvts_jax import step as step_lib
 from tvts_jax.input.order import process_slice
 
 STEPS, BATCH = 3, 16
-MESHES = {'fsdp': {'fsdp': 8}, 'mixed': {'data': 2, 'fsdp': 2, 'tensor': 2}}
 # Without dropout, because a batch cut in other pieces draws other dropout masks.
 TEXT = {'vocab_size': 50, 'dim': 32, 'hidden_dim': 64, 'n_layers': 2, 'n_heads': 2}
 PLAIN = {'text': {**TEXT, 'dropout': 0.0, 'attention_dropout': 0.0}}
@@ -46,15 +44,14 @@ def run(sizes, devices=None) -> dict[str, np.ndarray]:
   return found | {sharding.path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(whole)}
 
 
-def load(folder: Path, name: str) -> dict[str, np.ndarray]:
-  """What the processes of a pod found on a mesh."""
-  with np.load(folder / f'{name}.npz') as found:
+def load(file) -> dict[str, np.ndarray]:
+  """What the processes of a pod found."""
+  with np.load(file) as found:
     return {key.replace('|', '/'): value for key, value in found.items()}
 
 
 if __name__ == '__main__':
   distributed.initialize()
-  for name in sys.argv[2:]:
-    found = run(MESHES[name])
-    if jax.process_index() == 0:
-      np.savez(Path(sys.argv[1]) / f'{name}.npz', **{key.replace('/', '|'): value for key, value in found.items()})
+  found = run({'fsdp': 8})
+  if jax.process_index() == 0:
+    np.savez(sys.argv[1], **{key.replace('/', '|'): value for key, value in found.items()})

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import types
@@ -46,6 +47,7 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
   %scattered = f32[2,4]{1,0} reduce-scatter(%z), replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}, to_apply=%add
   %moved = f32[8,4]{1,0} collective-permute(%z), source_target_pairs={{0,1},{1,0}}
   %kernel = f32[8,4]{1,0} custom-call(%z), custom_call_target="some kernel"
+  %odd = f32[8,4]{1,0} fusion(%z), kind=kLoop, calls=%add, backend_config={"estimated_cycles":"9223372036854775807"}
   ROOT %end = f32[8,4]{1,0} fusion(%z), kind=kLoop, calls=%add, backend_config={"estimated_cycles":"7"}
 }
 """
@@ -58,7 +60,7 @@ def test_a_program_is_read_as_often_as_it_runs():
   assert found['all-gather'].bytes == 8 * 4 * 2 and found['all-gather'].sent() == 8 * 4 * 2 * 3 / 4
   assert found['reduce-scatter'].sent() == 2 * 4 * 4 and found['reduce-scatter'].groups.tolist() == [[0, 2], [1, 3]]
   assert found['collective-permute'].sent() == 8 * 4 * 4
-  assert (step.cycles, step.uncounted) == (6 * 100 + 7, 1)
+  assert (step.cycles, step.uncounted) == (6 * 100 + 7, 2)
   crossing = {kind for kind, each in found.items() if each.crosses(2)}
   assert crossing == {'all-gather', 'reduce-scatter'}
 
@@ -178,6 +180,18 @@ def test_what_does_not_fit_is_mended_by_the_least_change(config, monkeypatch):
   assert words.startswith('--config.model.remat=') and found.fits and 'mesh' not in words
   hopeless = dataclasses.replace(bill.Topology.parse('h100:1'), chip=small._replace(memory=1000))
   assert plan_lib.mend(config, hopeless, None) is None
+
+
+def crash(config, topology, clips, own=False, sparing=False):
+  if own:
+    os.kill(os.getpid(), signal.SIGSEGV)
+  return 'an estimate'
+
+
+def test_a_compiler_that_crashes_takes_nothing_with_it(config, monkeypatch):
+  monkeypatch.setattr(plan_lib, 'has_compiler', lambda topology: True)
+  monkeypatch.setattr(plan_lib, 'plan', crash)
+  assert plan_lib.apart(config, bill.Topology.parse('v6e:2x2'), None) == 'an estimate'
 
 
 @pytest.mark.parametrize('text', ['v9:4x4', 'v5e', 'h100:2x4', '2*h100:8', 'v5e:4y4'])

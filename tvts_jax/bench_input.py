@@ -155,9 +155,7 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
   jpegs = [len(j) for row in range(min(len(part), 4)) for j in part.load(row, 0).jpegs]
   return {
     **quiet,
-    'clips_per_core_s': {
-      name: {'median': 1 / statistics.median(v), 'min': 1 / max(v), 'max': 1 / min(v)} for name, v in taken.items()
-    },
+    'clips_per_core_s': {name: contest.spread([1 / s for s in seconds]) for name, seconds in taken.items()},
     'share_of': {name: contest.paired(taken[name], ours)['median'] for name in runs if name != 'shards to batches'},
     'ms_a_clip': {name: 1000 * seconds for name, seconds in each.items()},
     'share_of_time': {name: seconds / total for name, seconds in each.items()},

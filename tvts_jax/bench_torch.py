@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from tvts_jax import contest
 from tvts_jax.config import RunConfig
 from tvts_jax.convert import names
 from tvts_jax.convert.modeling_tvts import TVTS
 from tvts_jax.errors import UserError
+from tvts_jax.machine import cores
 from tvts_jax.models.video import normalise
 
 KNOWN = {'contrastive': ('weight', 'temperature'), 'sort': ('weight',)}  # Objectives, and what is read of them.
@@ -52,7 +52,7 @@ class TorchStep:
     """params: ours, on the host; batch: what ours is given, uint8 patches included."""
     self.config, given = config, config.optim
     self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    torch.set_num_threads(contest.cores())
+    torch.set_num_threads(cores())
     if self.device == 'cuda':
       torch.set_float32_matmul_precision('high')
     model = TVTS(config.model.to_dict())

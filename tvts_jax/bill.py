@@ -20,6 +20,7 @@ from tvts_jax.errors import UserError
 
 CLIPS_PER_CORE = 300  # Of 16 frames, a second: what python -m tvts_jax.bench_input measures.
 FRAME_BYTES = 13_300  # A stored frame of 256 pixels.
+FAR_TOO_LARGE = 1.5  # An estimate that is so many times what a chip has is believed without the compiler.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +91,19 @@ class Bill:
     return max(self.floor, key=self.floor.get)
 
 
-def devices_of(topology: Topology) -> tuple[list, bool]:
-  """Devices to compile for, and whether they are the chips themselves."""
-  if topology.is_tpu and importlib.util.find_spec('libtpu'):
+def has_compiler(topology: Topology) -> bool:
+  return topology.is_tpu and importlib.util.find_spec('libtpu') is not None
+
+
+def devices_of(topology: Topology, own: bool) -> list:
+  """Devices to compile for: the chips themselves, for their own compiler, or as many that are pretended."""
+  if own:
     from jax.experimental import topologies
 
     name = topology.name.rpartition('*')[2]  # Of one slice.
     options = {'num_slices': topology.slices} if topology.slices > 1 else {}
     try:
-      return list(topologies.get_topology_desc(name, platform='tpu', **options).devices), True
+      return list(topologies.get_topology_desc(name, platform='tpu', **options).devices)
     except Exception as error:
       raise UserError(
         f'--topology={topology.name}: libtpu knows no such slice ({str(error).splitlines()[0]})'
@@ -108,7 +113,7 @@ def devices_of(topology: Topology) -> tuple[list, bool]:
       f'--topology={topology.name} has {topology.devices} devices, and this process pretends to have '
       f'{len(jax.devices())}; ask for it alone'
     )
-  return jax.devices()[: topology.devices], False
+  return jax.devices()[: topology.devices]
 
 
 def of_one_source(config: config_lib.RunConfig) -> config_lib.RunConfig:
@@ -118,11 +123,13 @@ def of_one_source(config: config_lib.RunConfig) -> config_lib.RunConfig:
   return dataclasses.replace(config, input=most)
 
 
-def plan(config: config_lib.RunConfig, topology: Topology, clips: int | None = None) -> Bill:
-  """clips: in an epoch, where that is known."""
+def plan(
+  config: config_lib.RunConfig, topology: Topology, clips: int | None = None, own: bool = False, sparing: bool = False
+) -> Bill:
+  """clips: in an epoch, where that is known; own: by the chip's own compiler; sparing: without any, where the estimate
+  says enough."""
   config = of_one_source(config)
-  devices, own = devices_of(topology)
-  mesh = sharding.make_mesh(config.mesh, devices)
+  mesh = sharding.make_mesh(config.mesh, devices_of(topology, own))
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   if config.input.batch % (ways * config.micro_batches):
     raise UserError(
@@ -146,6 +153,8 @@ def plan(config: config_lib.RunConfig, topology: Topology, clips: int | None = N
     compiled=own,
     clip_flops=flops.of_clip(config.model, loss_fn, spec),
   )
+  if sparing and bill.peak_bytes > FAR_TOO_LARGE * bill.has_bytes:
+    return bill
   rng, began = jax.eval_shape(lambda: jax.random.key(0)), time.monotonic()
   try:
     with jax.set_mesh(mesh):

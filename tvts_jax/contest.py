@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from tvts_jax.machine import cores
+
 QUIET_CORES = 0.2  # Other load above this voids a measurement.
 # What changes speed from outside.
 VARIABLES = ('XLA_FLAGS', 'GLIBC_TUNABLES', 'OMP_NUM_THREADS', 'LIBTPU_INIT_ARGS')
@@ -96,11 +98,6 @@ def cpu() -> str:
       return next(line.split(':')[1].strip() for line in f if line.startswith('model name'))
   except (FileNotFoundError, StopIteration):
     return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-  """That this process may use."""
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def versions(*modules: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ _SHAPE = re.compile(r'\b(\w+)\[([\d,]*)\]')
 _CALLED = re.compile(r'(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)')
 _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 _TRIPS = re.compile(r'known_trip_count\W+n\W+(\d+)')
+NO_ESTIMATE = 2**62  # Of cycles; from here on a compiler means that it does not know.
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 
 
@@ -57,9 +58,10 @@ def read(text: str, devices: int) -> Step:
     if not (often := times.get(name, 0)):
       continue
     for opcode, shape, rest in lines:
-      if estimate := _CYCLES.search(rest):
+      estimate = _CYCLES.search(rest)
+      if estimate and int(estimate[1]) < NO_ESTIMATE:
         cycles += often * int(estimate[1])
-      elif opcode == 'custom-call':
+      elif estimate or opcode == 'custom-call':
         uncounted += round(often)
       kind = opcode.removesuffix('-start')
       if kind in COLLECTIVES:

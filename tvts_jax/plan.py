@@ -21,18 +21,20 @@ Exit codes: 0 all fit, 1 an error that one sentence names, 3 one or more do not 
 import dataclasses
 import json
 import logging as stdlib_logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from tvts_jax import command, sharding
+from tvts_jax import command
 from tvts_jax import config as config_lib
-from tvts_jax import step as step_lib
-from tvts_jax.bill import Bill, Topology, devices_of, estimate, of_one_source, plan
+from tvts_jax.bill import Bill, Topology, has_compiler, of_one_source, plan
 from tvts_jax.errors import UserError
 from tvts_jax.words import duration, number, percent, size
 
@@ -73,14 +75,11 @@ def change(config, remat: str, fsdp: int | None = None, parts: int | None = None
 
 
 def mend(config: config_lib.RunConfig, topology: Topology, clips: int | None) -> tuple[str, Bill] | None:
-  """The first of `nearest` that fits. What is estimated to be far too large is not compiled."""
+  """The first of `nearest` that fits."""
   for words, changed in nearest(of_one_source(config), topology):
     try:
-      if memory_of(changed, topology) > 1.5 * topology.chip.memory:
-        logging.info('%s: estimated to be far too large', words)
-        continue
       logging.info('trying %s', words)
-      bill = plan(changed, topology, clips)
+      bill = apart(changed, topology, clips, sparing=True)
     except UserError as error:
       logging.info('%s: %s', words, error)
       continue
@@ -89,11 +88,16 @@ def mend(config: config_lib.RunConfig, topology: Topology, clips: int | None) ->
   return None
 
 
-def memory_of(config: config_lib.RunConfig, topology: Topology) -> float:
-  mesh = sharding.make_mesh(config.mesh, devices_of(topology)[0])
-  model, loss_fn, _, spec, _, shapes = step_lib.describe(config, 1000)
-  place = sharding.state_layout(shapes, config.sharding, mesh)
-  return sum(estimate(config, model, loss_fn, spec, shapes, place, mesh).values())
+def apart(config: config_lib.RunConfig, topology: Topology, clips: int | None, sparing: bool = False) -> Bill:
+  """plan(), which for TPUs calls their compiler in another process, since it may crash."""
+  if not has_compiler(topology):
+    return plan(config, topology, clips, sparing=sparing)
+  with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as child:
+    try:
+      return child.submit(plan, config, topology, clips, True, sparing).result()
+    except BrokenProcessPool:
+      logging.warning('the compiler of %s crashed, so its memory is estimated', topology.name)
+  return plan(config, topology, clips, sparing=sparing)
 
 
 def lines(bill: Bill) -> Iterator[str]:
@@ -135,7 +139,8 @@ def lines(bill: Bill) -> Iterator[str]:
   yield f'  at the floor: {number(run["chip_hours_per_million_clips"])} chip-hours for a million clips{whole}'
 
 
-def table(bills: list[Bill]) -> Iterator[str]:
+def table(bills: list[tuple[Bill, str]]) -> Iterator[str]:
+  """Each with the flags that it takes to fit."""
   heads = (
     'topology',
     'fits',
@@ -146,11 +151,12 @@ def table(bills: list[Bill]) -> Iterator[str]:
     'clips/s',
     'M cycles',
     'chip-h / M clips',
+    'with',
   )
   rows = [heads]
-  for bill in bills:
-    if bill.why_not:
-      rows.append((bill.topology, 'no', bill.why_not, *[''] * 6))
+  for bill, words in bills:
+    if not bill.floor:
+      rows.append((bill.topology, 'no', bill.why_not, *[''] * 7))
       continue
     step, gib = bill.floor[bill.bound], 2**30
     rows.append(
@@ -164,6 +170,7 @@ def table(bills: list[Bill]) -> Iterator[str]:
         f'{bill.batch / step:,.0f}',
         f'{bill.cycles / 1e6:.0f}' if bill.cycles else '-',
         number(bill.run['chip_hours_per_million_clips']),
+        words,
       )
     )
   widths = [max(map(len, column)) for column in zip(*rows)]
@@ -192,22 +199,21 @@ def main(argv):
     config = config_lib.resolve(given.config)
     topologies = [Topology.parse(text) for text in given.topology]
     jax.config.update('jax_num_cpu_devices', max(topology.devices for topology in topologies))
-    clips, bills, mended = given.clips or clips_of(config), [], {}
+    clips, bills, mended, rows = given.clips or clips_of(config), [], {}, []
     for topology in topologies:
-      bills.append(plan(config, topology, clips))
+      bills.append(apart(config, topology, clips))
+      rows.append((bills[-1], ''))
       print('\n'.join(lines(bills[-1])), flush=True)
       if not bills[-1].fits and given.mend:
-        found = mend(config, topology, clips)
-        print(
-          f'  with {found[0]} it fits:'
-          if found
-          else '  nothing that was tried fits: take more chips or a smaller batch'
-        )
-        if found:
-          mended[topology.name] = {'flags': found[0], **dataclasses.asdict(found[1])}
-          print('\n'.join(lines(found[1])), flush=True)
-    if len(bills) > 1:
-      print('\n' + '\n'.join(table(bills)))
+        if found := mend(config, topology, clips):
+          words, bill = found
+          mended[topology.name] = {'flags': words, **dataclasses.asdict(bill)}
+          rows[-1] = bill, words
+          print(f'  with {words} it fits:\n' + '\n'.join(lines(bill)), flush=True)
+        else:
+          print('  nothing that was tried fits: take more chips or a smaller batch', flush=True)
+    if len(rows) > 1:
+      print('\n' + '\n'.join(table(rows)))
     if given.json:
       with open(given.json, 'w') as file:
         json.dump({'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}, file, indent=2)
@@ -219,7 +225,7 @@ def main(argv):
 if __name__ == '__main__':
   # What is compiled for pretended devices is only read.
   quick = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
-  os.environ.update({'XLA_FLAGS': quick, **NO_TPU})
+  os.environ.update({'XLA_FLAGS': quick, 'JAX_PLATFORMS': 'cpu', **NO_TPU})
   jax.config.update('jax_platforms', 'cpu')
   config_flags.DEFINE_config_file('config', None, 'the run that is meant')
   flags.DEFINE_list('topology', None, 'hardware: v5e:4x4, 2*v5e:16x16, h100:8; several separated by commas')

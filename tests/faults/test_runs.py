@@ -65,7 +65,7 @@ def test_killed_at_twenty_moments_a_run_ends_like_an_undisturbed_one(root, undis
 def test_a_full_disk_stops_a_run_and_costs_nothing(root, undisturbed):
   """For good: it stops after three saves. For a while: it goes on. In the end no bit differs."""
   folder = root / 'full'
-  run = small.start(root, 'full')  # A fork's words go to a file, which would be full as well.
+  run = small.fork(root, 'full')
   wait_for(run, lambda: small.steps(folder)[-1:] >= [3])
   small.limit_files(run.pid, small.ROOM)
   said = finish(run, code=1)
@@ -75,15 +75,12 @@ def test_a_full_disk_stops_a_run_and_costs_nothing(root, undisturbed):
   assert said.count('could not be saved in') == 4
   assert len(kept) == 3 and all(checksums.damage(epath.Path(folder / 'checkpoints' / str(s))) is None for s in kept)
 
-  run = small.start(root, 'full', '--config.checkpoint.failures=1000')
+  run = small.fork(root, 'full', '--config.checkpoint.failures=1000')
   wait_for(run, lambda: small.steps(folder)[-1] > kept[-1])
   small.limit_files(run.pid, small.ROOM)
-  said = ''
-  for line in run.stdout:
-    said += line
-    if 'could not be saved in' in line:
-      small.limit_files(run.pid, None)
-  assert run.wait() == 0 and 'could not be saved in' in said, said
+  wait_for(run, lambda: 'could not be saved in' in run.said())
+  small.limit_files(run.pid, None)
+  finish(run)
   runs.assert_equal_ends(undisturbed, folder)
 
 

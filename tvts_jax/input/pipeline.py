@@ -24,7 +24,6 @@ as long as the shards stay as they are.
 
 import functools
 import itertools
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +37,7 @@ from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.order import InOrder, Order, interleave, process_slice, shares
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.input.trouble import BadExample, Trouble
+from tvts_jax.machine import cores
 
 _PREFETCH = 2  # batches made ahead
 _ENDLESS = 2**62
@@ -194,7 +194,7 @@ class Source:
       return held.HeldBatches(lambda step: self._gather(step, mine), start, stop)
     tf = tensorflow()
     size = mine.stop - mine.start
-    threads = self.config.threads or _cores()
+    threads = self.config.threads or cores()
 
     def make(first):
       data = tf.data.Dataset.range(first * size, _ENDLESS if stop is None else stop * size)
@@ -353,11 +353,6 @@ def _order(part: Examples, batch: int) -> Order | InOrder:
     return Order(part.index.video, batch, part.config.seed)
   except InputError as e:
     raise InputError(f'{part.config.folder}, split {part.config.split!r}: {e}') from e
-
-
-def _cores() -> int:
-  """Those this process may use, where the system can say."""
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def _example_spec(config: InputConfig):

@@ -23,6 +23,7 @@ SIZES = {
   'B/16': dict(width=768, depth=12, heads=12, patch=16),
   'L/16': dict(width=1024, depth=24, heads=16, patch=16),
   'H/14': dict(width=1280, depth=32, heads=16, patch=14),
+  'g/14': dict(width=1408, depth=40, heads=16, patch=14),  # A billion parameters.
 }
 
 # The statistics of ImageNet, channels red, green, blue, of pixels in [0, 1].
