@@ -36,7 +36,7 @@ def found():
     take = kind.__call__
     patch.setattr(kind, '__call__', lambda self, take=take, name=name: losses[name].append(take(self)))
   try:
-    result = bench_step.race(make(), fused=True, compiled=False, rounds=1, steps=1)
+    result = bench_step.race_torch(make(), fused=True, compiled=False, rounds=1, steps=1)
   finally:
     patch.undo()
   return result, losses
@@ -75,7 +75,7 @@ def test_what_the_benchmark_says(found, tmp_path):
 def test_other_weights_are_found_out(monkeypatch):
   monkeypatch.setattr(bench_step, 'Step', Other)
   with pytest.raises(UserError, match='do not do the same'):
-    bench_step.race(make(), fused=False, compiled=False, rounds=1, steps=1)
+    bench_step.race_torch(make(), fused=False, compiled=False, rounds=1, steps=1)
 
 
 class Other:
@@ -89,6 +89,17 @@ class Other:
 
   def loss_without_dropout(self):
     return 3.0
+
+
+def test_a_setting_is_measured_beside_another(monkeypatch):
+  config = make()
+  other = dataclasses.replace(config, model=dataclasses.replace(config.model, remat='full'))
+  monkeypatch.setattr(bench_step, 'Step', lambda config: config)
+  monkeypatch.setattr(bench_step, 'race', lambda *given: {'raced': given})
+  found = bench_step.race_other(config, other, rounds=5, steps=1)
+  assert found == {'raced': (config, other, 5, 1), 'against': "that with model.remat: 'none' → 'full'"}
+  with pytest.raises(UserError, match='the same run'):
+    bench_step.race_other(config, config, rounds=1, steps=1)
 
 
 def test_turns_are_a_b_b_a_and_the_first_step_of_each_is_dropped(monkeypatch):

@@ -1,17 +1,19 @@
-"""How fast is the train step of a config on these devices, on random data? And beside a plain PyTorch step?
+"""How fast is the train step of a config on these devices, on random data? And beside PyTorch's, or another config's?
 
   python -m tvts_jax.bench_step --config=configs/pretrain.py --config.input.batch=256
   python -m tvts_jax.bench_step --config=configs/pretrain.py --config.input.batch=4 --config.model.dtype=float32 \
     --against=torch --out=runs/bench/step.json
+  python -m tvts_jax.bench_step --config=configs/pretrain.py --other=configs/pretrain.py --other.model.remat=full
 
 Prints clips/s, the model's own arithmetic per second, its share of the devices' peak where that is known (MFU), memory,
 and how long compiling takes, without a cache and out of JAX's persistent one; then the same as one line of JSON. No
 data, weights or TensorFlow are needed. Times on a shared machine mean little by themselves.
 
---against=torch has a plain PyTorch step of the same model take turns with ours, in the order A B B A, on one GPU or on
-the CPU: eager or by torch.compile, with fused AdamW or PyTorch's other one. Both start from the same weights, and must
-agree on the loss of the batch. The first step of each turn is dropped. What counts is the ratio of turns side by side;
-it is void where the rest of the machine was busy. On CPUs give both huge pages: GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
+--against=torch has a plain PyTorch step of the same model take turns with ours, on one GPU or on the CPU: eager or by
+torch.compile, with fused AdamW or PyTorch's other one. Both start from the same weights, and must agree on the loss of
+the batch. --other has the step of a second config take turns, which tells what a setting buys. Turns are taken in the
+order A B B A, and the first step of each is dropped. What counts is the ratio of turns side by side; it is void where
+the rest of the machine was busy. On CPUs give both huge pages: GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
 """
 
 import contextlib
@@ -33,6 +35,7 @@ from tvts_jax import bench_page, charts, command, contest, flops, metrics, shard
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
 from tvts_jax.charts import Curve
+from tvts_jax.checkpoint import differences
 from tvts_jax.errors import UserError
 from tvts_jax.models import attention
 
@@ -80,6 +83,7 @@ class Step:
 
   def __init__(self, config: config_lib.RunConfig, devices=None):
     self.config, self.mesh = config, sharding.make_mesh(config.mesh, devices)
+    sharding.check_batch(config.input.batch, config.micro_batches, self.mesh)
     self.batch = random_batch(config)
     self.parts = step_lib.describe(config, steps=1000)
     self.place = sharding.state_layout(self.parts.shapes, config.sharding, self.mesh)
@@ -162,7 +166,7 @@ def about(step: Step) -> dict:
   }
 
 
-def race(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rounds: int, steps: int) -> dict:
+def race_torch(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rounds: int, steps: int) -> dict:
   """Ours beside PyTorch's."""
   try:
     from tvts_jax import bench_torch
@@ -178,6 +182,21 @@ def race(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rounds: i
       f'on the same weights and batch our loss is {losses["ours"]:.6g} and that of PyTorch {losses["theirs"]:.6g}: the '
       'two steps do not do the same, so their times cannot be compared'
     )
+  how = ', '.join(['torch.compile'] * compiled + ['fused AdamW' if fused else "PyTorch's other AdamW", theirs.about])
+  found = race(ours, theirs, rounds, steps)
+  versions = found['versions'] | contest.versions('torch')
+  return found | {'loss_without_dropout': losses, 'against': f'PyTorch ({how})', 'versions': versions}
+
+
+def race_other(config: config_lib.RunConfig, other: config_lib.RunConfig, *, rounds: int, steps: int) -> dict:
+  """The step of a config beside that of another."""
+  changed = differences(config_lib.text(config), config_lib.text(other))
+  if not changed:
+    raise UserError('--other is the same run as --config; change a setting of one of them')
+  return race(Step(config), Step(other), rounds, steps) | {'against': f'that with {"; ".join(changed)}'}
+
+
+def race(ours: Step, theirs, rounds: int, steps: int) -> dict:
   result = about(ours)
   for step in (ours, theirs):
     step()  # Memory is taken and, by torch.compile, the program made.
@@ -196,11 +215,8 @@ def race(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rounds: i
       **quiet,
       'ratio': {kind: contest.paired(of['theirs'], of['ours']) for kind, of in seconds.items()},
       'seconds_a_step': seconds,
-      'loss_without_dropout': losses,
-      'against': {'torch.compile': compiled, 'AdamW': 'fused' if fused else 'not fused', **theirs.about},
       'rounds': rounds,
       'steps_a_turn': steps,
-      'versions': result['versions'] | contest.versions('torch'),
     }
   )
 
@@ -214,10 +230,9 @@ def lines(found: dict):
   yield f'computed in {found["dtype"]}, attention by {found["attention"]}'
   yield f'compiling took {found["compile_s"]:.1f} s; out of the persistent cache: {cached}'
   if 'ratio' in found:
-    how = ', '.join(f'{name} {value}' for name, value in found['against'].items())
     for kind, ratio in found['ratio'].items():
       spread = f'{ratio["median"]:.2f} [{ratio["min"]:.2f} to {ratio["max"]:.2f}]'
-      yield f'by {kind} time {spread} times as fast as PyTorch ({how})'
+      yield f'by {kind} time {spread} times as fast as {found["against"]}'
   if found['void']:
     yield contest.void_sentence(found['other_load_cores'])
 
@@ -230,7 +245,7 @@ def parts(found: dict) -> list[str]:
   for kind, of in found['seconds_a_step'].items():
     curves = [
       Curve(name, [(i, batch / seconds) for i, seconds in enumerate(of[who], 1)], look)
-      for who, name, look in (('ours', 'tvts_jax', 'own'), ('theirs', 'PyTorch', 'other'))
+      for who, name, look in (('ours', 'this', 'own'), ('theirs', found['against'], 'other'))
     ]
     told = 'The median step of each turn, in the order in which they were taken.'
     drawn = charts.curves(curves, len(of['ours']), unit='turn')
@@ -242,14 +257,16 @@ def main(argv):
   del argv
   given = flags.FLAGS
   # PyTorch must find memory left.
-  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false' if given.against else 'true')
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false' if given.against == 'torch' else 'true')
   try:
     config = config_lib.resolve(given.config)
-    if given.rounds < 5 and given.against:
+    if given.rounds < 5 and (given.against or given.other):
       raise UserError(f'--rounds={given.rounds} is too few to tell a difference from chance; take at least 5')
     if given.against:
       how = dict(fused=given.torch_fused, compiled=given.torch_compile)
-      found = race(config, **how, rounds=given.rounds, steps=given.steps)
+      found = race_torch(config, **how, rounds=given.rounds, steps=given.steps)
+    elif given.other:
+      found = race_other(config, config_lib.resolve(given.other), rounds=given.rounds, steps=given.steps)
     else:
       found = bench(Step(config), given.steps)
   except UserError as error:
@@ -262,11 +279,12 @@ def main(argv):
 
 if __name__ == '__main__':
   config_flags.DEFINE_config_file('config', None, 'the run whose step is meant')
-  flags.DEFINE_integer('steps', 20, 'timed steps; of one turn, with --against')
+  config_flags.DEFINE_config_file('other', None, 'a run whose step takes turns with it')
+  flags.DEFINE_integer('steps', 20, 'timed steps; of one turn, where turns are taken')
   flags.DEFINE_enum('against', None, ['torch'], 'what takes turns with our step')
   flags.DEFINE_bool('torch_compile', False, 'PyTorch compiles its step')
   flags.DEFINE_bool('torch_fused', True, 'PyTorch updates all parameters in one kernel')
-  flags.DEFINE_integer('rounds', 5, 'of two turns each, with --against')
+  flags.DEFINE_integer('rounds', 5, 'of two turns each')
   flags.DEFINE_string('out', None, 'a JSON file for all numbers, beside which a page is written')
   flags.mark_flag_as_required('config')
   command.run(main)

@@ -64,7 +64,7 @@ class TorchStep:
     self.optimizer = torch.optim.AdamW(
       model.parameters(), given.lr, (given.b1, given.b2), given.eps, given.weight_decay, fused=fused
     )
-    self.about = {'threads': torch.get_num_threads(), 'on': self.device}
+    self.about = f'{torch.get_num_threads()} threads, on {self.device}'
 
   def plain_loss(self, batch):
     half = self.config.model.dtype == 'bfloat16'

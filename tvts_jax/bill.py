@@ -130,12 +130,7 @@ def plan(
   says enough."""
   config = of_one_source(config)
   mesh = sharding.make_mesh(config.mesh, devices_of(topology, own))
-  ways = mesh.shape['data'] * mesh.shape['fsdp']
-  if config.input.batch % (ways * config.micro_batches):
-    raise UserError(
-      f'input.batch={config.input.batch} is not a multiple of {ways * config.micro_batches}, the places of '
-      f'{topology.name} that split it times micro_batches; change one of them'
-    )
+  sharding.check_batch(config.input.batch, config.micro_batches, mesh)
   model, loss_fn, train_step, spec, _, shapes = step_lib.describe(config, 1000)
   place = sharding.state_layout(shapes, config.sharding, mesh)
   memory = estimate(config, model, loss_fn, spec, shapes, place, mesh)

@@ -250,10 +250,10 @@ def examples(run: Run) -> str:
 
 
 def batch(run: Run) -> str:
-  from tvts_jax import sharding, train
+  from tvts_jax import sharding
 
   run.mesh = sharding.make_mesh(run.config.mesh)
-  train.check_batch(run.config, run.mesh)
+  sharding.check_batch(run.config.input.batch, run.config.micro_batches, run.mesh)
   axes = ', '.join(f'{axis} {count}' for axis, count in run.mesh.shape.items())
   return f'{run.config.input.batch} clips fit the mesh of {axes}'
 

@@ -39,7 +39,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
 
   # 1. Describe ------------------------------------------------------------------------ nothing is allocated yet
   mesh = sharding.make_mesh(config.mesh)
-  check_batch(config, mesh)
+  sharding.check_batch(config.input.batch, config.micro_batches, mesh)
   check_files(config)
   source = pipeline.open(config.input)
   check_vocabulary(config, config.input.tokenizer, source.vocab_size)
@@ -204,15 +204,6 @@ class Watch:
       rows = [row for row in read_rows(path)[0] if row['step'] < s] + [{'step': s, **values}]
       write_whole(path, ''.join(json.dumps(row) + '\n' for row in rows))
     logging.info('step %d %s: %s', s, name, ', '.join(f'{key} {value:.4g}' for key, value in values.items()))
-
-
-def check_batch(config, mesh):
-  ways = mesh.shape['data'] * mesh.shape['fsdp'] * config.micro_batches
-  if config.input.batch % ways or config.input.batch % jax.process_count():
-    raise UserError(
-      f'input.batch={config.input.batch} is not a multiple of {ways}, the {ways // config.micro_batches} places of '
-      f'the mesh that split it times micro_batches={config.micro_batches}; change one of them'
-    )
 
 
 def check_vocabulary(config, tokenizer: str, pieces: int):
