@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from tvts_jax.machine import cores
+from tvts_jax.progress import told
 
 QUIET_CORES = 0.2  # Other load above this voids a measurement.
 # What changes speed from outside.
@@ -22,14 +23,19 @@ class Load:
   """How many cores the rest of the machine kept busy between two moments; None where the system does not say."""
 
   def __init__(self):
-    self._wall, self._own, self._all = time.monotonic(), time.process_time(), self._busy_seconds()
+    self._wall, self._own, self._all = time.monotonic(), self._own_seconds(), self._busy_seconds()
 
   def other_cores(self) -> float | None:
     busy = self._busy_seconds()
     if busy is None:
       return None
-    own = time.process_time() - self._own
+    own = self._own_seconds() - self._own
     return max(0.0, busy - self._all - own) / (time.monotonic() - self._wall)
+
+  @staticmethod
+  def _own_seconds() -> float:
+    """Of this process and of those that it has started and seen end."""
+    return sum(os.times()[:4])
 
   @staticmethod
   def _busy_seconds() -> float | None:
@@ -59,7 +65,7 @@ def void_sentence(other_cores: float | None) -> str:
 def take_turns(contestants: Mapping[str, Callable], rounds: int) -> dict[str, list]:
   """What each returns, in the order A B B A, so that whatever drifts meets all alike; two turns a round."""
   taken = {name: [] for name in contestants}
-  for _ in range(rounds):
+  for _ in told(range(rounds), 'rounds'):
     for name in [*contestants, *reversed(contestants)]:
       taken[name].append(contestants[name]())
   return taken
