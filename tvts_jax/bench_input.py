@@ -149,13 +149,14 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
       spent.setdefault(name, []).append(seconds)
   quiet = contest.quiet(load)
   ours = taken['shards to batches']
+  speeds = {name: contest.spread([1 / s for s in seconds]) for name, seconds in taken.items()}
   each = {name: statistics.median(values) for name, values in spent.items()}
-  total = statistics.median(ours)
+  total = 1 / speeds['shards to batches']['median']
   each['hand over and batch'] = total - sum(each.values())
   jpegs = [len(j) for row in range(min(len(part), 4)) for j in part.load(row, 0).jpegs]
   return {
     **quiet,
-    'clips_per_core_s': {name: contest.spread([1 / s for s in seconds]) for name, seconds in taken.items()},
+    'clips_per_core_s': speeds,
     'share_of': {name: contest.paired(taken[name], ours)['median'] for name in runs if name != 'shards to batches'},
     'ms_a_clip': {name: 1000 * seconds for name, seconds in each.items()},
     'share_of_time': {name: seconds / total for name, seconds in each.items()},
