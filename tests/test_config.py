@@ -4,8 +4,10 @@ import pathlib
 import re
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
+from absl import flags
 from ml_collections import config_flags
 
 from tests import pages
@@ -97,6 +99,19 @@ def test_wrong_turns_at_the_door_end_in_a_sentence(tmp_path, arguments, words):
   result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert result.returncode != 0 and not (tmp_path / 'run').exists()
   assert all(word in result.stderr for word in words) and 'Traceback' not in result.stderr, result.stderr
+
+
+def test_settings_that_are_none_can_be_set_by_name():
+  values, given = (
+    flags.FlagValues(),
+    ('--config.input.keep=383', '--config.optim.clip=1', '--config.model.sort_heads=2'),
+  )
+  config_flags.DEFINE_config_file('config', flag_values=values)
+  argv = ['main', '--config=configs/pretrain.py', *given]
+  with mock.patch.object(sys, 'argv', argv):  # Where settings by name are looked for, too.
+    values(argv)
+  run = config_lib.resolve(values.config)
+  assert (run.input.keep, run.optim.clip, run.model.sort_heads) == (383, 1.0, 2)
 
 
 # Of PyTorch's `model` there are no settings.

@@ -18,7 +18,6 @@ import fcntl
 import fnmatch
 import importlib.util
 import json
-import logging as stdlib_logging
 import math
 import signal
 import subprocess
@@ -281,9 +280,7 @@ def main(argv: list[str] | None = None) -> int:
   if args.seeds is not None and args.seeds < 1:
     parser.error(f'--seeds {args.seeds} must be at least 1')
   logging.use_absl_handler()
-  logging.set_verbosity(logging.INFO)
-  told = lambda record: 'tvts_jax' in record.pathname or record.levelno > stdlib_logging.INFO
-  logging.get_absl_handler().addFilter(told)
+  command.tell_own()
   line = ' '.join(['python -m tvts_jax.ablate', *(sys.argv[1:] if argv is None else argv)])
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # A run has a handler of its own.
   try:

@@ -1,9 +1,11 @@
 """What commands share: help out of their module's docstring, and one sentence where something is wrong."""
 
 import argparse
+import logging as stdlib_logging
+import os
 import sys
 
-from absl import app
+from absl import app, logging
 
 from tvts_jax.errors import UserError
 
@@ -18,6 +20,16 @@ def parser(module: str, doc: str) -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+
+
+def tell_own() -> None:
+  """Logs what this package says, and of the libraries that log through absl as well only warnings: not at length what
+  they do, nor with a trace what they raise."""
+  logging.set_verbosity(logging.INFO)
+  # The place of the package, and not its name, which is likely to be that of the folder that everything lies in, too.
+  package = os.path.dirname(__file__) + os.sep
+  wanted = lambda record: record.levelno > stdlib_logging.INFO and not record.exc_info
+  logging.get_absl_handler().addFilter(lambda record: record.pathname.startswith(package) or wanted(record))
 
 
 def run(main) -> None:

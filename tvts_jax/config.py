@@ -6,6 +6,7 @@ into a frozen `RunConfig`. Defaults have one home each: the dataclass of the par
 
 import ast
 import dataclasses
+import typing
 from collections.abc import Mapping
 
 import ml_collections
@@ -64,9 +65,20 @@ class RunConfig:
 def base() -> ml_collections.ConfigDict:
   """Every setting at its default, for a config file to change; what follows from others is left out of the input."""
   config = ml_collections.ConfigDict(plain(RunConfig()))
+  _give_types(config, RunConfig())
   for name in (*SHARED, 'fields'):
     del config.input[name]
   return config
+
+
+def _give_types(config, defaults) -> None:
+  """To settings that are None, which the command line could not set without."""
+  for field in dataclasses.fields(defaults):
+    value = getattr(defaults, field.name)
+    if dataclasses.is_dataclass(value):
+      _give_types(config[field.name], value)
+    elif value is None:
+      config[field.name] = ml_collections.config_dict.placeholder(typing.get_args(field.type)[0])
 
 
 def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:

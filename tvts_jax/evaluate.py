@@ -13,7 +13,6 @@ Exit codes: 0 all is written, 1 stopped by an error that one sentence names, 76 
 
 import importlib.metadata
 import json
-import logging as stdlib_logging
 import os
 import sys
 import time
@@ -165,10 +164,7 @@ def versions() -> dict[str, str]:
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'{argv[1]!r} is no flag; settings are given as --config.evals.NAME.batch=64')
-  logging.set_verbosity(logging.INFO)
-  # Libraries that log through absl as well say too much at this level.
-  ours = lambda record: 'tvts_jax' in record.pathname or record.levelno > stdlib_logging.INFO
-  logging.get_absl_handler().addFilter(ours)
+  command.tell_own()
   try:
     distributed.initialize()
     given = flags.FLAGS

@@ -13,10 +13,9 @@ Exit codes:
   128+n ended by signal n; as 76
 """
 
-import logging as stdlib_logging
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from tvts_jax import command
@@ -29,10 +28,7 @@ flags.mark_flags_as_required(['config', 'workdir'])
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'{argv[1]!r} is no flag; settings are given as --config.optim.lr=3e-4')
-  logging.set_verbosity(logging.INFO)
-  # Libraries that log through absl as well say too much at this level, and with its trace what they raise.
-  wanted = lambda record: record.levelno > stdlib_logging.INFO and not record.exc_info
-  logging.get_absl_handler().addFilter(lambda record: 'tvts_jax' in record.pathname or wanted(record))
+  command.tell_own()
   from tvts_jax import config, distributed, preemption, storage, train
   from tvts_jax.errors import UserError
 

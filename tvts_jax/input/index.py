@@ -121,7 +121,10 @@ def load(folder, split: str) -> Manifest:
   folder = epath.Path(folder)
   content = _read_manifest(folder)
   if split not in content['splits']:
-    raise FolderError(f'{folder} has no split {split!r}; it has: {", ".join(content["splits"])}')
+    raise FolderError(
+      f'{folder} has no split {split!r}; it has: {", ".join(content["splits"])}; name one of these, or build it with '
+      'such splits in the index or a larger --val-fraction'
+    )
   part = content['splits'][split]
   try:
     shards = [Shard(**s) for s in part['shards']]

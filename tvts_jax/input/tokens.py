@@ -13,6 +13,9 @@ from etils import epath
 
 from tvts_jax.input.errors import InputError
 
+# Else transformers tells everybody that its models need PyTorch; of it only tokenizers are taken.
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+
 
 class Tokenizer:
   """A fast tokenizer that cuts or pads every text to `length` pieces and keeps [CLS] and [SEP]."""
