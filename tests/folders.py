@@ -7,6 +7,7 @@ from etils import epath
 
 from data import shards
 from tvts_jax.input import index, records
+from tvts_jax.input.host_tf import tensorflow
 
 
 def jpeg(height, width, quality=75, value=None):
@@ -46,7 +47,7 @@ def record(video_id='v', window=0, frames=8, words=40, seconds=30, height=16, wi
 
 def example(record, changes):
   """A serialized tf.train.Example made by TensorFlow: the record with some features replaced, or gone (None)."""
-  import tensorflow as tf
+  tf = tensorflow()
 
   features = dict(tf.train.Example.FromString(records.encode(record)).features.feature)
   for name, values in changes.items():

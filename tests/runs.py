@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 12
 FORKING = multiprocessing.get_context('forkserver')
 # What costs most of a start.
-IMPORTS = ('tvts_jax.main', 'tvts_jax.train', 'tensorflow', 'clu.metric_writers')
+IMPORTS = ('triton', 'tvts_jax.main', 'tvts_jax.train', 'tensorflow', 'clu.metric_writers')  # As host_tf.py has it.
 FORKING.set_forkserver_preload([*IMPORTS, 'transformers.models.auto.tokenization_auto'])
 
 

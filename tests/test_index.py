@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from data import shards
 from tests import folders
 from tvts_jax.input import index, records, tfrecord
+from tvts_jax.input.host_tf import tensorflow
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_hashes_are_fixed():
 
 
 def test_tensorflow_reads_the_shards(folder):
-  import tensorflow as tf
+  tf = tensorflow()
 
   manifest = index.load(folder, 'train')
   ids = index.load_index(manifest)
@@ -53,7 +54,7 @@ def test_tensorflow_reads_the_shards(folder):
 
 
 def test_tensorflow_writes_the_same_framing(tmp_path):
-  import tensorflow as tf
+  tf = tensorflow()
 
   payloads = [b'', b'x', bytes(range(256)) * 300]
   with tf.io.TFRecordWriter(str(tmp_path / 'theirs')) as w:

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -341,6 +342,12 @@ def test_another_process_makes_the_same_batch_and_ends_with_its_threads(config, 
   batch = source.batch(7)
   expected = hashlib.sha256(b''.join(batch[k].tobytes() for k in sorted(batch))).hexdigest()
   assert done.returncode == 0 and done.stdout.strip() == expected, done.stderr[-2000:]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec('triton'), reason='no PyTorch with triton is installed')
+def test_tensorflow_and_triton_live_in_one_process():
+  code = 'from tvts_jax.input.host_tf import tensorflow; tensorflow(); import triton'
+  subprocess.run([sys.executable, '-c', code], check=True, timeout=300)
 
 
 def test_tensorflow_sees_no_accelerator(source):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests import folders
 from tvts_jax.input import records
+from tvts_jax.input.host_tf import tensorflow
 
 GOOD = folders.record(frames=3, words=4)
 
@@ -60,7 +61,7 @@ def test_round_trip(record):
 @settings(max_examples=10, deadline=None)
 @given(any_record())
 def test_bytes_are_those_of_tensorflow(record):
-  import tensorflow as tf
+  tf = tensorflow()
 
   serialized = records.encode(record)
   theirs = tf.train.Example.FromString(serialized)

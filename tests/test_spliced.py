@@ -12,6 +12,7 @@ from tests import folders
 from tvts_jax.input import pipeline
 from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
+from tvts_jax.input.host_tf import tensorflow
 
 HEIGHT, WIDTH, SIDE = 72, 106, 32  # Neither is a multiple of a block.
 
@@ -44,7 +45,7 @@ def config(root, folder='shards', **settings):
 
 def whole(jpeg):
   """Decoded as a whole, with repeated chroma."""
-  import tensorflow as tf
+  tf = tensorflow()
 
   return tf.io.decode_jpeg(jpeg, channels=3, dct_method='INTEGER_ACCURATE', fancy_upscaling=False).numpy()
 

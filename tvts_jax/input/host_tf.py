@@ -1,5 +1,6 @@
 """TensorFlow as a worker of the host: it reads and decodes, and never sees an accelerator."""
 
+import contextlib
 import functools
 import os
 
@@ -13,6 +14,9 @@ def tensorflow():
   # TensorFlow looks at the variable when it is loaded. JAX has set it by then, for itself, and is to find it again.
   before = os.environ.get('TF_CPP_MIN_LOG_LEVEL')
   os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+  # Where PyTorch has brought triton, its import kills the process if TensorFlow was loaded before.
+  with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
   import tensorflow as tf
 
   if before is not None:
