@@ -173,15 +173,14 @@ class Pod:
     self._ended.put((index, code if code >= 0 else 128 - code))
 
   def _copy(self, index: int, stream, out) -> None:
-    heard = True
     for line in stream:
       with self._print:
         try:
-          if heard:
-            out.write(b'[%d] %s\n' % (index, line.rstrip(b'\r\n')))
-            out.flush()
+          out.write(b'[%d] %s\n' % (index, line.rstrip(b'\r\n')))
+          out.flush()
         except BrokenPipeError:
-          heard = False  # Nobody reads any more; the run must not stand still for it.
+          # Nobody reads any more: the run must not stand still for it, nor fail when at its end the rest is flushed.
+          os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
 def die_with_parent() -> None:
