@@ -21,6 +21,7 @@ import time
 
 from tvts_jax import bench_page, charts, command, contest
 from tvts_jax.errors import UserError
+from tvts_jax.progress import told
 
 
 def seconds_a_clip(iterator, clips_an_item: int) -> float:
@@ -142,7 +143,7 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
     seek_a_clip(video, config)  # before the long part, in case it cannot be read
   load, taken = contest.Load(), {name: [] for name in runs}
   spent = {}
-  for _ in range(args.rounds):
+  for _ in told(range(args.rounds), 'rounds'):
     for name, seconds in contest.take_turns(runs, 1).items():
       taken[name] += seconds
     for name, seconds in stages(source, part, args.batch * args.batches).items():
