@@ -121,7 +121,8 @@ class Peers:
     if self._quiet.is_set():
       return
     self._ending.acquire()
-    print(f'tvts_jax: {what}, so this process leaves with {code}', file=sys.stderr, flush=True)
+    # In one piece even where Python does not buffer (python -u), since JAX's own threads write at this moment as well.
+    print(f'tvts_jax: {what}, so this process leaves with {code}\n', end='', file=sys.stderr, flush=True)
     if stacks:
       faulthandler.dump_traceback(sys.__stderr__)
     self._tell(code, what, stacks)
