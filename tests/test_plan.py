@@ -17,6 +17,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from configs import pretrain
 from tests.test_model import make
 from tvts_jax import bill, flops, hlo, sharding
 from tvts_jax import config as config_lib
@@ -36,6 +37,10 @@ LOOP = """HloModule step
   ROOT %next = (s32[], f32[8,4]{1,0}) tuple(%i, %work)
 }
 
+%beside (p: f32[8,4]) -> f32[8,4] {
+  %begun = bf16[8,4]{1,0} all-gather(%p), channel_id=2, replica_groups=[1,4]<=[4], dimensions={0}
+}
+
 %condition (p: (s32[], f32[8,4])) -> pred[] {
   %limit = s32[] constant(6)
   ROOT %less = pred[] compare(%i, %limit), direction=LT
@@ -43,10 +48,12 @@ LOOP = """HloModule step
 
 ENTRY %main (a: f32[8,4]) -> f32[8,4] {
   %loop = (s32[], f32[8,4]{1,0}) while(%init), condition=%condition, body=%body
-  %gathered = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%y), replica_groups=[1,4]<=[4], dimensions={0}
+  %gathered = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%y), channel_id=2, replica_groups=[1,4]<=[4]
+  %else = f32[8,4]{1,0} fusion(%gathered), kind=kCustom, calls=%beside
   %scattered = f32[2,4]{1,0} reduce-scatter(%z), replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}, to_apply=%add
   %moved = f32[8,4]{1,0} collective-permute(%z), source_target_pairs={{0,1},{1,0}}
   %kernel = f32[8,4]{1,0} custom-call(%z), custom_call_target="some kernel"
+  %memory = f32[8,4]{1,0} custom-call(), custom_call_target="AllocateBuffer"
   %odd = f32[8,4]{1,0} fusion(%z), kind=kLoop, calls=%add, backend_config={"estimated_cycles":"9223372036854775807"}
   ROOT %end = f32[8,4]{1,0} fusion(%z), kind=kLoop, calls=%add, backend_config={"estimated_cycles":"7"}
 }
@@ -55,6 +62,7 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
 
 def test_a_program_is_read_as_often_as_it_runs():
   step = hlo.read(LOOP, devices=4)
+  assert len(step.collectives) == 4, 'that which runs beside other work counts once'
   found = {each.kind: each for each in step.collectives}
   assert found['all-reduce'].bytes == 6 * 8 * 4 * 4 and found['all-reduce'].sent() == 6 * 8 * 4 * 4
   assert found['all-gather'].bytes == 8 * 4 * 2 and found['all-gather'].sent() == 8 * 4 * 2 * 3 / 4
@@ -218,7 +226,29 @@ def test_the_command(tmp_path):
   assert [one['devices'] for one in bills] == [1, 2] and all(math.isfinite(v) for v in bills[0]['floor'].values())
 
 
-@pytest.mark.skipif(not importlib.util.find_spec('libtpu'), reason="needs libtpu: pip install -e '.[tpu]'")
+needs_libtpu = pytest.mark.skipif(
+  not importlib.util.find_spec('libtpu'), reason="needs libtpu: pip install -e '.[tpu]'"
+)
+
+
+@needs_libtpu
+def test_tpus_gather_split_weights_whole_and_twice(monkeypatch):
+  """For the forward and for the backward pass, in bfloat16; gradients are summed in it."""
+  for name, value in plan_lib.NO_TPU.items():
+    monkeypatch.setenv(name, value)
+  values = pretrain.get_config('size=H/14').unlock()
+  values.model.video.depth, values.model.sort_depth, values.model.text.n_layers = 4, 1, 1
+  values.model.remat, values.mesh.fsdp = 'full', 16
+  config = config_lib.resolve(values)
+  made = plan_lib.apart(config, bill.Topology.parse('v5e:4x4'), None)
+  assert made.compiled and made.fits
+  weights = sum(2 * leaf.size for leaf in jax.tree.leaves(bill.step_lib.describe(config, 10).shapes.params))
+  assert not [name for name in made.moved if name.startswith('collective-permute')]
+  # A sum is sent around twice.
+  assert 3 * weights < sum(made.moved.values()) < 4 * weights, (made.moved, weights)
+
+
+@needs_libtpu
 def test_the_compiler_of_tpus_says_what_fits(tmp_path):
   command = [sys.executable, '-m', 'tvts_jax.plan', '--config=configs/demo.py', '--topology=v5e:2x2']
   run = lambda *more: subprocess.run([*command, *more], cwd=ROOT, env=os.environ, capture_output=True, text=True)

@@ -21,6 +21,9 @@ _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 _TRIPS = re.compile(r'known_trip_count\W+n\W+(\d+)')
 NO_ESTIMATE = 2**62  # Of cycles; from here on a compiler means that it does not know.
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
+_CHANNEL = re.compile(r'channel_id=(\d+)')
+# Calls that compute nothing.
+_FREE = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast|AsyncCollectiveStart|AsyncCollectiveDone)"')
 
 
 class Collective(NamedTuple):
@@ -53,7 +56,7 @@ def read(text: str, devices: int) -> Step:
   """text: compiled.as_text(), of a program for so many devices."""
   computations, entry = _computations(text)
   times = _times(computations, entry)
-  found, cycles, uncounted = [], 0.0, 0
+  found, cycles, uncounted = {}, 0.0, 0
   for name, lines in computations.items():
     if not (often := times.get(name, 0)):
       continue
@@ -61,15 +64,19 @@ def read(text: str, devices: int) -> Step:
       estimate = _CYCLES.search(rest)
       if estimate and int(estimate[1]) < NO_ESTIMATE:
         cycles += often * int(estimate[1])
-      elif estimate or opcode == 'custom-call':
+      elif estimate or (opcode == 'custom-call' and not _FREE.search(rest)):
         uncounted += round(often)
       kind = opcode.removesuffix('-start')
       if kind in COLLECTIVES:
         groups = _groups(rest, kind)
         size = devices if groups is None else groups.shape[1]
         if size > 1:
-          found.append(Collective(kind, often * _result_bytes(shape, opcode), size, groups))
-  return Step(found, cycles, uncounted)
+          # TPUs write one that runs beside other work into each part of that, always with the number of its channel.
+          channel = _CHANNEL.search(rest)
+          found[kind, channel[1] if channel else len(found)] = Collective(
+            kind, often * _result_bytes(shape, opcode), size, groups
+          )
+  return Step(list(found.values()), cycles, uncounted)
 
 
 def _computations(text: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]:

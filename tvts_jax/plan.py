@@ -11,18 +11,21 @@ and the step is compiled for as many pretended devices, to see what it moves bet
 needed.
 
 The floor of a step is what its arithmetic takes at the chip's peak, or what its memory or its links take where that is
-longer; a good step is within twice of it. The arithmetic is that of the products that the objectives need. Of several
-sources the one that asks for the most is meant. What does not fit is tried again with the backward pass recomputing
-more, with parameters split over more chips, and in micro-batches: the first of these that fits is named.
+longer; a good step is within twice of it. The arithmetic is that of the products that the objectives need; efficiency
+is its share of a step in which nothing runs beside anything else. Of several sources the one that asks for the most is
+meant. What does not fit is tried again with the backward pass recomputing more, with parameters split over more chips,
+and in micro-batches: the first of these that fits is named.
 
 Exit codes: 0 all fit, 1 an error that one sentence names, 3 one or more do not fit.
 """
 
+import ctypes
 import dataclasses
 import json
 import logging as stdlib_logging
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -92,12 +95,17 @@ def apart(config: config_lib.RunConfig, topology: Topology, clips: int | None, s
   """plan(), which for TPUs calls their compiler in another process, since it may crash."""
   if not has_compiler(topology):
     return plan(config, topology, clips, sparing=sparing)
-  with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as child:
+  with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), end_with_parent) as child:
     try:
       return child.submit(plan, config, topology, clips, True, sparing).result()
     except BrokenProcessPool:
       logging.warning('the compiler of %s crashed, so its memory is estimated', topology.name)
   return plan(config, topology, clips, sparing=sparing)
+
+
+def end_with_parent() -> None:
+  """Nothing else would stop a compiler whose caller was killed."""
+  ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def lines(bill: Bill) -> Iterator[str]:
@@ -148,6 +156,7 @@ def table(bills: list[tuple[Bill, str]]) -> Iterator[str]:
     'sent MiB',
     'floor ms',
     'bound by',
+    'efficiency',
     'clips/s',
     'M cycles',
     'chip-h / M clips',
@@ -156,7 +165,7 @@ def table(bills: list[tuple[Bill, str]]) -> Iterator[str]:
   rows = [heads]
   for bill, words in bills:
     if not bill.floor:
-      rows.append((bill.topology, 'no', bill.why_not, *[''] * 7))
+      rows.append((bill.topology, 'no', bill.why_not, *[''] * 8))
       continue
     step, gib = bill.floor[bill.bound], 2**30
     rows.append(
@@ -167,6 +176,7 @@ def table(bills: list[tuple[Bill, str]]) -> Iterator[str]:
         f'{sum(bill.moved.values()) / 2**20:,.0f}',
         number(1e3 * step),
         bill.bound,
+        percent(bill.floor['arithmetic'] / sum(bill.floor.values())),
         f'{bill.batch / step:,.0f}',
         f'{bill.cycles / 1e6:.0f}' if bill.cycles else '-',
         number(bill.run['chip_hours_per_million_clips']),

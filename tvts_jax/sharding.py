@@ -57,12 +57,12 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> jax.
   return jax.make_mesh(shape, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
 
 
-def check_batch(batch: int, micro_batches: int, mesh: jax.sharding.Mesh) -> None:
+def check_batch(batch: int, micro_batches: int, mesh: jax.sharding.Mesh, name: str = 'input.batch') -> None:
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   if batch % (ways * micro_batches) or batch % jax.process_count():
     raise UserError(
-      f'input.batch={batch} is not a multiple of {ways * micro_batches}, the {ways} places of the mesh that split it '
-      f'times micro_batches={micro_batches}; change one of them'
+      f'{name}={batch} is not a multiple of {ways * micro_batches}, the {ways} places of the mesh that split it times '
+      f'{micro_batches} micro-batches; change one of them'
     )
 
 

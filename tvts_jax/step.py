@@ -14,6 +14,13 @@ from tvts_jax.models import tvts
 
 # Steps that say what is usual, for the spike rule.
 USUAL = 128
+# TPUs would else pass on weights that fsdp splits in as many pieces, with a small product for each.
+COMPILER_OPTIONS = {
+  'tpu': {
+    'xla_tpu_enable_windowed_einsum_for_all_gather': False,
+    'xla_tpu_enable_windowed_einsum_for_reduce_scatter': False,
+  }
+}
 
 
 class Spikes(NamedTuple):
@@ -152,9 +159,11 @@ def make_train_step(
       mean = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
       return state._replace(params=params, opt_state=opt_state, ema=mean), optax.tree.norm(updates)
 
-    # A branch and no choice between two states: that would read and write each parameter and moment twice as often.
     keep = lambda state: (state, jnp.zeros_like(metrics['gradient_norm']))
-    new, update_norm = jax.lax.cond(take, update, keep, state)
+    # A branch would keep TPUs and GPUs from fusing; on CPUs a choice reads and writes the state twice as often.
+    branch = lambda state: jax.lax.cond(take, update, keep, state)
+    choice = lambda state: jax.tree.map(lambda new, old: jnp.where(take, new, old), update(state), keep(state))
+    new, update_norm = jax.lax.platform_dependent(state, cpu=branch, default=choice)
     step, spikes = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old), (state.step + 1, spikes), (state.step, state.spikes)
     )
@@ -174,4 +183,4 @@ def compile_step(train_step, state, spec, rng, place, mesh):
     out_shardings=(place, everywhere),
     donate_argnums=0,
   )
-  return jitted.lower(state, spec, rng).compile()
+  return jitted.lower(state, spec, rng).compile(compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform))

@@ -14,7 +14,7 @@ import optax
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers
-from tvts_jax.evaluators.features import Progress, check_batch
+from tvts_jax.evaluators.features import Progress
 from tvts_jax.evaluators.frozen import everywhere, put_everywhere
 from tvts_jax.evaluators.probes import Probe, check_finite, loss_of
 from tvts_jax.input import pipeline
@@ -51,7 +51,7 @@ class AttentiveProbe(Probe):
   def __init__(self, config, settings, model, mesh):
     super().__init__(config, settings, model, mesh)
     own, rows = self.settings, self.answers.rows[self.settings['train_split']]
-    check_batch(own['train_batch'], mesh)
+    sharding.check_batch(own['train_batch'], 1, mesh, 'train_batch')
     self.train_clips = self.open(own['train_split'], middle=True)
     # Shuffled as in pre-training, but always the same view of a clip; a damaged one has another stand in for it.
     shuffled = dict(mode='train', pick='center', crop='center', batch=own['train_batch'], seed=own['probe_seed'])

@@ -89,7 +89,7 @@ class Clips:
 
   def __init__(self, views: Views, model, mesh):
     self.views, self.model, self.mesh = views, model, mesh
-    check_batch(views.input.batch, mesh)
+    sharding.check_batch(views.input.batch, 1, mesh, 'batch')
     self.sources = [pipeline.open(config) for config in views.inputs]
     self.videos = self.sources[0].videos
     if len(np.unique(self.videos)) < len(self.videos):
@@ -162,7 +162,7 @@ class Texts:
   """Embeds texts, all processes the same ones."""
 
   def __init__(self, config: InputConfig, model, mesh):
-    check_batch(config.batch, mesh)
+    sharding.check_batch(config.batch, 1, mesh, 'batch')
     most = model.config.text.max_position_embeddings
     if config.max_tokens > most:
       raise UserError(
@@ -258,9 +258,3 @@ def identity(params) -> str:
 def pooled(features_NxVxD: np.ndarray) -> np.ndarray:
   """One direction a clip, [N, D]: the mean of those of its views."""
   return unit(features_NxVxD).mean(axis=1)
-
-
-def check_batch(batch: int, mesh):
-  ways = mesh.shape['data'] * mesh.shape['fsdp']
-  if batch % ways or batch % jax.process_count():
-    raise UserError(f'batch={batch} is not a multiple of {ways}, the places of the mesh that split it; change it')

@@ -142,8 +142,8 @@ class Attention(nn.Module):
     k_BxHxNxC = checkpoint_name(heads('k')(x_BxNxD), 'qkv')
     v_BxHxNxC = checkpoint_name(heads('v')(x_BxNxD), 'qkv')
     drop = nn.Dropout(self.dropout, deterministic=False) if train and self.dropout else None
-    out_BxHxQxC = attention.attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop)
-    return checkpoint_name(Merge(self.initial, self.dtype, self.param_dtype, name='out')(out_BxHxQxC), 'attention')
+    out_BxHxQxC = checkpoint_name(attention.attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop), 'attention')
+    return Merge(self.initial, self.dtype, self.param_dtype, name='out')(out_BxHxQxC)
 
 
 class Mlp(nn.Module):
