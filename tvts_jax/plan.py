@@ -60,9 +60,10 @@ def nearest(config: config_lib.RunConfig, topology: Topology) -> Iterator[tuple[
       for choice in dict.fromkeys(['matmuls', remat]):
         yield change(config, remat=choice, fsdp=fsdp)
     fsdp *= 2
-  for parts in (2, 4, 8):
-    if config.input.batch % (parts * topology.devices) == 0:
-      yield change(config, remat=remat, fsdp=most, parts=parts)
+  for fsdp in (None, most):
+    for parts in (2, 4, 8):
+      if config.input.batch % (parts * topology.devices) == 0:
+        yield change(config, remat=remat, fsdp=fsdp, parts=parts)
 
 
 def change(config, remat: str, fsdp: int | None = None, parts: int | None = None) -> tuple[str, config_lib.RunConfig]:

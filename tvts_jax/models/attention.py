@@ -4,8 +4,8 @@ Shapes: B batch, N tokens, Q query tokens, H heads, C width of one head. A mask 
 those before the padding.
 
 cuDNN's fused kernel keeps no logits, whose traffic would be half as much again as all other of a step. On TPUs the
-compiler fuses attention by itself where the number of tokens is a multiple of 128, and kernels of one's own, which
-would have to pad to that in every layer, lose more than they save. On CPUs there is nothing to fuse.
+compiler's own fusions do well where the number of tokens is a multiple of 128, and kernels of one's own, which would
+have to pad to that in every layer, lose more than they save. On CPUs there is nothing to fuse.
 """
 
 import jax
