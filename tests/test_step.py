@@ -91,6 +91,19 @@ def test_a_step_without_a_number_changes_nothing(once):
   jax.tree.map(np.testing.assert_array_equal, state, after)
 
 
+@pytest.mark.parametrize('good', [True, False])
+def test_accelerators_choose_what_cpus_branch_for(once, monkeypatch, good):
+  """Whether a step gives numbers or none."""
+  step, state, batch = once
+  batch = batch if good else {**batch, 'positions': batch['positions'].at[0, 0].set(10_000)}
+  branched, _ = step(state, batch, jax.random.key(0))
+  monkeypatch.setattr(jax.lax, 'platform_dependent', lambda state, cpu, default: default(state))
+  traced_again = jax.jit(lambda *given: step.__wrapped__(*given))
+  chosen, _ = traced_again(state, batch, jax.random.key(0))
+  assert_close(chosen, branched, 1e-6)
+  assert int(chosen.step) == good
+
+
 def test_what_is_a_spike():
   """Against plain numpy, over a run whose level rises for good in the middle."""
   rng, sigmas, look = np.random.default_rng(0), 4.0, jax.jit(step_lib.is_spike)

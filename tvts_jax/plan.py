@@ -19,7 +19,6 @@ and in micro-batches: the first of these that fits is named.
 Exit codes: 0 all fit, 1 an error that one sentence names, 3 one or more do not fit.
 """
 
-import ctypes
 import dataclasses
 import json
 import logging as stdlib_logging
@@ -39,6 +38,7 @@ from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.bill import Bill, Topology, has_compiler, of_one_source, plan
 from tvts_jax.errors import UserError
+from tvts_jax.peers import LIBC
 from tvts_jax.words import duration, number, percent, size
 
 DOES_NOT_FIT = 3
@@ -60,7 +60,7 @@ def nearest(config: config_lib.RunConfig, topology: Topology) -> Iterator[tuple[
       for choice in dict.fromkeys(['matmuls', remat]):
         yield change(config, remat=choice, fsdp=fsdp)
     fsdp *= 2
-  for fsdp in (None, most):
+  for fsdp in [None, most] if most > config.mesh.get('fsdp', 1) else [None]:
     for parts in (2, 4, 8):
       if config.input.batch % (parts * topology.devices) == 0:
         yield change(config, remat=remat, fsdp=fsdp, parts=parts)
@@ -106,7 +106,7 @@ def apart(config: config_lib.RunConfig, topology: Topology, clips: int | None, s
 
 def end_with_parent() -> None:
   """Nothing else would stop a compiler whose caller was killed."""
-  ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+  LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def lines(bill: Bill) -> Iterator[str]:
@@ -166,7 +166,7 @@ def table(bills: list[tuple[Bill, str]]) -> Iterator[str]:
   rows = [heads]
   for bill, words in bills:
     if not bill.floor:
-      rows.append((bill.topology, 'no', bill.why_not, *[''] * 8))
+      rows.append((bill.topology, 'no', bill.why_not, *[''] * (len(heads) - 3)))
       continue
     step, gib = bill.floor[bill.bound], 2**30
     rows.append(

@@ -60,9 +60,10 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> jax.
 def check_batch(batch: int, micro_batches: int, mesh: jax.sharding.Mesh, name: str = 'input.batch') -> None:
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   if batch % (ways * micro_batches) or batch % jax.process_count():
+    times = f' times micro_batches={micro_batches}' if micro_batches > 1 else ''
     raise UserError(
-      f'{name}={batch} is not a multiple of {ways * micro_batches}, the {ways} places of the mesh that split it times '
-      f'{micro_batches} micro-batches; change one of them'
+      f'{name}={batch} is not a multiple of {ways * micro_batches}, the {ways} places of the mesh that split it{times}'
+      '; change one of them'
     )
 
 
