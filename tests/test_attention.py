@@ -47,6 +47,28 @@ def test_both_kernels_give_what_numpy_gives(masked, as_xla):
     np.testing.assert_allclose(function(q, k, v, mask_BxN), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_the_gradient_is_that_of_a_softmax(masked):
+  q, k, v, toward = draw(B, H, 4, C), draw(B, H, N, C) * 2, draw(B, H, N, C) - 1, draw(1, B, H, 4, C)[0]
+  mask_BxN = jnp.arange(N)[None] < jnp.array([2, 6, 1])[:, None] if masked else jnp.ones((B, N), bool)
+
+  def expected(q, k, v):
+    logits = jnp.where(mask_BxN[:, None, None], q @ k.swapaxes(2, 3) / C**0.5, -jnp.inf)
+    return (toward * (jax.nn.softmax(logits) @ v)).sum()
+
+  found = lambda *qkv: (toward * attention.plain(*qkv, mask_BxN if masked else None)).sum()
+  for a, b in zip(jax.grad(expected, (0, 1, 2))(q, k, v), jax.grad(found, (0, 1, 2))(q, k, v)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(('remat', 'again'), [('none', 0), ('matmuls', 0), ('attention', 0), ('full', 1)])
+def test_what_is_kept_of_attention_is_not_summed_again(remat, again):
+  block = layers.PreNormBlock(H, 32, layers.normal_init, jnp.float32, jnp.float32)
+  params = layers.init_blocks(jax.random.key(0), block, 1, H * C)
+  run = lambda params: layers.apply_blocks(block, params, jnp.ones((B, N, H * C)), remat=remat, scan=False).sum()
+  assert str(jax.make_jaxpr(jax.grad(run))(params)).count(' reduce_max[') == 1 + again
+
+
 def test_a_token_of_padding_changes_no_token_and_no_gradient(as_xla, monkeypatch):
   block = layers.PreNormBlock(H, 32, layers.normal_init, jnp.float32, jnp.float32)
   shapes = jax.eval_shape(lambda key: layers.init_blocks(key, block, 2, H * C), jax.random.key(0))

@@ -164,7 +164,9 @@ def test_the_sort_loss_reaches_the_text_encoder_only_without_the_stop(stop):
   assert size(gradient['text_projection']) == size(gradient['video_projection']) == 0
 
 
-@pytest.mark.parametrize('how', [{'scan': False}, {'remat': 'full'}, {'remat': 'matmuls', 'scan': False}])
+@pytest.mark.parametrize(
+  'how', [{'scan': False}, {'remat': 'full'}, {'remat': 'attention'}, {'remat': 'matmuls', 'scan': False}]
+)
 def test_scan_and_remat_change_no_number(how):
   """With dropout on: the loop and the recomputation must draw what the plain pass drew."""
   model, params, batch = make()

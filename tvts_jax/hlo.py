@@ -71,11 +71,13 @@ def read(text: str, devices: int) -> Step:
         groups = _groups(rest, kind)
         size = devices if groups is None else groups.shape[1]
         if size > 1:
+          result = _result_bytes(shape, opcode)
+          if name.startswith('all-reduce-scatter'):
+            # So TPUs write a reduce-scatter: a fusion of an all-reduce, and of the slice that they keep of it.
+            kind, result = 'reduce-scatter', result / size
           # TPUs write one that runs beside other work into each part of that, always with the number of its channel.
           channel = _CHANNEL.search(rest)
-          found[kind, channel[1] if channel else len(found)] = Collective(
-            kind, often * _result_bytes(shape, opcode), size, groups
-          )
+          found[kind, channel[1] if channel else len(found)] = Collective(kind, often * result, size, groups)
   return Step(list(found.values()), cycles, uncounted)
 
 

@@ -48,7 +48,7 @@ NO_TPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WOR
 
 def nearest(config: config_lib.RunConfig, topology: Topology) -> Iterator[tuple[str, config_lib.RunConfig]]:
   """What to try where a run does not fit, the least change first; each as the flags that ask for it."""
-  remats = ['none', 'matmuls', 'full']
+  remats = ['none', 'matmuls', 'attention', 'full']
   more = remats[remats.index(config.model.remat) + 1 :]
   for remat in more:
     yield change(config, remat=remat)

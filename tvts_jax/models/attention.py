@@ -10,6 +10,7 @@ have to pad to that in every layer, lose more than they save. On CPUs there is n
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 KERNELS = ('cudnn', 'xla')
 WIDEST = 128  # Head that cuDNN takes on every GPU it supports.
@@ -37,7 +38,8 @@ def evened(x_BxNxD, mask_BxN=None):
 
 
 def attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, drop=None):
-  """[B, H, Q, C]. drop: what becomes of the weights in training, where they drop out."""
+  """[B, H, Q, C], kept for the backward pass as 'attention'. drop: what becomes of the weights in training, where they
+  drop out."""
   Q, C = q_BxHxQxC.shape[2:]
   N = k_BxHxNxC.shape[2]
   # What JAX makes of cuDNN has no dropout, and no gradient for odd numbers of tokens.
@@ -52,17 +54,49 @@ def fused(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None):
   # Tokens go before heads, as the products that made them have it: nothing moves.
   q, k, v = (x.swapaxes(1, 2) for x in (q_BxHxQxC, k_BxHxNxC, v_BxHxNxC))
   out = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=length_B, implementation='cudnn')
-  return out.swapaxes(1, 2)
+  return checkpoint_name(out.swapaxes(1, 2), 'attention')
 
 
 def plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, drop=None):
-  dtype = q_BxHxQxC.dtype
-  wide = jnp.promote_types(dtype, jnp.float32)
+  if drop is None:
+    return _plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN)
+  weights_BxHxQxN = drop(_weights(q_BxHxQxC, k_BxHxNxC, mask_BxN))
+  return checkpoint_name(jnp.einsum('bhqn,bhnc->bhqc', weights_BxHxQxN, v_BxHxNxC), 'attention')
+
+
+def _weights(q_BxHxQxC, k_BxHxNxC, mask_BxN):
+  """A softmax. A block that is computed again has each row's largest logit and its sum, and makes weights in one go."""
+  wide = jnp.promote_types(q_BxHxQxC.dtype, jnp.float32)
   scale = q_BxHxQxC.shape[-1] ** -0.5
   logits_BxHxQxN = scale * jnp.einsum('bhqc,bhnc->bhqn', q_BxHxQxC, k_BxHxNxC, preferred_element_type=wide)
   if mask_BxN is not None:
     logits_BxHxQxN = jnp.where(mask_BxN[:, None, None], logits_BxHxQxN, jnp.finfo(wide).min)
-  weights_BxHxQxN = jax.nn.softmax(logits_BxHxQxN).astype(dtype)
-  if drop is not None:
-    weights_BxHxQxN = drop(weights_BxHxQxN)
-  return jnp.einsum('bhqn,bhnc->bhqc', weights_BxHxQxN, v_BxHxNxC)
+  most_BxHxQx1 = checkpoint_name(logits_BxHxQxN.max(-1, keepdims=True), 'attention')
+  powers_BxHxQxN = jnp.exp(logits_BxHxQxN - jax.lax.stop_gradient(most_BxHxQx1))
+  sum_BxHxQx1 = checkpoint_name(powers_BxHxQxN.sum(-1, keepdims=True), 'attention')
+  return (powers_BxHxQxN / sum_BxHxQx1).astype(q_BxHxQxC.dtype)
+
+
+def _forward(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN):
+  weights_BxHxQxN = _weights(q_BxHxQxC, k_BxHxNxC, mask_BxN)
+  out_BxHxQxC = checkpoint_name(jnp.einsum('bhqn,bhnc->bhqc', weights_BxHxQxN, v_BxHxNxC), 'attention')
+  return out_BxHxQxC, (q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, weights_BxHxQxN, out_BxHxQxC)
+
+
+def _backward(kept, toward_BxHxQxC):
+  """What a row of weights takes from its slopes is one number, which the result tells as well (Dao et al., 2022)."""
+  q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, weights_BxHxQxN, out_BxHxQxC = kept
+  dtype = q_BxHxQxC.dtype
+  wide = jnp.promote_types(dtype, jnp.float32)
+  scale = q_BxHxQxC.shape[-1] ** -0.5
+  mean_BxHxQx1 = (toward_BxHxQxC.astype(wide) * out_BxHxQxC.astype(wide)).sum(-1, keepdims=True)
+  slope_BxHxQxN = jnp.einsum('bhqc,bhnc->bhqn', toward_BxHxQxC, v_BxHxNxC, preferred_element_type=wide)
+  slope_BxHxQxN = (scale * weights_BxHxQxN.astype(wide) * (slope_BxHxQxN - mean_BxHxQx1)).astype(dtype)
+  dq_BxHxQxC = jnp.einsum('bhqn,bhnc->bhqc', slope_BxHxQxN, k_BxHxNxC)
+  dk_BxHxNxC = jnp.einsum('bhqn,bhqc->bhnc', slope_BxHxQxN, q_BxHxQxC)
+  dv_BxHxNxC = jnp.einsum('bhqn,bhqc->bhnc', weights_BxHxQxN, toward_BxHxQxC)
+  return dq_BxHxQxC, dk_BxHxNxC, dv_BxHxNxC, None
+
+
+_plain = jax.custom_vjp(lambda q, k, v, mask: _forward(q, k, v, mask)[0])
+_plain.defvjp(_forward, _backward)

@@ -21,6 +21,7 @@ from tvts_jax.sharding import BATCH
 REMAT_POLICIES = {
   'none': None,
   'full': jax.checkpoint_policies.nothing_saveable,
+  'attention': jax.checkpoint_policies.save_only_these_names('attention'),
   'matmuls': jax.checkpoint_policies.save_only_these_names('qkv', 'attention', 'mlp'),
 }
 
@@ -142,7 +143,7 @@ class Attention(nn.Module):
     k_BxHxNxC = checkpoint_name(heads('k')(x_BxNxD), 'qkv')
     v_BxHxNxC = checkpoint_name(heads('v')(x_BxNxD), 'qkv')
     drop = nn.Dropout(self.dropout, deterministic=False) if train and self.dropout else None
-    out_BxHxQxC = checkpoint_name(attention.attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop), 'attention')
+    out_BxHxQxC = attention.attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop)
     return Merge(self.initial, self.dtype, self.param_dtype, name='out')(out_BxHxQxC)
 
 
