@@ -57,7 +57,7 @@ def nearest(config: config_lib.RunConfig, topology: Topology) -> Iterator[tuple[
   most = min(topology.linked, topology.devices) // config.mesh.get('tensor', 1)
   while fsdp <= most:
     if fsdp > config.mesh.get('fsdp', 1):
-      for choice in dict.fromkeys(['matmuls', remat]):
+      for choice in dict.fromkeys(['matmuls', 'attention', remat]):
         yield change(config, remat=choice, fsdp=fsdp)
     fsdp *= 2
   for fsdp in [None, most] if most > config.mesh.get('fsdp', 1) else [None]:
