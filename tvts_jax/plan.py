@@ -1,7 +1,7 @@
 """What would a run be on a pod that nobody here has? Does it fit, what bounds its step, what does it cost?
 
   python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:16x16
-  python -m tvts_jax.plan --config=configs/pretrain.py:size=H/14 --topology=v5e:4x4 --config.mesh.fsdp=16
+  python -m tvts_jax.plan --config=configs/pretrain.py:size=H/14 --topology=v5e:4x4 --config.mesh.fsdp=2
   python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:4x4,2*v5e:16x16,v5p:2x2x4,h200:64 --json=plan.json
 
 A topology is a TPU slice by its shape, several slices as 2*v5e:16x16, or a number of GPUs, 8 to a box. For TPUs the
