@@ -7,6 +7,8 @@ os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
 import jax
 
+from tvts_jax import machine
+
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -14,4 +16,4 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 def pytest_xdist_auto_num_workers(config):
   """One more than there are cores: tests of several processes wait for much of their time."""
-  return len(os.sched_getaffinity(0)) + 1
+  return machine.cores() + 1

@@ -38,6 +38,7 @@ from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.bill import Bill, Topology, has_compiler, of_one_source, plan
 from tvts_jax.errors import UserError
+from tvts_jax.models.layers import REMAT_POLICIES
 from tvts_jax.peers import LIBC
 from tvts_jax.words import duration, number, percent, size
 
@@ -48,22 +49,20 @@ NO_TPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WOR
 
 def nearest(config: config_lib.RunConfig, topology: Topology) -> Iterator[tuple[str, config_lib.RunConfig]]:
   """What to try where a run does not fit, the least change first; each as the flags that ask for it."""
-  remats = ['none', 'matmuls', 'attention', 'full']
-  more = remats[remats.index(config.model.remat) + 1 :]
-  for remat in more:
+  remats = [*REMAT_POLICIES]
+  for remat in remats[remats.index(config.model.remat) + 1 :]:
     yield change(config, remat=remat)
-  remat = 'full' if more else config.model.remat
   fsdp = 2
   most = min(topology.linked, topology.devices) // config.mesh.get('tensor', 1)
   while fsdp <= most:
     if fsdp > config.mesh.get('fsdp', 1):
-      for choice in dict.fromkeys(['matmuls', 'attention', remat]):
-        yield change(config, remat=choice, fsdp=fsdp)
+      for remat in remats[1:]:
+        yield change(config, remat=remat, fsdp=fsdp)
     fsdp *= 2
   for fsdp in [None, most] if most > config.mesh.get('fsdp', 1) else [None]:
     for parts in (2, 4, 8):
       if config.input.batch % (parts * topology.devices) == 0:
-        yield change(config, remat=remat, fsdp=fsdp, parts=parts)
+        yield change(config, remat=remats[-1], fsdp=fsdp, parts=parts)
 
 
 def change(config, remat: str, fsdp: int | None = None, parts: int | None = None) -> tuple[str, config_lib.RunConfig]:

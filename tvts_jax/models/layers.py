@@ -17,12 +17,12 @@ from jax.ad_checkpoint import checkpoint_name
 from tvts_jax.models import attention
 from tvts_jax.sharding import BATCH
 
-# What the backward pass may keep of a block instead of computing it again.
+# What the backward pass may keep of a block instead of computing it again; each keeps less than the one before.
 REMAT_POLICIES = {
   'none': None,
-  'full': jax.checkpoint_policies.nothing_saveable,
-  'attention': jax.checkpoint_policies.save_only_these_names('attention'),
   'matmuls': jax.checkpoint_policies.save_only_these_names('qkv', 'attention', 'mlp'),
+  'attention': jax.checkpoint_policies.save_only_these_names('attention'),
+  'full': jax.checkpoint_policies.nothing_saveable,
 }
 
 # An `Initial` maps a layer's fan-in to the initialisers of its kernel and bias.
