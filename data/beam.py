@@ -5,6 +5,7 @@ shard is one element; its items still run in a child process of the worker, so t
 takes no worker with it.
 """
 
+import glob
 from collections.abc import Iterable
 
 from etils import epath
@@ -45,7 +46,7 @@ def build(pipeline: apache_beam.Pipeline, folder, plan_sha256: str, config, limi
   with pipeline:
     _ = (
       pipeline
-      | apache_beam.io.ReadFromText(str(folder / plan.ITEMS))
+      | apache_beam.io.ReadFromText(glob.escape(str(folder / plan.ITEMS)))
       | apache_beam.Map(plan.parse_line)
       | apache_beam.GroupByKey()
       | apache_beam.MapTuple(work)

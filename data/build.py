@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import dataclasses
 import fcntl
+import glob
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from data import local, manifest, plan, report, shards, sources, work
 from data.outcomes import CODES, ENDS, SKIPS, BuildError, ending
 from data.runner import Limits
 from data.windows import WindowConfig
+from tvts_jax.files import is_local
 from tvts_jax.machine import cores
 
 LOCK = '.lock'
@@ -95,7 +97,7 @@ def lock(folder):
   do each other's work: whatever they write has the same bytes.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  if not shards.is_local(folder):
+  if not is_local(folder):
     yield
     return
   known = {LOCK, plan.PLAN, plan.ITEMS}
@@ -119,9 +121,10 @@ def lock(folder):
 
 def sweep(folder) -> None:
   """Removes what a builder that was killed had not finished. Only under the lock."""
-  if shards.is_local(folder):
+  if is_local(folder):
+    inside = epath.Path(glob.escape(str(folder)))
     for pattern in (f'*{shards.TEMP}*', f'outcomes/*{shards.TEMP}*', f'{local.PARTS}*'):
-      for leftover in folder.glob(pattern):
+      for leftover in inside.glob(pattern):
         leftover.rmtree() if leftover.is_dir() else leftover.unlink()
 
 
@@ -140,6 +143,13 @@ def _fraction(text: str) -> float:
   value = float(text)
   if not 0 <= value <= 1:
     raise argparse.ArgumentTypeError(f'{text} is not between 0 and 1')
+  return value
+
+
+def _val_fraction(text: str) -> float:
+  value = _fraction(text)
+  if value == 1:
+    raise argparse.ArgumentTypeError(f'{text} leaves no item to train on: take less than 1')
   return value
 
 
@@ -177,7 +187,12 @@ def _parse(argv):
   add('--kind', choices=list(sources.KINDS), help='of SOURCE (default: found out)')
   add('--media', metavar='DIR', help='the folder of the videos, where SOURCE lists them but lies elsewhere')
   add('--lang', help='which captions to take where there are several languages')
-  add('--val-fraction', type=_fraction, default=0.0, help='of the items for split val, where SOURCE names no splits')
+  add(
+    '--val-fraction',
+    type=_val_fraction,
+    default=0.0,
+    help='of the items for split val, where SOURCE names no splits',
+  )
   add(
     '--runner',
     default=LOCAL,

@@ -75,7 +75,7 @@ def _cues(text):
 def _spans(cues, tagged_only=False):
   tagged = any(_WORD_TIME.search(line) for cue in cues for line in cue.lines)
   said = [[_plain(line) for line in cue.lines] for cue in cues]
-  repeats = sum(now[0] == before[-1] for before, now in zip(said, said[1:]))
+  repeats = sum(now == before or now[0] == before[-1] for before, now in zip(said, said[1:]))
   rolls = tagged or repeats > _ROLLS * len(cues)
   groups, shown = [], []
   for cue, texts in zip(cues, said):
@@ -88,6 +88,8 @@ def _spans(cues, tagged_only=False):
         untimed.append(text)
     if untimed and not (tagged and tagged_only):
       groups.append([Span(' '.join(untimed), cue.start, None if tagged else cue.end)])
+    elif texts == shown and not tagged:  # shown on, as whisper does to underline word after word
+      groups[-1] = [groups[-1][0]._replace(end=cue.end)]
     shown = texts
   return join(groups)
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from data import benchmarks, library, local
 from data.benchmarks import BENCHMARKS
 from data.benchmarks.clips import Benchmark, Clip
-from data.items import SourceError
+from data.items import SourceError, printable
 from data.outcomes import ENDS, EXITS, ending
 from data.runner import Limits, Pool
 from tvts_jax.files import write_whole
@@ -65,7 +65,7 @@ def check(args) -> bool:
   found = library.locate(clips, benchmark, media)
   broken = _broken(found.paths, benchmark, args.decode, args.workers)
   there = {id: at for id, at in found.paths.items() if id not in broken}
-  print(f'{args.name}: annotations of {path}, {_media_of(benchmark)} of {media}')
+  print(printable(f'{args.name}: annotations of {path}, {_media_of(benchmark)} of {media}'))
   _tell(clips, benchmark.sizes[args.split_number - 1], found.paths, broken)
   _tell_more(clips, benchmark, found.several, there)
   if args.out:
@@ -109,7 +109,7 @@ def _tell(clips: list[Clip], sizes: dict[str, int], paths, broken) -> None:
     if missing:
       print(f'  missing: {_some([repr(id) for id in missing], ", ")}')
     for id in bad[:SHOWN]:
-      print(f'  broken: {paths[id]}: {broken[id]}')
+      print(printable(f'  broken: {paths[id]}: {broken[id]}'))
     if len(bad) > SHOWN:
       print(f'  broken: {len(bad) - SHOWN} more')
 
@@ -123,7 +123,8 @@ def _tell_more(clips: list[Clip], benchmark: Benchmark, several: dict[str, list[
     print(f'{len(pairs)} sentences with two images, {both} of them with both images there')
   if several:
     taken, other, *_ = next(iter(several.values()))
-    print(f'{len(several)} clips have several files that could be theirs: {taken} was taken and {other} was not')
+    chosen = printable(f'{taken} was taken and {other} was not')
+    print(f'{len(several)} clips have several files that could be theirs: {chosen}')
 
 
 def _verdict(clips: list[Clip], sizes: dict[str, int], paths, broken, media) -> bool:
@@ -139,7 +140,7 @@ def _verdict(clips: list[Clip], sizes: dict[str, int], paths, broken, media) -> 
     said += f'; the lists have another number of clips than expected in {" and ".join(others)}'
   if absent := [split for split in sizes if not listed[split]]:
     said += f'; there is no list of {" and ".join(absent)}'
-  print(said)
+  print(printable(said))
   return not missing and not broken
 
 
@@ -150,8 +151,8 @@ def _write(out: Path, clips: list[Clip], there: dict[str, str]) -> None:
   write_whole(out / INDEX, ''.join(json.dumps(row) + '\n' for row in index))
   bare = len(there) - len(described)
   left = f'; {bare} have neither caption nor class, so no shard can hold them' if bare else ''
-  print(f'{out / INDEX}: {len(index)} clips for data.build{left}')
-  print(f'{out / ANNOTATIONS}: {len(clips)} clips for evaluators')
+  print(printable(f'{out / INDEX}: {len(index)} clips for data.build{left}'))
+  print(printable(f'{out / ANNOTATIONS}: {len(clips)} clips for evaluators'))
 
 
 def _claim(out: Path, path: str, media: str) -> None:

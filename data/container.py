@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import re
+import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def opened(file: BinaryIO) -> Iterator[Media]:
   """The first stream of moving pictures; ItemError if there is none, or none of a size that is accepted."""
   file.seek(0)
   options = {'format_whitelist': CONTAINERS}
-  with _errors_logged() as log, contextlib.ExitStack() as stack:
+  with _errors_logged, av.logging.Capture() as log, contextlib.ExitStack() as stack:
     with named(lambda: _unreadable(file)):
       container = stack.enter_context(av.open(_Unnamed(file), 'r', options=options, metadata_errors='replace'))
     stream = next((s for s in container.streams.video if not s.disposition & _NOT_VIDEO), None)
@@ -135,17 +136,30 @@ def named(describe):
     raise ItemError(error.code, f'{error.detail} ({e.strerror})') from e
 
 
-@contextlib.contextmanager
-def _errors_logged():
-  level, skip = av.logging.get_level(), av.logging.get_skip_repeated()
-  av.logging.set_level(av.logging.ERROR)
-  av.logging.set_skip_repeated(False)
-  try:
-    with av.logging.Capture() as log:
-      yield log
-  finally:
-    av.logging.set_level(level)
-    av.logging.set_skip_repeated(skip)
+class _ErrorsLogged:
+  """PyAV's log level is of the whole process: the first of the files that are open sets it, the last puts it back."""
+
+  def __init__(self):
+    self._lock, self._open = threading.Lock(), 0
+
+  def __enter__(self):
+    with self._lock:
+      if not self._open:
+        self._before = av.logging.get_level(), av.logging.get_skip_repeated()
+        av.logging.set_level(av.logging.ERROR)
+        av.logging.set_skip_repeated(False)
+      self._open += 1
+
+  def __exit__(self, *_):
+    with self._lock:
+      self._open -= 1
+      if not self._open:
+        level, skip = self._before
+        av.logging.set_level(level)
+        av.logging.set_skip_repeated(skip)
+
+
+_errors_logged = _ErrorsLogged()
 
 
 class _Unnamed:

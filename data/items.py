@@ -49,14 +49,18 @@ SOURCE_CODES = {
 }
 
 
+def printable(text: str) -> str:
+  """File names and ids can hold anything; a message is one line that every terminal can show."""
+  return UNPRINTABLE.sub(lambda found: found[0].encode('unicode_escape').decode(), text)
+
+
 class SourceError(BuildError):
   """A source that makes no sense as a whole: one sentence, and a code of SOURCE_CODES."""
 
   def __init__(self, code: str, sentence: str):
     if code not in SOURCE_CODES:
       raise KeyError(f'{code!r} is no source code; known: {", ".join(SOURCE_CODES)}')
-    # File names and ids can hold anything; a message is one line that every terminal can show.
-    super().__init__(UNPRINTABLE.sub(lambda found: found[0].encode('unicode_escape').decode(), sentence), 'request')
+    super().__init__(printable(sentence), 'request')
     self.code = code
 
 
@@ -78,7 +82,9 @@ def videos_under(folder: str, endings: tuple[str, ...] = VIDEOS) -> Iterator[str
 
   for at, folders, files in os.walk(folder, onerror=unreadable):
     folders.sort()
-    yield from (os.path.join(at, file) for file in sorted(files) if file.lower().endswith(endings))
+    # macOS keeps what other file systems have no place for, of any file, in one with this before its name.
+    wanted = [file for file in sorted(files) if file.lower().endswith(endings) and not file.startswith('._')]
+    yield from (os.path.join(at, file) for file in wanted)
 
 
 def is_table(path: str) -> bool:

@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Iterator
 
-from data import items
+from data import archives, items, transcripts
 from data.items import VIDEOS, Item, SourceError
+from data.outcomes import ItemError
 from data.transcripts import FORMATS
 
 SIDECARS = ('.json3', '.json', '.vtt', '.srt')  # in order of preference: .json may be whisper's, with word times
@@ -19,7 +20,7 @@ Found = Iterator[tuple[str, Item]]
 Sidecar = tuple[str, str, str]  # tag, ending, name: 'en', '.vtt', 'talk.en.vtt'
 
 _TRANSCRIBERS = re.compile('whisper|cpp|grover|asr|transcri|words', re.IGNORECASE)
-_LANG = re.compile('([a-z]{2}|fil|yue)(-[A-Za-z0-9]+)*')
+_LANG = re.compile('[a-z]{2,3}(-[A-Za-z0-9]+)*')
 
 
 def is_index(path: str) -> bool:
@@ -56,7 +57,7 @@ def tree(path: str, media: str | None, lang: str | None) -> Found:
     if folder not in beside:
       beside = {folder: _sidecars(folder)}  # files come folder by folder
     stem = os.path.splitext(os.path.basename(file))[0]
-    name, spoken = choose(beside[folder].get(stem, []), lang, file)
+    name, spoken = choose(_transcripts(beside[folder].get(stem, []), folder), lang, file)
     transcript = name and os.path.join(folder, name)
     id = os.path.splitext(os.path.relpath(file, path))[0].replace(os.sep, '/')
     yield file, Item(id, file, transcript, None, spoken, '', None)
@@ -80,11 +81,30 @@ def _sidecars(folder) -> dict[str, list[Sidecar]]:
   return out
 
 
+def _transcripts(sidecars: list[Sidecar], folder) -> list[Sidecar]:
+  """Without what is JSON of another kind, as many tools leave it beside a video, where there is anything else."""
+
+  def is_one(tag, ending, name):
+    return ending != '.json' or _TRANSCRIBERS.search(tag) or _is_transcript(os.path.join(folder, name))
+
+  if len(sidecars) < 2:
+    return sidecars  # reading it will say what is wrong with it
+  return [s for s in sidecars if is_one(*s)] or sidecars
+
+
+def _is_transcript(path) -> bool:
+  try:
+    content, _ = transcripts.load(archives.open_bytes(path, transcripts.MAX_BYTES, 'transcript'))
+  except ItemError:
+    return False
+  return transcripts.matching(content) not in (None, 'video2dataset')
+
+
 def choose(sidecars: list[Sidecar], lang: str | None, where: str) -> tuple[str | None, str]:
   """(Name, language) of the best transcript: in the language asked for, the original one rather than a translation."""
 
   def language(tag):
-    return tag if _LANG.fullmatch(tag) else ''
+    return tag if _LANG.fullmatch(tag) and not _TRANSCRIBERS.fullmatch(tag) else ''
 
   if lang:
     sidecars = [s for s in sidecars if language(s[0]).split('-')[0] in ('', lang.split('-')[0])]

@@ -10,12 +10,13 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from datetime import timedelta
 from pathlib import Path
 
-from data import outcomes, shards
+from data import outcomes
 from data.manifest import describe
 from data.outcomes import BuildError
 from data.plan import PlannedShard
 from data.runner import Limits, Pool
 from data.work import Job, finish_shard, make_item
+from tvts_jax.files import is_local
 
 PARTS = '.parts-'  # begins the name of the folder for records that wait for their shard
 JUDGED_FROM = 20  # outcomes; fewer say little about a run as a whole
@@ -76,7 +77,7 @@ def held_back(*signals: int):
 def build(folder, todo: list[PlannedShard], plan_sha256, config, limits: Limits, workers: int, tally: Tally) -> dict:
   """Builds the shards in todo; returns shard name -> content of its shard.json."""
   finished, waiting, opened, running = {}, deque(todo), {}, set()
-  temp = tempfile.TemporaryDirectory(prefix=PARTS, dir=folder if shards.is_local(folder) else None)
+  temp = tempfile.TemporaryDirectory(prefix=PARTS, dir=folder if is_local(folder) else None)
   with (
     held_back(signal.SIGINT, signal.SIGTERM) as check_signals,
     temp as parts,

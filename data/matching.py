@@ -81,8 +81,8 @@ class Videos:
     return self._paths[n]
 
   def read(self, n: int) -> Record:
-    # A caption tells the builder to spread the frames over the whole video; its words are not looked at. The name of a
-    # video, as data.build gives it, is its file's without the ending.
+    # A caption tells the builder to spread the frames over the whole video; its words are not looked at. The name is
+    # that of the file without its ending, as data.build names a video that lies in SOURCE itself.
     path = self._paths[n]
     item = Item(Path(path).stem, path, transcript=None, fmt=None, lang='', split='', caption='-')
     return windows.records(item, self._kept)[0][0]

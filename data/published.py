@@ -101,6 +101,8 @@ def webdataset(path: str, media: str | None, lang: str | None) -> Found:
     samples = {}
     for name in archives.members(tar):
       folder, _, file = name.rpartition('/')
+      if file.startswith('._'):  # as macOS packs what it keeps of a file apart from it
+        continue
       stem, _, ending = file.partition('.')
       samples.setdefault(f'{folder}/{stem}'.lstrip('/'), {})['.' + ending.lower()] = name
     prefix = os.path.splitext(os.path.basename(tar))[0]  # keys often start anew in every tar
@@ -194,20 +196,27 @@ def _described(tar, key, parts, lang):
   name, spoken = layouts.choose(timed, lang, f'{tar}, {key}')
   if name:
     return f'{tar}::{name}', None, spoken
-  if '.txt' in parts:
-    return None, archives.open_bytes(f'{tar}::{parts[".txt"]}', MAX_CAPTION_BYTES).decode('utf-8', 'replace'), ''
-  if '.json' not in parts:
+  kind = next((kind for kind in ('.txt', '.json') if kind in parts), None)
+  if kind is None:
     return None, None, ''
-  ref = f'{tar}::{parts[".json"]}'
-  caption = _json_caption(archives.open_bytes(ref, transcripts.MAX_BYTES, 'transcript'))
+  ref = f'{tar}::{parts[kind]}'
+  caption = _text_caption(ref) if kind == '.txt' else _json_caption(ref)
+  # What holds no caption is left to its item: reading it as a transcript will say what is wrong with it.
   return (ref, None, '') if caption is None else (None, caption, '')
 
 
-def _json_caption(data):
+def _text_caption(ref):
+  try:
+    return archives.open_bytes(ref, MAX_CAPTION_BYTES, 'transcript').decode()
+  except (ItemError, UnicodeDecodeError):
+    return None
+
+
+def _json_caption(ref):
   """The caption in a sample's metadata; None if it is no such thing, but a transcript, or tries to be one."""
   try:
-    content = transcripts.load(data)[0]
+    content = transcripts.load(archives.open_bytes(ref, transcripts.MAX_BYTES, 'transcript'))[0]
   except ItemError:
-    return None  # reading it as a transcript will say what is wrong with it
+    return None
   caption = content.get('caption') if isinstance(content, dict) else None
   return caption if isinstance(caption, str) and transcripts.matching(content) is None else None

@@ -8,14 +8,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from tvts_jax.files import is_local
 from tvts_jax.input import index, tfrecord
 
 TEMP = '.tmp-'  # in the name of every file that is still being written
 DONE = '.shard.json'  # after a shard's name: it and all its files are complete
-
-
-def is_local(path) -> bool:
-  return '://' not in os.fspath(path)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from data import archives, layouts, published
-from data.archives import open_bytes, open_media  # noqa: F401  the builder reads what it finds through this door
 from data.items import UNPRINTABLE, Item, SourceError
 from data.outcomes import ItemError
 

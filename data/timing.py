@@ -61,7 +61,7 @@ def join(groups: list[list[Span]]) -> list[Span]:
 
   A group (line, segment) starts a new word. Formats and languages that write no spaces are left alone.
   """
-  rest = [span for group in groups for span in group[1:]]
+  rest = [span for group in groups for span in group[1:] if span.text.strip()]
   if sum(span.text[:1].isspace() for span in rest) <= MIN_SPACED * len(rest):
     return [span for group in groups for span in group]
   out = []

@@ -61,18 +61,17 @@ def read(
   interpolate: accept files that time lines instead of words, and mark their words' timing 'interpolated'.
   """
   data = source if isinstance(source, bytes) else archives.open_bytes(os.fspath(source), MAX_BYTES, 'transcript')
-  if data.startswith(archives.GZIP_MAGIC):
-    data = archives.inflate(data, MAX_BYTES, 'transcript')
   if len(data) > MAX_BYTES:
     raise ItemError('oversized_transcript', f'{len(data)} bytes, more than {MAX_BYTES}')
   content, damaged = load(data)
-  name = fmt or detect(content)
+  name = fmt or matching(content)
+  if damaged and name != 'whisper_cpp':  # which writes the bytes of a character as several tokens
+    raise ItemError('bad_encoding', f'is not UTF-8 ({damaged}); convert it, e.g. with iconv')
+  name = name or detect(content)
   if name not in FORMATS:
     raise ItemError('unknown_format', f'no format is called {name!r}; known: {", ".join(FORMATS)}')
   if not FORMATS[name].matches(content):
     raise ItemError('bad_transcript', f'is no {name} file')
-  if damaged and name != 'whisper_cpp':  # which writes the bytes of a character as several tokens
-    raise ItemError('bad_encoding', f'is not UTF-8 ({damaged}); convert it, e.g. with iconv')
   parsed = FORMATS[name].parse(content)
   words, timing = settle(parsed.spans, duration_ms, interpolate)
   return Transcript(words, lang or parsed.lang, name + parsed.variant, timing)
@@ -100,7 +99,9 @@ def detect(content: Any) -> str:
 
 
 def load(data: bytes) -> tuple[Any, str | None]:
-  """(Text or parsed JSON, what is wrong with its UTF-8 or None)."""
+  """(Text or parsed JSON, what is wrong with its UTF-8 or None), of bytes that may be gzipped."""
+  if data.startswith(archives.GZIP_MAGIC):
+    data = archives.inflate(data, MAX_BYTES, 'transcript')
   if not data.strip():
     raise ItemError('missing_transcript', f'{len(data)} bytes and nothing in them: a fetch that failed, not silence')
   damaged = None
@@ -168,11 +169,13 @@ def _json3(content):
   """YouTube: a word is at tStartMs + tOffsetMs. Lines overlap (they scroll), so durations end no word."""
   groups = []
   for event in _items(content['events'], 'events'):
-    segs = [seg for seg in _items(event.get('segs', []), 'segs') if _text(seg, 'utf8').strip()]
-    if not segs:  # a window's definition, or a line feed
+    segs = _items(event.get('segs', []), 'segs')
+    said = [seg for seg in segs if _text(seg, 'utf8').strip()]
+    if not said:  # a window's definition, or a line feed
       continue
     start = _time(event.get('tStartMs', 0), 1)
-    if all('tOffsetMs' in seg for seg in segs[1:]) and (len(segs) > 1 or len(segs[0]['utf8'].split()) == 1):
+    # Blank ones are kept, for they part the words on either side.
+    if all('tOffsetMs' in seg for seg in said[1:]) and (len(said) > 1 or len(said[0]['utf8'].split()) == 1):
       groups.append([Span(seg['utf8'], start + _time(seg.get('tOffsetMs', 0), 1), None) for seg in segs])
     else:
       line = ''.join(seg['utf8'] for seg in segs)

@@ -10,22 +10,25 @@ import itertools
 import json
 import multiprocessing
 import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
 
+from data.outcomes import ENDS, EXITS, ending
 from data.shards import DONE
 from tvts_jax.input import index, records, tfrecord
-from tvts_jax.input.index import FolderError, Manifest, Shard
+from tvts_jax.input.errors import InputError
+from tvts_jax.input.index import Manifest, Shard
 from tvts_jax.machine import cores
 
 SHOWN = 20  # findings of one class that concern the folder as a whole
 
 # Class of finding -> exit code and meaning. Of several findings the first class in this order is the exit code.
 CLASSES = {
-  'manifest': (10, 'manifest.json is missing, damaged, of another version or contradicts itself'),
+  'manifest': (10, 'manifest.json is missing, unreadable, damaged, of another version or contradicts itself'),
   'missing': (11, 'a shard is listed but not there'),
   'emptied': (12, 'a shard has 0 bytes and should have more'),
   'cut': (13, 'a shard is shorter than listed'),
@@ -39,6 +42,7 @@ CLASSES = {
   'duplicate': (21, 'one window is there twice'),
   'overlap': (22, 'one video is in two splits'),
   'metadata': (23, 'NAME.shard.json or dataset_info.json says other than the manifest'),
+  'unreadable': (24, 'storage does not give a shard or its .idx file'),
 }
 
 
@@ -56,7 +60,7 @@ def check(folder, quick: bool = False, decode: bool = False, workers: int = 1) -
   folder = epath.Path(folder)
   try:
     manifests = [index.load(folder, split) for split in index.splits(folder)]
-  except FolderError as e:
+  except InputError as e:
     return [Finding('manifest', str(e))]
   listed = [shard for m in manifests for shard in m.shards]
   found = _check_manifest(folder, manifests) + _check_metadata(folder, manifests)
@@ -73,11 +77,19 @@ def check(folder, quick: bool = False, decode: bool = False, workers: int = 1) -
 
 def check_shard(folder, shard: Shard, quick: bool, decode: bool) -> tuple[list[Finding], np.ndarray]:
   """What is wrong with one shard, and the rows of its index as far as they can be trusted."""
-  path, none = folder / shard.name, np.zeros(0, index.INDEX_ROW)
+  path = folder / shard.name
+  try:
+    return _check_shard(path, shard, quick, decode)
+  except OSError as e:
+    said = f'{e.filename or path} can not be read: {e.strerror or e}; put that right and check again'
+    return [Finding('unreadable', said)], np.zeros(0, index.INDEX_ROW)
+
+
+def _check_shard(path, shard: Shard, quick: bool, decode: bool) -> tuple[list[Finding], np.ndarray]:
   if not path.exists():
-    return [Finding('missing', f'{path} is not there')], none
+    return [Finding('missing', f'{path} is not there')], np.zeros(0, index.INDEX_ROW)
   found, rows = _check_index(path, shard)
-  if (size := path.stat().length) != shard.bytes:
+  if (size := index.size_and_time(path)[0]) != shard.bytes:
     kind = 'emptied' if not size else 'cut' if size < shard.bytes else 'grown'
     whole = f': {_whole_records(rows, size)} are left' if kind == 'cut' and len(rows) else ''
     return [*found, Finding(kind, f'{path} has {size} bytes instead of {shard.bytes}{whole}')], rows
@@ -150,9 +162,9 @@ def _check_manifest(folder, manifests: list[Manifest]) -> list[Finding]:
     if content['splits'][m.split].get('records') != m.count:
       found.append(Finding('manifest', f'split {m.split!r} says other than the {m.count} records of its shards'))
   names = [shard.name for m in manifests for shard in m.shards]
-  for name in sorted({n for n in names if names.count(n) > 1}):
+  for name in sorted(n for n, count in Counter(names).items() if count > 1):
     found.append(Finding('manifest', f'{name} is listed twice'))
-  there = {p.name for p in folder.glob('*.tfrecord')}
+  there = {p.name for p in folder.iterdir() if p.name.endswith('.tfrecord')}
   return found + [Finding('added', f'{folder / name} is not in the manifest') for name in sorted(there - {*names})]
 
 
@@ -214,11 +226,36 @@ def _more(values) -> str:
 
 
 def main(argv=None) -> int:
-  codes = '\n'.join(f'  {code}  {kind:<10} {meaning}' for kind, (code, meaning) in CLASSES.items())
+  args, found = _parse(argv), []
+  code = ending(lambda: found.extend(tell(args)))
+  return code or min((CLASSES[finding.kind][0] for finding in found), default=EXITS['done'])
+
+
+def tell(args) -> list[Finding]:
+  """Says what is wrong with a folder, or that nothing is."""
+  found = check(args.folder, args.quick, args.decode, args.workers)
+  for finding in found:
+    print(finding)
+  for split in [] if found else index.splits(args.folder):
+    manifest = index.load(args.folder, split)
+    print(f'{split}: {manifest.count} records in {len(manifest.shards)} shards are as the manifest says')
+  return found
+
+
+def _parse(argv):
+  exits = {
+    EXITS['done']: 'all is well',
+    EXITS['request']: 'the command makes no sense',
+    EXITS['output']: 'the folder can not be read',
+    EXITS['worker']: ENDS['worker'][1],
+    **{code: f'{kind:<10} {meaning}' for kind, (code, meaning) in CLASSES.items()},
+    EXITS['interrupted']: 'SIGINT',
+  }
+  codes = '\n'.join(f'  {code:>3}  {what}' for code, what in exits.items())
   parser = argparse.ArgumentParser(
     prog='python -m data.validate',
     description=__doc__,
-    epilog=f'exit codes, of several the first:\n   0  all is well\n{codes}',
+    epilog=f'exit codes, of several the first:\n{codes}',
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('folder', metavar='DIR')
@@ -228,15 +265,7 @@ def main(argv=None) -> int:
   args = parser.parse_args(argv)
   if args.workers < 1:
     parser.error('--workers must be at least 1')
-  found = check(args.folder, args.quick, args.decode, args.workers)
-  for finding in found:
-    print(finding)
-  if found:
-    return min(CLASSES[finding.kind][0] for finding in found)
-  for split in index.splits(args.folder):
-    manifest = index.load(args.folder, split)
-    print(f'{split}: {manifest.count} records in {len(manifest.shards)} shards are as the manifest says')
-  return 0
+  return args
 
 
 if __name__ == '__main__':

@@ -170,7 +170,7 @@ def _last_packets(media: Media) -> tuple[Fraction | None, Fraction]:
   for packet in packets(media):
     video = packet.stream is media.stream
     stamp = packet.dts if video and media.tells_order_only else packet.pts
-    if stamp is None:
+    if stamp is None or packet.is_discard:  # as beyond the end of an edit list: no picture of it is ever shown
       continue
     goes = ((stamp + (packet.duration or 0)) * packet.time_base - media.origin) * 1000
     reach = max(reach, goes)

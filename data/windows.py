@@ -21,6 +21,7 @@ from tvts_jax.input.sampling import SamplingConfig, valid_starts
 
 IMAGE_BYTES = 64 << 20  # the largest image file that is read
 IMAGE_MS = 1  # an image is a video this long: the shortest that a record can hold
+MIN_STEP_MS = 1_000  # between the windows of windows_per_video=0
 _READ_BYTES = 1 << 20
 
 
@@ -43,6 +44,8 @@ class WindowConfig:
 
   def __post_init__(self):
     object.__setattr__(self, 'seconds', tuple(self.seconds))
+    if not all(math.isfinite(value) for value in (self.window_s, self.fps, self.gap_s, *self.seconds)):
+      raise InputError('window_s, fps, gap_s and seconds must be finite numbers.')
     if min(self.window_s, self.fps) <= 0 or self.windows_per_video < 0 or self.caption_frames < 1:
       raise InputError('window_s, fps and caption_frames must be above 0, windows_per_video at least 0.')
     if not 1 <= self.quality <= 100 or self.short_side < pictures.MIN_SIDE:
@@ -51,6 +54,11 @@ class WindowConfig:
       raise InputError(
         f'window_s={self.window_s:g} is shorter than the {self.span_ms / 1000:g} s of {self.transcripts} transcripts '
         f'of {max(self.seconds):g} s with gaps of {self.gap_s:g} s: take longer windows or shorter transcripts.'
+      )
+    if self.windows_per_video == 0 and self.window_ms - self.span_ms < MIN_STEP_MS:
+      raise InputError(
+        f'window_s={self.window_s:g} is too short for windows_per_video=0, whose windows overlap by the '
+        f'{self.span_ms / 1000:g} s of a sample: take {(self.span_ms + MIN_STEP_MS) / 1000:g} s or more.'
       )
 
   @property
@@ -220,7 +228,8 @@ def _read_clips(file, transcript: Transcript, duration_ms, config) -> list[tuple
 
 def _read_image(file, item, config) -> tuple[int, Transcript, list[tuple[Window, list[Frame]]]]:
   if item.caption is None:
-    raise ItemError('missing_transcript', 'an image needs a caption')
+    other = f', and {item.transcript} is none' if item.transcript else ''
+    raise ItemError('missing_transcript', f'an image needs a caption{other}')
   file.seek(0)
   data = file.read(IMAGE_BYTES + 1)
   if len(data) > IMAGE_BYTES:

@@ -105,7 +105,7 @@ def _read_done(folder, planned: PlannedShard, plan_sha256: str) -> dict | None:
     index.index_path(folder / shard.name): len(index.INDEX_MAGIC) + shard.count * index.INDEX_ROW.itemsize,
   }
   whole = whole and _log_path(folder, planned).exists()
-  return content if whole and all(p.exists() and p.stat().length == n for p, n in sizes.items()) else None
+  return content if whole and all(p.exists() and index.size_and_time(p)[0] == n for p, n in sizes.items()) else None
 
 
 def _sums(done: list[tuple[Job, Answer]]) -> dict:

@@ -111,10 +111,20 @@ def test_damaged_tars(tmp_path):
     'noise': os.urandom(4096),
     'page': b'<html>' * 200,
     'gz': gzip.compress(whole),
+    'cut between members': whole[:5632],
+    'second header': whole[:5700] + b'?' + whole[5701:],
+    'two of them': whole + whole,
   }.items():
     path = tmp_path / f'{name}.tar'
     path.write_bytes(data)
     refused('bad_archive', archives.members, str(path))
+
+
+def test_a_tar_may_end_with_a_single_block(tmp_path):
+  tar(tmp_path / 'a.tar', ('a', b'x' * 5000), ('b', b'y' * 5000))
+  path = tmp_path / 'short.tar'
+  path.write_bytes((tmp_path / 'a.tar').read_bytes()[: 2 * 5632 + 512])
+  assert list(archives.members(str(path))) == ['a', 'b']
 
 
 def test_inflate():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pwd
 import random
 import resource
 import shutil
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import build as builder
-from data import local, outcomes, plan, runner, validate
+from data import local, outcomes, plan, runner, validate, work
 from data.items import Item
 from data.outcomes import EXITS, BuildError
 from data.windows import WindowConfig
@@ -254,6 +255,25 @@ def test_what_is_damaged_is_built_again(undisturbed, source, tmp_path):
   assert content(out) == content(undisturbed)
 
 
+def test_a_shard_is_done_whoever_owns_it(tmp_path, monkeypatch):
+  def unknown(uid):
+    raise KeyError(f'getpwuid(): uid not found: {uid}')
+
+  monkeypatch.setattr(pwd, 'getpwuid', unknown)
+  folder, planned = folders.epath.Path(tmp_path), plan.PlannedShard('train-00000-of-00001', ())
+  content = work.finish_shard(folder, planned, 'plan', [])
+  assert work.read_done(folder, [planned], 'plan') == {planned.name: content}
+
+
+def test_what_was_left_is_removed_whatever_the_folder_is_called(tmp_path):
+  folder = folders.epath.Path(tmp_path / 'run[1]')
+  for name in ('outcomes/a.jsonl.tmp-ab12', 'a.idx.tmp-ab12', '.parts-x/0'):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text('')
+  builder.sweep(folder)
+  assert os.listdir(folder) == ['outcomes'] and os.listdir(folder / 'outcomes') == []
+
+
 def limit_file_size():
   resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 
@@ -415,6 +435,7 @@ def test_a_split_without_records_is_refused(tmp_path):
     (['--workerz', '3'], 'unknown options: --workerz 3'),
     (['--workers', '0'], '0 is not above 0'),
     (['--max-failed-fraction', '2'], '2 is not between 0 and 1'),
+    (['--val-fraction', '1'], '1 leaves no item to train on'),
     (['--kind', 'youtube'], 'merlot'),
   ],
 )
@@ -501,10 +522,11 @@ def test_worker_that_can_not_start(capfd):
 
 def test_beam_builds_the_same(undisturbed, source, tmp_path):
   pytest.importorskip('apache_beam')
-  result = build(source, tmp_path / 'data', '--runner', 'DirectRunner', '--direct_num_workers', '1')
+  out = tmp_path / 'data[1]'  # which Beam would take for a pattern
+  result = build(source, out, '--runner', 'DirectRunner', '--direct_num_workers', '1')
   assert result.returncode == 0, result.stderr
-  assert content(tmp_path / 'data') == content(undisturbed)
-  assert outcome_lines(tmp_path / 'data').keys() == outcome_lines(undisturbed).keys()
+  assert content(out) == content(undisturbed)
+  assert outcome_lines(out).keys() == outcome_lines(undisturbed).keys()
 
 
 @pytest.mark.parametrize(

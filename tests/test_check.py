@@ -186,6 +186,16 @@ def test_images_in_pairs(tmp_path, capsys):
   }
 
 
+def test_names_that_are_no_text_are_shown(tmp_path, capsys):
+  for name in (b'\xff', b'a\nb'):
+    folder = tmp_path / os.fsdecode(name)
+    folder.mkdir()
+    (folder / '0.mp4').write_bytes(b'')
+  (tmp_path / 'own.csv').write_text('id\n0\n')
+  code, out, _ = check(capsys, 'table', tmp_path / 'own.csv')
+  assert code == 0 and r'a\nb/0.mp4: not_a_video' in out and r'\udcff/0.mp4 was not' in out
+
+
 def test_annotations_without_videos(tmp_path, capsys):
   """The lists alone are worth a check; what is neither captioned nor classified is left out of the index."""
   (tmp_path / 'train.txt').write_text('1.mp4 0\n2.mp4 1\n')

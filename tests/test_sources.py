@@ -17,6 +17,7 @@ from data.outcomes import BuildError, ItemError
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 RECORD = json.loads((GOLDEN / 'WAaKRUoY6Io.grover.json').read_text())
 JSON3 = json.dumps({'events': [{'tStartMs': 0, 'segs': [{'utf8': 'hello'}, {'utf8': ' you', 'tOffsetMs': 400}]}]})
+WHISPER = {'segments': [{'text': 'a', 'words': [{'word': ' a', 'start': 0, 'end': 1}]}]}
 
 
 def write(root, files):
@@ -157,7 +158,7 @@ def test_missing_files_are_left_to_the_items_unless_all_are_missing(tmp_path):
   write(tmp_path, {'x.jsonl': jsonl(row('a'), row('b', video='b.mp4'), row('c', transcript=None))})
   missing = {item.id: item for item in sources.find(str(tmp_path / 'x.jsonl'))}
   with pytest.raises(ItemError, match='missing_video'):
-    sources.open_bytes(missing['b'].video, 100)
+    archives.open_bytes(missing['b'].video, 100)
   assert missing['c'].transcript is None
   (tmp_path / 'a.json3').unlink()
   assert 'a.json3' in refused('nothing_found', tmp_path / 'x.jsonl')
@@ -242,7 +243,7 @@ def test_a_tree_of_videos_with_captions_beside_them(tmp_path):
       'sub/my.talk [id].en.json3': JSON3,
       'sub/my.talk [id].de.json3': JSON3,
       'sub/whispered.webm': b'v',
-      'sub/whispered.json': {},
+      'sub/whispered.json': WHISPER,
       'sub/whispered.srt': 'x',
       'sub/whispered.vtt': 'x',
       'sub/zipped.mov': b'v',
@@ -278,6 +279,45 @@ def test_captions_in_several_languages_need_a_choice(tmp_path):
   assert item.transcript.endswith('a.en.vtt') and item.lang == 'en'
   (item,) = sources.find(str(tmp_path), lang='en-GB')
   assert item.transcript.endswith('a.en-GB.vtt')
+
+
+def test_languages_of_three_letters(tmp_path):
+  write(tmp_path, {'a.mp4': b'v', 'a.ceb.json3': JSON3, 'a.en-US.json3': JSON3})
+  assert 'ceb, en' in refused('ambiguous_lang', tmp_path)
+  for lang, name in (('ceb', 'a.ceb.json3'), ('en', 'a.en-US.json3')):
+    (item,) = sources.find(str(tmp_path), lang=lang)
+    assert os.path.basename(item.transcript) == name and item.lang == name.split('.')[1]
+
+
+@pytest.mark.parametrize('tag', ['asr', 'cpp', 'whisper'])
+def test_a_tag_that_names_a_transcriber_is_no_language(tmp_path, tag):
+  write(tmp_path, {'a.mp4': b'v', f'a.{tag}.json': WHISPER})
+  for lang in (None, 'en'):
+    (item,) = sources.find(str(tmp_path), lang=lang)
+    assert item.transcript.endswith(f'.{tag}.json') and item.lang == (lang or '')
+
+
+OTHER_JSON = {
+  'metadata': {'title': 'a talk'},
+  'video2dataset': {'yt_meta_dict': {'subtitles': [{'lines': ['a']}]}},
+  'broken': '{"a',
+  'gzipped': gzip.compress(b'{}'),
+}
+
+
+@pytest.mark.parametrize('content', OTHER_JSON.values(), ids=list(OTHER_JSON))
+def test_json_of_another_kind_gives_way_to_captions(tmp_path, content):
+  ending = '.json.gz' if isinstance(content, bytes) else '.json'
+  write(tmp_path, {'a.mp4': b'v', f'a{ending}': content, 'a.en.vtt': 'x', 'alone.mp4': b'v', f'alone{ending}': content})
+  found = {item.id: os.path.basename(item.transcript) for item in sources.find(str(tmp_path))}
+  assert found == {'a': 'a.en.vtt', 'alone': f'alone{ending}'}
+
+
+def test_what_macos_leaves_beside_files_is_no_item(tmp_path):
+  write(folder(tmp_path / 'tree'), {'._a.mp4': b'x', '._a.json3': 'x'})
+  assert [item.id for item in sources.find(str(tmp_path / 'tree'))] == ['a']
+  tar(tmp_path / 'x.tar', {'._a.mp4': b'x', 'a.mp4': b'v', '._a.json3': 'x', 'a.json3': JSON3})
+  assert [item.id for item in sources.find(str(tmp_path / 'x.tar'))] == ['x/a']
 
 
 def test_hostile_names_in_a_tree(tmp_path):
@@ -445,13 +485,23 @@ def test_webdataset_tars(tmp_path):
   }
   inside = {id: item.transcript and item.transcript.split('::')[1] for id, item in items.items()}
   assert inside == dict.fromkeys(items) | {'00001/t/0': 't/0.en.vtt', '00001/t/1': 't/1.json', '00001/t/3': 't/3.json'}
-  assert sources.open_bytes(items['00001/t/1'].video, 10) == b'v1'
+  assert archives.open_bytes(items['00001/t/1'].video, 10) == b'v1'
   assert transcripts.read(items['00001/t/1'].transcript).source == 'json3'
   with pytest.raises(ItemError, match='bad_json'):
     transcripts.read(items['00001/t/3'].transcript)
   with pytest.raises(ItemError, match='missing_video'):
-    sources.open_bytes(items['00000/gone'].video, 10)
+    archives.open_bytes(items['00000/gone'].video, 10)
   assert len(sources.find(str(tmp_path / '00000.tar'))) == 3
+
+
+def test_captions_that_are_none_are_left_to_their_items(tmp_path):
+  texts = {'a.txt': 'café'.encode('latin-1'), 'b.txt': 'x' * ((1 << 20) + 1), 'c.txt': 'a café'}
+  tar(tmp_path / 'x.tar', {'a.jpg': b'i', 'b.jpg': b'i', 'c.jpg': b'i'} | texts)
+  a, b, c = sources.find(str(tmp_path / 'x.tar'))
+  assert (a.caption, b.caption, c.caption) == (None, None, 'a café')
+  for item, code in ((a, 'bad_encoding'), (b, 'unknown_format')):
+    with pytest.raises(ItemError, match=code):
+      transcripts.read(item.transcript)
 
 
 def test_hostile_tars(tmp_path):

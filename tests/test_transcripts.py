@@ -305,6 +305,14 @@ def test_json3_without_word_times():
   assert all(before[2] <= after[1] for before, after in zip(first, first[1:]))
 
 
+def test_json3_words_with_a_blank_between_them():
+  lines = [{'utf8': 'one two'}, {'utf8': '\n'}, {'utf8': 'three'}]
+  timed = [{'utf8': 'so'}, {'utf8': ' here', 'tOffsetMs': 200}, {'utf8': ' '}, {'utf8': 'we', 'tOffsetMs': 500}]
+  for segs, expected in ((lines, 'one two three'), (timed, 'so here we')):
+    content = {'events': [{'tStartMs': 1000, 'dDurationMs': 3000, 'segs': segs}]}
+    assert said(read(content, interpolate=True)) == expected
+
+
 def test_interpolated_lines_that_overlap_end_at_the_next():
   manual = {
     'events': [
@@ -341,6 +349,15 @@ def test_automatic_captions_turned_into_srt_are_not_heard_twice():
     f'{n}\n{clock(n * 1000)} --> {clock(n * 1000 + 900)}\n' + '\n'.join(c) + '\n' for n, c in enumerate(cues, 1)
   )
   assert said(read(file, interpolate=True)) == 'so here we go again and on'
+
+
+@pytest.mark.parametrize('line', ['and so my fellow', 'and so\nmy fellow'])
+def test_a_line_that_whisper_underlines_word_by_word_lasts_to_its_end(line):
+  cues = [line.replace(word, f'<u>{word}</u>') for word in line.split()]
+  times = [f'{clock(1000 * n)} --> {clock(1000 * n + 1000)}' for n in range(len(cues))]
+  file = 'WEBVTT\n\n' + ''.join(f'{time}\n{cue}\n\n' for time, cue in zip(times, cues))
+  words = read(file, interpolate=True).words
+  assert [word.text for word in words] == line.split() and words[-1].end_ms == 4000
 
 
 def test_whisper_relatives():

@@ -1,12 +1,15 @@
 import json
+import pwd
 import re
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from data import validate
+from data.outcomes import EXITS
 from tests import folders
 from tvts_jax.input import index, tfrecord
 
@@ -75,6 +78,12 @@ def exchange_records(folder):
   (folder / SHARD).write_bytes(framed)
 
 
+def become_folder(path):
+  """The nearest to storage that fails which no privilege gets around."""
+  path.unlink()
+  path.mkdir()
+
+
 # what is done -> class, whether --quick sees it too, what the line says
 DAMAGES = {
   'missing': (lambda d: (d / SHARD).unlink(), 'missing', True, f'{SHARD} is not there'),
@@ -109,7 +118,9 @@ DAMAGES = {
   ),
   'index missing': (lambda d: (d / SHARD).with_suffix('.idx').unlink(), 'index', True, '.idx is not there'),
   'index flipped': (lambda d: write((d / SHARD).with_suffix('.idx'), flip(50)), 'index', True, 'not what was written'),
+  'index unreadable': (lambda d: become_folder((d / SHARD).with_suffix('.idx')), 'unreadable', True, 'Is a directory'),
   'manifest missing': (lambda d: (d / 'manifest.json').unlink(), 'manifest', True, 'no finished data set'),
+  'manifest unreadable': (lambda d: become_folder(d / 'manifest.json'), 'manifest', True, 'Is a directory'),
   'manifest of another version': (
     edit_manifest(lambda c: c.update(schema_version=2)),
     'manifest',
@@ -144,6 +155,20 @@ def test_each_damage_has_its_class(folder, name):
   found = validate.check(folder)
   assert kinds(found) == [kind] and says in found[0].text, found
   assert kinds(validate.check(folder, quick=True)) == ([kind] if quick else [])
+
+
+def test_a_folder_whose_owner_has_no_name(folder, monkeypatch):
+  def unknown(uid):
+    raise KeyError(f'getpwuid(): uid not found: {uid}')
+
+  monkeypatch.setattr(pwd, 'getpwuid', unknown)
+  assert validate.check(folder) == []
+
+
+def test_a_folder_with_brackets_in_its_name(tmp_path):
+  folder = make(tmp_path / 'run[1]')
+  (folder / 'train-00002-of-00003.tfrecord').write_bytes(b'x')
+  assert kinds(validate.check(folder)) == ['added']
 
 
 def test_exchanged_records_are_seen(folder):
@@ -217,6 +242,23 @@ def test_command(folder):
   assert [line.split(':')[0] for line in result.stdout.splitlines()] == ['checksum', 'index']
   assert result.stderr == '' and run(folder, '--quick').returncode == validate.CLASSES['index'][0]
   assert run('/nowhere').returncode == validate.CLASSES['manifest'][0]
+
+
+@pytest.mark.parametrize(
+  'error, end',
+  [
+    (BrokenProcessPool('A process died.'), 'worker'),
+    (PermissionError(13, 'Permission denied', 'DIR'), 'output'),
+    (KeyboardInterrupt(), 'interrupted'),
+  ],
+)
+def test_a_check_that_can_not_go_on_ends_with_one_sentence(monkeypatch, capsys, error, end):
+  def fail(*_):
+    raise error
+
+  monkeypatch.setattr(validate, 'check', fail)
+  assert validate.main(['DIR']) == EXITS[end]
+  assert capsys.readouterr().err.count('\n') == 1
 
 
 def test_codes_are_documented_and_differ():

@@ -1,6 +1,7 @@
 """Frames by real presentation time: test videos show their own index, so every frame can be called by its name."""
 
 import bisect
+import contextlib
 import dataclasses
 import io
 import math
@@ -197,6 +198,20 @@ def test_an_empty_packet_leaves_the_last_picture_on_screen(kind):
     Dropping.demux = staticmethod(demux)
     frames = [f for f, _ in container.decode(dataclasses.replace(whole, container=Dropping))]
   assert [media.read_index(f.to_ndarray(format='rgb24')) for f in frames] == list(range(60))
+
+
+def test_a_video_ends_where_its_edit_list_does(tmp_path):
+  """As players trim an MP4: the headers say that it is shorter, and all the pictures stay."""
+  path = tmp_path / 'trimmed.mp4'
+  times = media.make_video(path, frames=60, b_frames=2, gop=60)
+  data = bytearray(path.read_bytes())
+  for box, at in ((b'mvhd', 20), (b'tkhd', 24), (b'elst', 12)):  # where version 0 of each has its duration, in ms
+    at += data.index(box)
+    assert struct.unpack_from('>I', data, at) == (6000,)
+    struct.pack_into('>I', data, at, 3000)
+  path.write_bytes(data)
+  assert video.probe(str(path)).duration_ms == 3000
+  assert [shown(f) for f in read(str(path), 0, 3000)] == on_screen(times, 0, 3000, 3)
 
 
 def test_time_runs_from_where_sound_or_picture_begins(tmp_path):
@@ -469,6 +484,19 @@ def test_logging_of_the_process_is_left_as_it_was(kind):
   read(kind('cfr.mp4')[0])
   code_of(video.probe, io.BytesIO(b'x'))
   assert (av.logging.get_level(), av.logging.get_skip_repeated()) == before
+
+
+def test_files_that_are_open_at_once_share_the_log_level(kind):
+  levels = lambda: (av.logging.get_level(), av.logging.get_skip_repeated())
+  before, path = levels(), kind('cfr.mp4')[0]
+  first, second = contextlib.ExitStack(), contextlib.ExitStack()
+  with open(path, 'rb') as a, open(path, 'rb') as b:
+    first.enter_context(container.opened(a))
+    second.enter_context(container.opened(b))
+    first.close()
+    assert levels() == (av.logging.ERROR, False)
+    second.close()
+  assert levels() == before
 
 
 def test_lack_of_memory_is_not_the_file_s_fault():

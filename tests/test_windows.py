@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import tarfile
 from fractions import Fraction
 
@@ -126,13 +127,19 @@ def test_a_short_video_is_one_window():
 
 @pytest.mark.parametrize(
   'change',
-  [{'window_s': 2.4}, {'fps': 0}, {'window_s': -1}, {'windows_per_video': -1}, {'quality': 101}, {'short_side': 8}],
+  [
+    *({'window_s': 2.4}, {'fps': 0}, {'window_s': -1}, {'windows_per_video': -1}, {'quality': 101}, {'short_side': 8}),
+    *({name: value} for name in ('window_s', 'fps', 'gap_s') for value in (math.nan, math.inf)),
+    *({'seconds': (1, math.nan)}, {'seconds': (math.inf,)}),
+    {'windows_per_video': 0, 'window_s': 3.4},
+  ],
   ids=str,
 )
 def test_configurations_that_make_no_sense(change):
   with pytest.raises(InputError):
     dataclasses.replace(SMALL, **change)
   assert dataclasses.replace(SMALL, window_s=2.5).span_ms == 2500
+  assert dataclasses.replace(SMALL, window_s=3.5, windows_per_video=0).window_ms == 3500
 
 
 def whisper(words):

@@ -170,7 +170,7 @@ def refuse_changed(manifest: Manifest, index: Index, shard: int, trouble: Troubl
   listed = manifest.shards[shard]
   path = manifest.folder / listed.name
   try:
-    size, time = trouble.patiently(path, lambda: _size_and_time(path))
+    size, time = trouble.patiently(path, lambda: size_and_time(path))
   except FileNotFoundError as e:
     raise vanished(path) from e
   if (size, time) != (listed.bytes, index.changed[shard]):
@@ -190,11 +190,20 @@ def index_bytes(rows: np.ndarray) -> bytes:
   return INDEX_MAGIC + rows.tobytes()
 
 
+def size_and_time(path) -> tuple[int, float]:
+  """Of a file: its bytes, and when it was last written, as its storage tells it."""
+  if is_local(path):  # epath would look up the owner's name as well, which not every machine knows
+    found = os.stat(path)
+    return found.st_size, found.st_mtime
+  found = path.stat()
+  return found.length, found.mtime
+
+
 def _read_shard_index(folder, shard: Shard, trouble: Trouble) -> tuple[np.ndarray, float]:
   """INDEX_ROW [n], and when the shard was last written."""
   path = folder / shard.name
   try:
-    size, time = trouble.patiently(path, lambda: _size_and_time(path))
+    size, time = trouble.patiently(path, lambda: size_and_time(path))
   except FileNotFoundError as e:
     raise vanished(path) from e
   if size != shard.bytes:
@@ -207,14 +216,6 @@ def _read_shard_index(folder, shard: Shard, trouble: Trouble) -> tuple[np.ndarra
   if hashlib.sha256(data).hexdigest() != shard.index_sha256:
     raise FolderError(f'{sidecar} is not the index that the manifest lists: {ADVICE}')
   return np.frombuffer(data, INDEX_ROW, offset=len(INDEX_MAGIC)), time
-
-
-def _size_and_time(path) -> tuple[int, float]:
-  if is_local(path):  # epath would look up the owner's name as well, which not every machine knows
-    found = os.stat(path)
-    return found.st_size, found.st_mtime
-  found = path.stat()
-  return found.length, found.mtime
 
 
 def _read_manifest(folder) -> dict:
