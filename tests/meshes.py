@@ -1,4 +1,4 @@
-"""A few train steps on a mesh, for one process or the processes of a pod: python -m tests.meshes FILE.npz"""
+"""A few train steps on a mesh, for one process or the processes of a pod: python -m tests.meshes FSDP.npz TENSOR.npz"""
 
 import sys
 
@@ -10,7 +10,6 @@ from jax.experimental import multihost_utils
 from tests.test_model import LOSS, make
 from tvts_jax import distributed, optim, sharding
 from tvts_jax import step as step_lib
-from tvts_jax.input.order import process_slice
 
 STEPS, BATCH = 3, 16
 # Without dropout, because a batch cut in other pieces draws other dropout masks.
@@ -27,7 +26,7 @@ def run(sizes, devices=None) -> dict[str, np.ndarray]:
   state = step_lib.State(jnp.zeros((), jnp.int32), params, tx.init(params), None)
   mesh = sharding.make_mesh(sizes, devices)
   place = sharding.state_layout(state, sharding.RULES, mesh)
-  own = process_slice(BATCH, jax.process_index(), jax.process_count())
+  own = sharding.rows(BATCH, mesh)
   found = {}
   with jax.set_mesh(mesh):
     state = jax.device_put(state, place)
@@ -52,6 +51,9 @@ def load(file) -> dict[str, np.ndarray]:
 
 if __name__ == '__main__':
   distributed.initialize()
-  found = run({'fsdp': 8})
-  if jax.process_index() == 0:
-    np.savez(sys.argv[1], **{key.replace('/', '|'): value for key, value in found.items()})
+  # Pods of TPUs are arranged along their links, so that the devices of a process do not lie side by side.
+  apart = sorted(jax.devices(), key=lambda device: (device.id % jax.local_device_count(), device.process_index))
+  for sizes, file in zip(({'fsdp': 8}, {'fsdp': 4, 'tensor': 2}), sys.argv[1:]):
+    found = run(sizes, apart)
+    if jax.process_index() == 0:
+      np.savez(file, **{key.replace('/', '|'): value for key, value in found.items()})

@@ -1,6 +1,8 @@
 """A study in miniature: it is stopped within a run and between runs, goes on, and its page has all of its numbers."""
 
 import dataclasses
+import errno
+import fcntl
 import html
 import json
 import os
@@ -159,6 +161,19 @@ def test_two_processes_share_the_runs(out, stopped, monkeypatch):
     assert free
     assert ablate.work(STUDY, out / 'shared', jobs, lambda: None)
   assert done == ['warm, seed 0']
+
+
+def test_a_study_goes_on_where_no_file_can_be_locked(tmp_path, monkeypatch, caplog):
+  def refuse(file, how):
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
+  ablate.make_world(STUDY, tmp_path, 'plain')
+  with ablate.alone(tmp_path / 'run') as free:
+    assert free
+  assert (tmp_path / 'plain/ready').exists()
+  for name, told in zip(('plain', 'run'), caplog.messages, strict=True):
+    assert told.startswith(f'{tmp_path}/{name} is not guarded')
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(out, monkeypatch):

@@ -1,6 +1,7 @@
 """Scaling: devices send each other what the sizes of parameters say, and shares are of one device's speed."""
 
 import re
+import weakref
 
 import jax
 import numpy as np
@@ -35,10 +36,12 @@ def test_a_device_sends_what_the_sizes_of_split_parameters_say():
 
 
 def test_shares_are_of_what_one_device_does(monkeypatch, tmp_path):
-  pace = {1: 1.0, 2: 1.25, 4: 2.0}
+  pace, alive = {1: 1.0, 2: 1.25, 4: 2.0}, weakref.WeakSet()
 
   class Step:
     def __init__(self, config, devices):
+      assert not alive, 'devices hold one step at a time'
+      alive.add(self)
       self.mesh = type('Mesh', (), dict(size=len(devices)))
       assert config.input.batch == 3 * len(devices) and max(config.mesh.values()) == len(devices)
       text = 'ENTRY %main (a: f32[4]) -> f32[4] {\n  %b = f32[4]{0} all-reduce(%a), replica_groups={}\n}\n'
@@ -48,8 +51,8 @@ def test_shares_are_of_what_one_device_does(monkeypatch, tmp_path):
       pass
 
   monkeypatch.setattr(bench_scaling, 'Step', Step)
-  four = jax.devices()[:4]
-  monkeypatch.setattr(bench_scaling.jax, 'devices', lambda: four)
+  six = jax.devices()[:6]
+  monkeypatch.setattr(bench_scaling.jax, 'devices', lambda: six)
   monkeypatch.setattr(
     bench_scaling.contest, 'turn', lambda step, steps: bench_scaling.contest.Turn(pace[step.mesh.size], 0)
   )

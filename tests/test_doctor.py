@@ -411,7 +411,7 @@ def meet(run, meet=checks.processes):
   return text
 checks.CHECKS['processes'] = (meet,)
 if os.environ['JAX_PROCESS_ID'] == '1':
-  jax.make_mesh = lambda *_, **__: time.sleep(1000)
+  jax.shard_map = lambda *_, **__: time.sleep(1000)
 """
 
 

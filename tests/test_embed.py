@@ -114,6 +114,8 @@ def test_wrong_turns(root, tmp_path, capsys):
   says('nothing could be read', root / 'weights', tmp_path / 'gone.mp4', *out)
   (tmp_path / 'empty.txt').write_text('\n')
   says('holds no text', root / 'weights', '--texts', tmp_path / 'empty.txt', *out)
+  (tmp_path / 'latin.txt').write_text('a café\nred\n', encoding='latin-1')
+  says(f'{tmp_path}/latin.txt is not UTF-8', root / 'weights', '--texts', tmp_path / 'latin.txt', *out)
   (tmp_path / 'x.npz').write_text('mine')
   says('is there already', root / 'weights', root / 'videos', *out)
   assert (tmp_path / 'x.npz').read_text() == 'mine'

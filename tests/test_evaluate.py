@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 from collections import Counter
 
 import jax
@@ -65,6 +66,19 @@ def test_what_is_written(root, random, capfd):
   again = evaluate.evaluate(clips.config(root, {'video_retrieval': {'clips': 2}}), 'random', root / 'random')
   assert again['video_retrieval']['metrics'] == random['video_retrieval']['metrics']
   assert 'video_retrieval: r1 0.' in capfd.readouterr().out
+
+
+def test_a_folder_that_can_not_be_written_is_one_sentence(root, tmp_path, monkeypatch, capsys):
+  (tmp_path / 'taken').write_text('')
+  values = clips.values(root, {'video_retrieval': {}})
+  given = types.SimpleNamespace(config=values, checkpoint='random', out=str(tmp_path / 'taken'))
+  monkeypatch.setattr(evaluate.flags, 'FLAGS', given)
+  monkeypatch.setattr(evaluate.command, 'tell_own', lambda: None)
+  monkeypatch.setenv('JAX_NUM_PROCESSES', '1')
+  with pytest.raises(SystemExit, match='1'):
+    evaluate.main(['evaluate'])
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert line.startswith('evaluate: ') and f'{tmp_path}/taken' in line
 
 
 def test_a_run_and_converted_weights_are_what_they_hold(root):

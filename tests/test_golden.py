@@ -127,7 +127,8 @@ def test_every_intermediate_of_the_sorter(dtype):
     check(dtype, video_first(x), f'mid/sort/block{i}')
   norm = layers.layer_norm(1e-6, *types.values(), name=None)
   check(dtype, norm.apply({'params': params['sorter']['norm']}, x[:, :4]), 'mid/sort/norm_text')
-  check(dtype, sorter.apply({'params': params['sorter']}, vision, text), 'mid/sort/logits')
+  logits = lambda sorter: sorter.place(sorter.tokens(vision, text))
+  check(dtype, sorter.apply({'params': params['sorter']}, method=logits), 'mid/sort/logits')
 
 
 def test_outputs_and_losses(dtype):

@@ -1,6 +1,7 @@
 """Frames that are held decoded give the very batches that TensorFlow makes of the JPEGs."""
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -76,8 +77,8 @@ def test_batches_are_those_of_tensorflow(config, tmp_path, changes):
       np.testing.assert_array_equal(value, other[name], err_msg=name)
     seen += 1
   assert seen == (stop or 3)
-  for process in range(2):
-    np.testing.assert_array_equal(ours.batch(2, process, 2)['patches'], theirs.batch(2, process, 2)['patches'])
+  for rows in ([0, 1], [1, 3]):
+    np.testing.assert_array_equal(ours.batch(2, rows)['patches'], theirs.batch(2, rows)['patches'])
 
 
 def test_several_folders_share_a_batch(config, tmp_path):
@@ -112,6 +113,20 @@ def test_a_death_while_it_is_made_leaves_no_file_that_counts(config, tmp_path, m
   with pytest.raises(KeyboardInterrupt):
     pipeline.open(dataclasses.replace(config, decoded=str(tmp_path)))
   assert calls and not list(tmp_path.iterdir())
+
+
+def test_draws_are_made_once_for_all_runs_and_held_up_to_so_many_bytes(config, tmp_path, monkeypatch):
+  mine = dataclasses.replace(config, decoded=str(tmp_path))
+  monkeypatch.setattr(held, 'DRAWN', held.Bounded(2**20))
+  first, again = (pipeline.open(mine).batch(0)['positions'] for _ in range(2))
+  assert first is again
+  (drawn,) = held.DRAWN.values()
+  size = sum(value.nbytes for value in drawn.values())
+  monkeypatch.setattr(held, 'DRAWN', held.Bounded(3 * size))
+  for count, batch in enumerate(itertools.islice(pipeline.open(mine).batches(0), 8)):
+    assert len(held.DRAWN) == count % 3 + 1
+    taken = [value for drawn in held.DRAWN.values() for value in drawn.values()]
+    assert sum(value.nbytes for value in taken) <= 3 * size and any(value is batch['positions'] for value in taken)
 
 
 def test_what_would_not_be_equal_is_refused(config, tmp_path):

@@ -214,8 +214,12 @@ def test_variables_that_do_not_fit_together(monkeypatch, values, text):
 
 
 def test_a_process_alone_stays_alone():
-  alone = 'from tvts_jax import distributed; distributed.initialize(); import jax; print(jax.process_count())'
+  alone = (
+    'import jax; from tvts_jax import distributed; distributed.initialize(); print(jax.distributed.is_initialized())'
+  )
   own = {name: value for name, value in os.environ.items() if name not in distributed.VARIABLES}
-  for more in ({}, {'JAX_NUM_PROCESSES': '1', 'SLURM_JOB_ID': '1'}):
+  names = ('SLURM_JOB_ID', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
+  slurm = {'SLURM_STEP_NODELIST': 'localhost', **dict(zip(names, ('1', '1', '0', '0')))}
+  for more in ({}, {'JAX_NUM_PROCESSES': '1', 'SLURM_JOB_ID': '1'}, slurm):
     got = subprocess.run([sys.executable, '-c', alone], env=own | more, cwd=POD.parents[1], capture_output=True)
-    assert got.stdout == b'1\n', got.stderr
+    assert got.stdout == b'False\n', got.stderr

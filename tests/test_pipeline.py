@@ -173,16 +173,13 @@ def test_an_epoch_holds_everything_once_and_no_video_twice_in_a_batch(source, ta
     assert [folders.index.example_hash(*n) for n in names] == ids[4 * step : 4 * step + 4].tolist()
 
 
-def test_processes_share_the_batch_of_one(source):
+def test_a_process_makes_the_rows_that_it_holds(source):
   for step in (0, 3):
     whole = source.batch(step)
-    for processes in (2, 4):
-      parts = [source.batch(step, p, processes) for p in range(processes)]
-      same({name: np.concatenate([p[name] for p in parts]) for name in whole}, whole)
-  with source.batches(2, process=1, processes=2) as batches:
-    same(next(batches), source.batch(2, 1, 2))
-  with pytest.raises(InputError, match='multiple'):
-    source.batch(0, 0, 3)
+    for rows in ([0, 1], [2, 3], [0, 3], [1]):
+      same(source.batch(step, rows), {name: value[rows] for name, value in whole.items()})
+  with source.batches(2, rows=[1, 3]) as batches:
+    same(next(batches), source.batch(2, [1, 3]))
 
 
 @pytest.mark.parametrize('kind', ['random', 'tube'])

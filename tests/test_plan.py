@@ -226,11 +226,13 @@ def test_the_command(tmp_path):
   """Prints a verdict for each topology and a table, and ends with 0 only if all fit."""
   command = [sys.executable, '-m', 'tvts_jax.plan', '--config=configs/demo.py', '--topology=h100:1,h200:2']
   small = ['--config.model.video.depth=1', '--config.model.sort_depth=1', '--config.model.text.n_layers=1']
-  done = subprocess.run([*command, *small, f'--json={tmp_path}/plan.json'], cwd=ROOT, capture_output=True, text=True)
+  done = subprocess.run([*command, *small, f'--out={tmp_path}/plan.json'], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr[-2000:]
   assert 'h100:1: 1 chip as one device' in done.stdout and 'h200:2: 2 chips as data 2' in done.stdout
   assert done.stdout.count('fits: ') == 2 and 'clips/s' in done.stdout
   bills = json.loads((tmp_path / 'plan.json').read_text())['bills']
+  page = (tmp_path / 'plan.html').read_text()
+  assert page.count('class="split"') == 4 and all(f'<h4>{one["topology"]} ' in page for one in bills)
   assert [one['devices'] for one in bills] == [1, 2] and all(math.isfinite(v) for v in bills[0]['floor'].values())
 
 

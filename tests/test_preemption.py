@@ -1,6 +1,7 @@
 """Signals ask once and insist the second time; a work directory has one owner. What processes agree on among each
 other is shown in test_checkpoint.py."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tvts_jax.errors import UserError
-from tvts_jax.preemption import LOCK, SIGNALS, Stop, WorkdirLock
+from tvts_jax.preemption import LOCK, NO_LOCKS, SIGNALS, Stop, WorkdirLock
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,6 +109,17 @@ def test_the_lock_goes_with_its_owner(tmp_path):
   owner.wait()
   with WorkdirLock(tmp_path):
     pass
+
+
+@pytest.mark.parametrize('number', NO_LOCKS)
+def test_a_file_system_without_locks_guards_nothing_and_says_so(tmp_path, monkeypatch, caplog, number):
+  def refuse(file, how):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
+  with WorkdirLock(tmp_path / 'run'):
+    pass
+  assert f'{tmp_path}/run is not guarded' in caplog.text and os.strerror(number) in caplog.text
 
 
 def test_what_can_not_be_a_work_directory(tmp_path):

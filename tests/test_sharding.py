@@ -1,6 +1,7 @@
 """Meshes and rules: what fits, and what is refused by name."""
 
 import collections
+import dataclasses
 import math
 import re
 from unittest import mock
@@ -27,6 +28,36 @@ def test_a_mesh_takes_all_devices():
 def test_a_mesh_that_does_not_fit(sizes, words):
   with pytest.raises(UserError, match=words):
     sharding.make_mesh(sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+  id: int
+  slice_index: int  # Which box it is in.
+  platform: str = 'gpu'
+  device_kind: str = 'NVIDIA H200'
+
+
+@pytest.mark.parametrize(
+  'shape, boxes',
+  [
+    ((8, 1, 1), [[0, 0, 0, 0, 1, 1, 1, 1]]),
+    ((2, 4, 1), [[0, 0, 0, 0], [1, 1, 1, 1]]),
+    ((4, 1, 2), [[0, 0], [0, 0], [1, 1], [1, 1]]),
+    ((1, 8, 1), [[0, 0, 0, 0, 1, 1, 1, 1]]),
+  ],
+)
+def test_boxes_of_gpus_and_slices_are_apart_along_data(shape, boxes):
+  devices = [Gpu(n, n % 2) for n in range(8)]
+  mesh = sharding.arrange(devices, shape)
+  assert mesh.shape == shape and set(mesh.flat) == set(devices)
+  assert [[device.slice_index for device in row] for row in mesh.reshape(len(boxes), -1)] == boxes
+
+
+def test_a_process_holds_the_rows_of_its_devices():
+  mesh = sharding.make_mesh({'data': 2, 'tensor': 2, 'fsdp': 2})
+  assert sharding.rows(8, mesh).tolist() == list(range(8))
+  assert sharding.rows(5, sharding.make_mesh({'tensor': 8})).tolist() == list(range(5))
 
 
 def test_a_rule_must_decide_something_and_every_parameter_be_decided():

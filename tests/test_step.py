@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from tests import meshes
-from tests.test_model import LOSS, assert_close, make
-from tvts_jax import optim
+from tests.test_model import LOSS, TINY, assert_close, loss_and_gradient, make
+from tvts_jax import config as config_lib
+from tvts_jax import flops, optim
 from tvts_jax import step as step_lib
 from tvts_jax.models import tvts
 
@@ -49,6 +50,34 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch():
     assert_close(whole, cut, 2e-5)
 
 
+@pytest.mark.parametrize('micro_batches', [1, 2])
+def test_what_is_frozen_costs_no_backward_pass_and_has_no_part_in_the_norm(micro_batches):
+  model, params, batch = make(B=4, visible=8, **meshes.PLAIN)
+
+  def describe(*groups):
+    values = {
+      'model': {**TINY, **meshes.PLAIN},
+      'input': {'batch': 4, 'max_tokens': 6},
+      'optim': {'groups': groups},
+      'micro_batches': micro_batches,
+      'steps': 1,
+    }
+    return step_lib.describe(config_lib.resolve(values), 1)
+
+  free, frozen = describe(), describe(('^text/', {'frozen': True}))
+  rng, text = jax.random.key(0), model.config.text
+  work = [flops.products(jax.make_jaxpr(p.train_step)(p.shapes, p.spec, rng).jaxpr) for p in (free, frozen)]
+  forward = batch['order'].size * flops.blocks(6, text.dim, text.hidden_dim, text.n_layers, read=1)
+  assert work[0] - work[1] == pytest.approx(2 * forward, rel=0.01)
+
+  state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), frozen.shapes)._replace(params=params)
+  after, metrics = jax.jit(frozen.train_step)(state, batch, rng)
+  _, gradient = loss_and_gradient(model, params, batch)
+  rest, whole = (float(optax.tree.norm(kept)) for kept in ({**gradient, 'text': None}, gradient))
+  assert float(metrics['gradient_norm']) == pytest.approx(rest, rel=1e-4) and rest < 0.99 * whole
+  jax.tree.map(np.testing.assert_array_equal, after.params['text'], params['text'])
+
+
 @pytest.fixture(scope='module')
 def alone():
   return meshes.run({}, jax.devices()[:1])
@@ -59,12 +88,13 @@ def test_steps_on_a_mesh_equal_those_on_one_device(alone):
 
 
 def test_steps_of_two_processes_equal_those_on_one_device(alone, tmp_path):
-  """Each has four of the eight devices, and the parameters are split over both."""
+  """Each has four of the eight devices, every other one of the mesh, and the parameters are split over both."""
   pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '4', '--']
   own = {**os.environ, 'TVTS_HEARTBEAT_S': '300'}  # A loaded machine may leave a process without time for long.
-  file = tmp_path / 'found.npz'
-  subprocess.run([*pod, sys.executable, '-m', 'tests.meshes', file], cwd=ROOT, env=own, check=True, timeout=500)
-  assert_same_run(alone, meshes.load(file))
+  files = [tmp_path / 'fsdp.npz', tmp_path / 'tensor.npz']
+  subprocess.run([*pod, sys.executable, '-m', 'tests.meshes', *files], cwd=ROOT, env=own, check=True, timeout=500)
+  for file in files:
+    assert_same_run(alone, meshes.load(file))
 
 
 def assert_same_run(a, b):

@@ -2,13 +2,16 @@
 
 import re
 import signal
+import threading
 import time
 
 import pytest
 
 from tests import adders
+from tvts_jax import watchdog
 from tvts_jax.clock import Clock
 from tvts_jax.errors import UserError
+from tvts_jax.evaluators.features import Progress
 from tvts_jax.peers import RESTART
 from tvts_jax.watchdog import Watchdog
 
@@ -45,11 +48,24 @@ def test_a_paused_process_goes_on_and_one_alone_that_hangs_does_not():
     adders.end([process])
 
 
+def test_what_takes_long_and_says_that_it_goes_on_is_not_ended(monkeypatch):
+  ended, clock = threading.Event(), Clock()
+  monkeypatch.setenv('TVTS_PATIENCE_S', '1')
+  monkeypatch.setattr(watchdog, 'LONG', 1)
+  monkeypatch.setattr(Watchdog, '_end', lambda *_: ended.set())
+  with Watchdog(clock), clock.span('evaluate'):
+    progress = Progress('clips', 100)
+    for done in range(1, 21):
+      progress.tell(done)
+      assert not ended.wait(0.1)
+    assert ended.wait(10)
+
+
 def test_patience_grows_with_the_usual_step(monkeypatch):
   now = 0.0
   clock = Clock(monotonic=lambda: now)
-  watchdog = Watchdog(clock)
-  assert [watchdog.limit_s(part) for part in ('start', 'input', 'step', 'evaluate')] == [3600, 300, 300, 3600]
+  patient = Watchdog(clock)
+  assert [patient.limit_s(part) for part in ('start', 'input', 'step', 'evaluate')] == [3600, 300, 300, 3600]
   for _ in range(3):
     with clock.span('input'):
       now += 10
@@ -57,7 +73,7 @@ def test_patience_grows_with_the_usual_step(monkeypatch):
       now += 30
   with clock.span('evaluate'):
     now += 1000
-  assert [watchdog.limit_s(part) for part in ('input', 'step', 'save')] == [800, 800, 3600]
+  assert [patient.limit_s(part) for part in ('input', 'step', 'save')] == [800, 800, 3600]
   monkeypatch.setenv('TVTS_PATIENCE_S', '1000')
   assert [Watchdog(clock).limit_s(part) for part in ('step', 'save')] == [1000, 12000]
   monkeypatch.setenv('TVTS_PATIENCE_S', 'long')

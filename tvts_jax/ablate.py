@@ -35,7 +35,7 @@ from tvts_jax import config as config_lib
 from tvts_jax.errors import UserError
 from tvts_jax.evaluate import versions
 from tvts_jax.files import read_rows, write_whole
-from tvts_jax.preemption import EXIT_CODE
+from tvts_jax.preemption import EXIT_CODE, lock
 from tvts_jax.words import duration
 
 # Commands that write their --out whole, and refuse one that is there; the others go on where they stopped.
@@ -128,8 +128,8 @@ def make_world(study: Study, out: Path, world: str):
   """Its data, once; another process that wants them waits."""
   folder = out / world
   folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / '.making', 'w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+  with open(folder / '.making', 'w') as file:
+    lock(file, fcntl.LOCK_EX)
     if (folder / 'ready').exists():
       return
     for arguments in study.commands(str(out), world):
@@ -204,9 +204,9 @@ def read_result(study: Study, out: Path, job: Job) -> dict | None:
 def alone(folder: Path):
   """Yields whether no other process is at a run; while it is entered, none begins it."""
   folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / '.lock', 'a') as lock:
+  with open(folder / '.lock', 'a') as file:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       yield False
       return

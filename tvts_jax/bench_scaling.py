@@ -3,11 +3,11 @@
   python -m tvts_jax.bench_scaling --config=configs/pretrain.py --out=runs/bench/scaling.json
   python -m tvts_jax.bench_scaling --config=configs/demo.py --devices=4 --batch=8
 
-takes 1, 2, 4, ... devices, up to all of them, with --batch clips on each, once with parameters copied to all (data) and
-once with parameters split over all (fsdp). It prints clips/s for each device, that as a share of what one device does
-alone (efficiency), and the bytes that a device sends in a step as the compiled program has it. No data or weights are
-needed. --devices=N pretends N devices on a CPU: one of them already computes on all cores, so that their speed means
-nothing, while what they move is as it would be.
+takes 1, 2, 4, ... devices, doubling while there are as many (of six it takes four), with --batch clips on each, once
+with parameters copied to all (data) and once with parameters split over all (fsdp). It prints clips/s for each device,
+that as a share of what one device does alone (efficiency), and the bytes that a device sends in a step as the compiled
+program has it. No data or weights are needed. --devices=N pretends N devices on a CPU: one of them already computes on
+all cores, so that their speed means nothing, while what they move is as it would be.
 """
 
 import dataclasses
@@ -58,6 +58,7 @@ def measure(config: config_lib.RunConfig, batch: int, steps: int) -> dict:
       rows.append(
         {'axis': axis, 'devices': count, 'clips_per_s_each': each, 'step_s': seconds, 'sent_bytes': moved(step)}
       )
+      del step  # The next one needs its memory.
   for row in rows:
     row['efficiency'] = row['clips_per_s_each'] / rows[0]['clips_per_s_each']
   quiet = contest.quiet(load)

@@ -90,6 +90,11 @@ class Bill:
   def bound(self) -> str:
     return max(self.floor, key=self.floor.get)
 
+  @property
+  def efficiency(self) -> float:
+    """The share of arithmetic in a step in which nothing runs beside anything else."""
+    return self.floor['arithmetic'] / sum(self.floor.values())
+
 
 def has_compiler(topology: Topology) -> bool:
   return topology.is_tpu and importlib.util.find_spec('libtpu') is not None

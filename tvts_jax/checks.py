@@ -115,7 +115,7 @@ def collective(run: Run) -> str:
   import numpy as np
 
   def add() -> set[int]:
-    everywhere = jax.make_mesh((jax.device_count(),), ('all',), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = jax.sharding.Mesh(np.array(jax.devices()), ('all',))
     place = jax.NamedSharding(everywhere, jax.P('all'))
     numbers = np.arange(1, jax.device_count() + 1, dtype=np.int32)
     x_N = jax.make_array_from_callback(numbers.shape, place, lambda i: numbers[i])

@@ -135,6 +135,12 @@ def resolve(config: Mapping) -> RunConfig:
   for name, kind in (('optim', OptimConfig), ('checkpoint', CheckpointConfig)):
     parts[name] = make(name, kind, values.get(name, {}))
   run = RunConfig(**{**values, **parts})
+  check(run)
+  return run
+
+
+def check(run: RunConfig):
+  """UserError if settings of several parts contradict each other, or one of the run's own makes no sense."""
   evaluators.check(run)
   if run.input.keep is not None and (uneven := [name for name in run.objectives if objectives.OBJECTIVES[name].even]):
     raise UserError(
@@ -143,6 +149,11 @@ def resolve(config: Mapping) -> RunConfig:
     )
   if (run.epochs is None) == (run.steps is None):
     raise UserError('config says how long to train by epochs or by steps: set exactly one of the two')
+  for name, least in (('epochs', 0), ('steps', 0), ('micro_batches', 1), ('log_every', 1)):
+    if (value := getattr(run, name)) is not None and value < least:
+      raise UserError(f'{name}={value} must be at least {least}')
+  if wrong := [f'{axis}={size}' for axis, size in run.mesh.items() if size < 1 and size != -1]:
+    raise UserError(f'mesh.{wrong[0]} must be at least 1, or -1 for the devices that the other axes leave')
   if unknown := sorted(set(run.init) - set(INIT)):
     raise UserError(f'config.init has no {unknown[0]!r}; it has {", ".join(INIT)}')
   if run.init.get('run') and (others := [part for part in ('video', 'text') if run.init.get(part)]):
@@ -153,7 +164,6 @@ def resolve(config: Mapping) -> RunConfig:
     raise UserError(f'ema={run.ema} must be at least 0 and below 1')
   if run.spike_sigmas < 0:
     raise UserError(f'spike_sigmas={run.spike_sigmas} must be above 0, or 0 to take every step')
-  return run
 
 
 def make(part: str, kind: type, values: Mapping):

@@ -43,6 +43,8 @@ def initialize() -> None:
   if values[COUNT] == '1':
     return
   if values[COUNT] is None and values[INDEX] is None:
+    if os.environ.get('SLURM_NTASKS') == '1':
+      return  # JAX would take one GPU of all that the task was given.
     try:
       jax.distributed.initialize(**late)
     except ValueError as e:

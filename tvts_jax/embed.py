@@ -161,7 +161,11 @@ def read_all(model: Embedder, paths: list[str], unread: list[str]) -> Iterator[n
 
 
 def lines_of(path: Path) -> list[str]:
-  found = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+  try:
+    lines = path.read_text(encoding='utf-8-sig').splitlines()
+  except UnicodeDecodeError as e:
+    raise UserError(f'{path} is not UTF-8 ({e.reason} at byte {e.start}); convert it, e.g. with iconv') from e
+  found = [line.strip() for line in lines if line.strip()]
   if not found:
     raise UserError(f'{path} holds no text; give a file with one text a line')
   return found

@@ -169,7 +169,7 @@ def main(argv):
     distributed.initialize()
     given = flags.FLAGS
     evaluate(config_lib.resolve(given.config), given.checkpoint, given.out)
-  except UserError as error:
+  except (UserError, OSError) as error:
     print(f'evaluate: {error}', file=sys.stderr, flush=True)
     distributed.leave(1, error)
 

@@ -1,17 +1,43 @@
 """Files that readers find whole, whatever happens while they are written; local paths and buckets alike."""
 
+import atexit
+import functools
 import json
 import os
+import pathlib
 import re
 import secrets
+import shutil
+import tempfile
 
 from etils import epath
+
+from tvts_jax.errors import UserError
 
 HALF = re.compile(r'\..+-[0-9a-f]{8}')  # The name of a file that write_whole has not finished.
 
 
 def is_local(path) -> bool:
   return '://' not in os.fspath(path)
+
+
+@functools.cache
+def local(path) -> pathlib.Path:
+  """The path as it is, or a copy, which lasts as long as this process, of a file or flat folder in a bucket."""
+  if is_local(path):
+    return pathlib.Path(path)
+  source = epath.Path(path)
+  if not source.exists():
+    raise UserError(f'{source} is not there, or may not be read from here')
+  own = tempfile.mkdtemp(prefix='tvts_jax-')
+  atexit.register(shutil.rmtree, own, ignore_errors=True)
+  copy = pathlib.Path(own, source.name)
+  if source.is_dir():
+    copy.mkdir()
+  for file in source.iterdir() if source.is_dir() else [source]:
+    if not file.is_dir():
+      file.copy(copy / file.name if copy.is_dir() else copy)
+  return copy
 
 
 def write_whole(path, text: str):

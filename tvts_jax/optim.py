@@ -84,6 +84,8 @@ class OptimConfig:
     for regex, settings in self.groups:
       if not settings or set(settings) - {'lr', 'frozen'}:
         raise UserError(f'optim.groups for {regex!r} has {sorted(settings)}; it takes one of lr, frozen')
+    if self.warmup_steps < 0:
+      raise UserError(f'optim.warmup_steps={self.warmup_steps} must be at least 0')
     if not 0 < self.layer_decay <= 1:
       raise UserError(f'optim.layer_decay={self.layer_decay} must be above 0 and at most 1')
 
@@ -129,6 +131,13 @@ def rate_text(factor) -> str:
   """A factor of groups_of for people."""
   low, high = np.min(factor), np.max(factor)
   return f'{low:.3g}' if low == high else f'{low:.3g}…{high:.3g}'
+
+
+def stop_frozen(config: OptimConfig, params):
+  """The same parameters; what is frozen of them gets a gradient of zeros, for which nothing is computed."""
+  groups = groups_of(config, params)
+  stop = lambda path, leaf: jax.lax.stop_gradient(leaf) if groups[sharding.path_name(path)]['frozen'] else leaf
+  return jax.tree.map_with_path(stop, params)
 
 
 def build(config: OptimConfig, params, steps: int) -> optax.GradientTransformation:

@@ -2,7 +2,7 @@
 
   python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:16x16
   python -m tvts_jax.plan --config=configs/pretrain.py:size=H/14 --topology=v5e:4x4 --config.mesh.fsdp=2
-  python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:4x4,2*v5e:16x16,v5p:2x2x4,h200:64 --json=plan.json
+  python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:4x4,2*v5e:16x16,v5p:2x2x4,h200:64 --out=plan.json
 
 A topology is a TPU slice by its shape, several slices as 2*v5e:16x16, or a number of GPUs, 8 to a box. For TPUs the
 real step is compiled by their own compiler, which needs no TPU: pip install -e '.[tpu]'. It says what memory the step
@@ -20,7 +20,6 @@ Exit codes: 0 all fit, 1 an error that one sentence names, 3 one or more do not 
 """
 
 import dataclasses
-import json
 import logging as stdlib_logging
 import multiprocessing
 import os
@@ -34,7 +33,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from tvts_jax import command
+from tvts_jax import bench_page, charts, command, contest
 from tvts_jax import config as config_lib
 from tvts_jax.bill import Bill, Topology, has_compiler, of_one_source, plan
 from tvts_jax.errors import UserError
@@ -43,6 +42,7 @@ from tvts_jax.peers import LIBC
 from tvts_jax.words import duration, number, percent, size
 
 DOES_NOT_FIT = 3
+LOOKS = ('own', 'other', 'calm', 'blank', 'plain', 'bad')  # Of kinds of memory and time on the page.
 # What libtpu must be told on a machine without a TPU.
 NO_TPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}
 
@@ -147,8 +147,8 @@ def lines(bill: Bill) -> Iterator[str]:
   yield f'  at the floor: {number(run["chip_hours_per_million_clips"])} chip-hours for a million clips{whole}'
 
 
-def table(bills: list[tuple[Bill, str]]) -> Iterator[str]:
-  """Each with the flags that it takes to fit."""
+def table(bills: list[tuple[Bill, str]]) -> list[tuple[str, ...]]:
+  """Its head and its rows: each bill with the flags that it takes to fit."""
   heads = (
     'topology',
     'fits',
@@ -176,16 +176,34 @@ def table(bills: list[tuple[Bill, str]]) -> Iterator[str]:
         f'{sum(bill.moved.values()) / 2**20:,.0f}',
         number(1e3 * step),
         bill.bound,
-        percent(bill.floor['arithmetic'] / sum(bill.floor.values())),
+        percent(bill.efficiency),
         f'{bill.batch / step:,.0f}',
         f'{bill.cycles / 1e6:.0f}' if bill.cycles else '-',
         number(bill.run['chip_hours_per_million_clips']),
         words,
       )
     )
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  for row in rows:
-    yield '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+  return rows
+
+
+def parts(bills: list[tuple[Bill, str]]) -> list[str]:
+  """Of the page."""
+  head, *rows = table(bills)
+  fill = {bill.topology: (bill.peak_bytes / bill.has_bytes, 'own' if bill.fits else 'bad') for bill, _ in bills}
+  spent = {bill.topology: (bill.efficiency, 'calm') for bill, _ in bills if bill.floor}
+  cards = [
+    bench_page.card('memory', 'The share of what a chip has, full at the right end.', charts.bars(fill, None)),
+    bench_page.card('efficiency', 'The share of arithmetic where nothing runs beside it.', charts.bars(spent, None)),
+    bench_page.table(head, rows),
+  ]
+  for bill, words in bills:
+    colour = lambda amounts: {name: (amount, look) for (name, amount), look in zip(amounts.items(), LOOKS)}
+    drawn = charts.split(colour(bill.memory), size)
+    if bill.floor:
+      drawn += charts.split(colour(bill.floor), lambda seconds: f'{number(1e3 * seconds)} ms')
+    says = 'What memory holds, and what would take the time of a step.'
+    cards.append(bench_page.card(f'{bill.topology} {words}', says, drawn))
+  return cards
 
 
 def clips_of(config) -> int | None:
@@ -209,24 +227,27 @@ def main(argv):
     config = config_lib.resolve(given.config)
     topologies = [Topology.parse(text) for text in given.topology]
     jax.config.update('jax_num_cpu_devices', max(topology.devices for topology in topologies))
-    clips, bills, mended, rows = given.clips or clips_of(config), [], {}, []
+    clips, bills, mended, shown = given.clips or clips_of(config), [], {}, []
     for topology in topologies:
       bills.append(apart(config, topology, clips))
-      rows.append((bills[-1], ''))
+      shown.append((bills[-1], ''))
       print('\n'.join(lines(bills[-1])), flush=True)
       if not bills[-1].fits and given.mend:
         if found := mend(config, topology, clips):
           words, bill = found
           mended[topology.name] = {'flags': words, **dataclasses.asdict(bill)}
-          rows[-1] = bill, words
+          shown[-1] = bill, words
           print(f'  with {words} it fits:\n' + '\n'.join(lines(bill)), flush=True)
         else:
           print('  nothing that was tried fits: take more chips or a smaller batch', flush=True)
-    if len(rows) > 1:
-      print('\n' + '\n'.join(table(rows)))
-    if given.json:
-      with open(given.json, 'w') as file:
-        json.dump({'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}, file, indent=2)
+    if len(shown) > 1:
+      rows = table(shown)
+      widths = [max(map(len, column)) for column in zip(*rows)]
+      print('\n' + '\n'.join('  '.join(map(str.ljust, row, widths)).rstrip() for row in rows))
+    if given.out:
+      found = {'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}
+      found |= {'host': contest.host(), 'versions': contest.versions('jax', 'jaxlib')}
+      print(f'the page is {bench_page.save(given.out, "What a step takes", found, parts(shown))}')
   except UserError as error:
     sys.exit(f'plan: {error}')
   sys.exit(0 if all(bill.fits for bill in bills) else DOES_NOT_FIT)
@@ -241,6 +262,6 @@ if __name__ == '__main__':
   flags.DEFINE_list('topology', None, 'hardware: v5e:4x4, 2*v5e:16x16, h100:8; several separated by commas')
   flags.DEFINE_integer('clips', None, 'clips in an epoch, where the shards are not here')
   flags.DEFINE_bool('mend', True, 'try what would fit where the config does not')
-  flags.DEFINE_string('json', None, 'a file for all numbers')
+  flags.DEFINE_string('out', None, 'a JSON file for all numbers, beside which a page is written')
   flags.mark_flags_as_required(['config', 'topology'])
   command.run(main)

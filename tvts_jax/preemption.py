@@ -7,6 +7,7 @@ to the same process ends it at once, unsaved, with 128 + the number of the signa
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import signal
@@ -16,6 +17,7 @@ import threading
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -25,6 +27,7 @@ from tvts_jax.peers import LIBC
 
 EXIT_CODE = os.EX_TEMPFAIL  # 75: saved, run the same command again to go on.
 LOCK = '.lock'
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # What file systems without locks say.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -88,10 +91,25 @@ def forget() -> None:
       signal.signal(s, signal.SIG_DFL)
 
 
+def lock(file, how: int) -> None:
+  """fcntl's flock, which goes on with a warning where a file system has none, as Lustre mounted without -o flock."""
+  try:
+    fcntl.flock(file, how)
+  except OSError as e:
+    if e.errno not in NO_LOCKS:
+      raise
+    logging.warning(
+      '%s is not guarded, for its file system has no locks (%s): start no second run in it',
+      os.path.dirname(file.name),
+      e.strerror,
+    )
+
+
 class WorkdirLock:
   """One live run per work directory: taken by process 0, refused in all processes alike, freed when process 0 dies.
 
-  Object stores have no locks, so a directory on one is not guarded.
+  Object stores and some file systems have no locks, so a directory on one is not guarded; of the latter a warning
+  tells.
   """
 
   def __init__(self, folder):
@@ -123,7 +141,7 @@ class WorkdirLock:
     except OSError as e:
       raise UserError(f'{self._folder} can not be a work directory: {e.strerror}') from e
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       with file:
         file.seek(0)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tvts_jax.errors import UserError
@@ -54,12 +56,31 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence | None = None) -> jax.
       f'a mesh of {asked} does not fit {len(devices)} devices; let the sizes multiply to that, or leave one at -1'
     )
   shape = [len(devices) // fixed if size == -1 else size for size in shape]
-  return jax.make_mesh(shape, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
+  return jax.sharding.Mesh(arrange(devices, shape), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+
+def arrange(devices: Sequence, shape: Sequence[int]) -> np.ndarray:
+  """Devices in the shape of a mesh, those near each other along its last axes. Slices of TPUs, and boxes of GPUs, which
+  JAX calls so, too, are apart along the first, where that has room for them."""
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if slices == 1:
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  if shape[0] % slices == 0:
+    within, between = [shape[0] // slices, *shape[1:]], [slices, 1, 1]
+    return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+  return np.array(sorted(devices, key=lambda device: (device.slice_index, device.id))).reshape(shape)
+
+
+def rows(batch: int, mesh: jax.sharding.Mesh) -> np.ndarray:
+  """int64: the rows of a global batch that this process's devices hold, rising. Whatever the mesh's order of devices, a
+  process that makes these gives `put` what belongs where it is put."""
+  places = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch,)).values()
+  return np.concatenate([np.arange(*bounds) for bounds in sorted({place[0].indices(batch) for place in places})])
 
 
 def check_batch(batch: int, micro_batches: int, mesh: jax.sharding.Mesh, name: str = 'input.batch') -> None:
   ways = mesh.shape['data'] * mesh.shape['fsdp']
-  if batch % (ways * micro_batches) or batch % jax.process_count():
+  if batch % (ways * micro_batches):
     times = f' times micro_batches={micro_batches}' if micro_batches > 1 else ''
     raise UserError(
       f'{name}={batch} is not a multiple of {ways * micro_batches}, the {ways} places of the mesh that split it{times}'
@@ -129,6 +150,6 @@ def state_layout(shapes, rules: Sequence[tuple], mesh: jax.sharding.Mesh):
 
 
 def put(batch, mesh: jax.sharding.Mesh):
-  """This process's slice of a batch → global arrays, split along the batch."""
+  """This process's `rows` of a batch → global arrays, split along the batch."""
   place = NamedSharding(mesh, BATCH)
   return {name: jax.make_array_from_process_local_data(place, value) for name, value in batch.items()}

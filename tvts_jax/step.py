@@ -75,8 +75,9 @@ def describe(config, steps: int) -> Parts:
     spikes = Spikes(jnp.zeros((2, USUAL), jnp.float32), zero, zero.copy()) if config.spike_sigmas else None
     return State(zero.copy(), params, tx.init(params), mean, spikes)
 
+  trained = model._replace(apply=lambda params, *given: model.apply(optim.stop_frozen(config.optim, params), *given))
   train_step = make_train_step(
-    model, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
+    trained, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
   )
   return Parts(model, loss_fn, train_step, spec, init, jax.eval_shape(init, rng))
 

@@ -25,10 +25,11 @@ from tvts_jax.profiling import Profile
 from tvts_jax.watchdog import Watchdog
 
 EXAMPLES = 8  # Clips that the report shows.
-# Settings that change no number of a run, so a resume may change them. What is in the two folders is compared itself.
+# Settings that change no number of a run, or by rounding alone, as other devices do, so resumes may change them. What
+# is in the two folders is compared itself.
 FREE = (
-  *('checkpoint.', 'input.decoded:', 'input.folder:', 'input.max_bad:', 'input.threads:', 'input.tokenizer:'),
-  *('log_every:', 'profile_at:'),
+  *('checkpoint.', 'evals', 'input.decoded:', 'input.folder:', 'input.max_bad:', 'input.threads:', 'input.tokenizer:'),
+  *('log_every:', 'mesh.', 'model.remat:', 'model.scan:', 'profile_at:', 'sharding:'),
 )
 
 
@@ -88,8 +89,9 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       write_whole(workdir / 'config.txt', identity['config'])
       write_whole(workdir / 'parameters.txt', parameter_table(shapes.params, place.params, config))
 
-    batches = source.batches(first, jax.process_index(), jax.process_count())
+    batches = source.batches(first, sharding.rows(config.input.batch, mesh))
     rng = jax.jit(lambda: jax.random.key(config.seed), out_shardings=jax.NamedSharding(mesh, jax.P()))()
+    logging.info('compiling the step, which takes minutes for large models')
     with clock.span('compile'):
       step_fns = compile_steps(train_step, state, source, rng, place, mesh)
     watch = Watch(
@@ -177,7 +179,7 @@ class Watch:
       logging.info('%s', '  '.join(filter(None, [line, skipped, str(self.source.trouble)])))
 
   def clips_of(self, s: int) -> str:
-    named = ', '.join(f'{video} #{window}' for video, window in self.source.examples(s)[:4])
+    named = ', '.join(f'{video} #{window}' for video, window in self.source.examples(s, 4))
     return f'Its clips begin with {named}; look at them with: python -m data.inspect --run {self.workdir} --step {s}. '
 
   def tell_of_spike(self, s: int, values: Mapping):
@@ -228,9 +230,8 @@ def check_labels(config):
 
 def check_files(config):
   """What a newcomer lacks most often, told before anything slow."""
-  needed = [
-    (f'{config.input.folder}/manifest.json', 'shards', 'make them with: python -m data.build YOUR_VIDEOS --out')
-  ]
+  make = 'make them with: python -m data.build YOUR_VIDEOS --val-fraction 0.1 --out'
+  needed = [(f'{config.input.folder}/manifest.json', 'shards', make)]
   if config.input.sources:
     needed = []  # Each has a folder of its own, which opens with errors of its own.
   needed += [

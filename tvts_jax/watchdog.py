@@ -1,8 +1,9 @@
 """Ends a process that stands still, so that it can be started again.
 
 A step of the training may take TVTS_PATIENCE_S seconds (by default 300) or 20 times what steps took lately, whichever
-is more; any other thing that the loop does, such as compiling, evaluating or saving, 12 times TVTS_PATIENCE_S. After
-that the watchdog prints where each thread stands and leaves with distributed.RESTART, and so do the other processes.
+is more; any other thing that the loop does, such as compiling, evaluating or saving, 12 times TVTS_PATIENCE_S without a
+`beat`. After that the watchdog prints where each thread stands and leaves with distributed.RESTART, and so do the other
+processes.
 """
 
 import faulthandler
@@ -19,8 +20,15 @@ LONG = 12  # How many times as patient to be with what is no step.
 TICK = 0.5  # Seconds from one look to the next.
 
 
+def beat() -> None:
+  """What takes long within one part of the loop calls this as it goes on."""
+  Watchdog.beats += 1
+
+
 class Watchdog:
   """Looks at a Clock while it is entered."""
+
+  beats = 0  # of this process
 
   def __init__(self, clock):
     self._clock, self._patience_s = clock, distributed.seconds(PATIENCE, PATIENCE_S)
@@ -37,7 +45,7 @@ class Watchdog:
     before, still = None, 0.0
     # Time is counted in looks, because a machine that slept, or a process that was paused, does not hang.
     while not self._stop.wait(TICK):
-      now = self._clock.doing()
+      now = *self._clock.doing(), self.beats
       still = still + TICK if now == before else 0.0
       before = now
       if still >= self.limit_s(now[1]):

@@ -160,9 +160,9 @@ def half(undisturbed, folder):
 
 
 def test_on_other_devices_a_run_goes_on_from_the_same_bits(root, undisturbed):
-  """Sums over a batch are then taken in another order, and nothing else differs."""
-  folder = half(undisturbed, root / 'moved')
-  said = finish(small.start(root, 'moved', '--config.checkpoint.keep=100', changed=small.TWO_DEVICES))
+  """Sums over a batch are then taken in another order, and nothing else differs: also where memory is spared."""
+  folder, sparing = half(undisturbed, root / 'moved'), ('--config.mesh.fsdp=2', '--config.model.remat=full')
+  said = finish(small.start(root, 'moved', '--config.checkpoint.keep=100', *sparing, changed=small.TWO_DEVICES))
   assert f'resuming {folder} at step {HALF} of {small.STEPS}' in said
   losses = lambda folder: [row['loss'] for row in rows(folder) if 'loss' in row]
   before, after = losses(undisturbed), losses(folder)

@@ -18,6 +18,7 @@ import sys
 from tvts_jax.convert import files, folder, load, names, sources, vivit, workdir
 from tvts_jax.convert.report import ConvertError, LoadError, plain
 from tvts_jax.errors import UserError
+from tvts_jax.files import local
 
 FORMATS = {
   'folder': 'all that PyTorch needs, and this package reads',
@@ -174,7 +175,7 @@ def refuse_existing(path: str):
 
 def known_tokenizer(path: str) -> str | None:
   """The folder itself if it has a tokenizer."""
-  return path if any((pathlib.Path(path) / name).is_file() for name in folder.TOKENIZER_FILES) else None
+  return path if any((local(path) / name).is_file() for name in folder.TOKENIZER_FILES) else None
 
 
 if __name__ == '__main__':

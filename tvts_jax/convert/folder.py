@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from tvts_jax.convert import card, files, load, names, sources
 from tvts_jax.convert.report import ConvertError, Report
+from tvts_jax.files import local
 from tvts_jax.models.tvts import TVTSConfig
 
 MODELING = pathlib.Path(__file__).with_name('modeling_tvts.py')
@@ -44,7 +45,7 @@ def save_folder(
     run: settings of the run that made the weights, for the model card.
   """
   state = names.state_dict(config, params)
-  tokenizer_files = find_tokenizer(pathlib.Path(tokenizer), config) if tokenizer is not None else []
+  tokenizer_files = find_tokenizer(local(tokenizer), config) if tokenizer is not None else []
   text = card.model_card(config, names.flatten(params), tokenizer=bool(tokenizer_files), metrics=metrics, run=run)
   with files.appear(pathlib.Path(folder)) as temporary:
     temporary.mkdir()
@@ -60,7 +61,7 @@ def save_folder(
 
 def load_folder(folder: str | os.PathLike, *, cast: bool = False) -> tuple[TVTSConfig, dict, Report]:
   """(config, params, report) of an exchange folder; raises ConvertError. Parameters are arrays on the host."""
-  source = sources.open_folder(pathlib.Path(folder))
+  source = sources.open_folder(local(folder))
   if source.config is None:
     raise ConvertError(f'{folder} is no folder of ours: its config.json does not say model_type="tvts"')
   params = names.unflatten(names.spec(source.config))
@@ -70,7 +71,7 @@ def load_folder(folder: str | os.PathLike, *, cast: bool = False) -> tuple[TVTSC
 
 def load_run(folder) -> dict:
   """Metrics and settings of the run, as save_folder took them."""
-  path = pathlib.Path(folder) / 'run.json'
+  path = local(folder) / 'run.json'
   if not path.exists():
     return {}
   values = sources.read_json(path)

@@ -17,6 +17,7 @@ from tvts_jax.convert.report import ConvertError
 from tvts_jax.convert.tensors import Tensor
 from tvts_jax.convert.unpickle import Inert
 from tvts_jax.errors import UserError
+from tvts_jax.files import local
 from tvts_jax.models.text import TextConfig
 from tvts_jax.models.tvts import TVTSConfig
 
@@ -77,7 +78,7 @@ class Source:
 
 
 def open_source(path) -> Source:
-  path = pathlib.Path(path)
+  path = local(path)
   if path.is_dir():
     return open_folder(path)
   return open_file(path)

@@ -1,23 +1,22 @@
 """A training run's newest checkpoint, as something to export."""
 
-import pathlib
-
 import jax
+from etils import epath
 
-from tvts_jax.checkpoint import FOLDER, Checkpoints
+from tvts_jax.checkpoint import FOLDER, of_run
 from tvts_jax.convert import names
-from tvts_jax.files import read_rows
+from tvts_jax.files import local, read_rows
 from tvts_jax.models.tvts import HEADS, TVTSConfig
 
 
 def is_workdir(path) -> bool:
-  return (pathlib.Path(path) / FOLDER).is_dir()
+  return (epath.Path(path) / FOLDER).is_dir()
 
 
 def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
   """(config, params, what save_folder wants to know besides); parameters on the host, their running mean if kept."""
-  workdir = pathlib.Path(workdir).absolute()
-  with Checkpoints(workdir / FOLDER, None) as checkpoints:
+  workdir = epath.Path(workdir)
+  with of_run(workdir) as checkpoints:
     step, meta = checkpoints.latest(), checkpoints.read_meta()
     config = TVTSConfig.from_dict(meta['model'])
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -32,5 +31,5 @@ def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
     'version': meta['version'],
     'config': dict(line.split(': ', 1) for line in meta['config'].splitlines()),
   }
-  tokenizer = meta['tokenizer'] if pathlib.Path(meta['tokenizer']).is_dir() else None
+  tokenizer = local(meta['tokenizer']) if epath.Path(meta['tokenizer']).is_dir() else None
   return config, jax.device_get(params), {'tokenizer': tokenizer, 'metrics': metrics, 'run': run}

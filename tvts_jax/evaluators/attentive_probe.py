@@ -100,7 +100,7 @@ class AttentiveProbe(Probe):
     head, state = put_everywhere((head, tx.init(head)), self.mesh)
     step = jax.jit(step, out_shardings=everywhere(self.mesh))
     progress = Progress('steps of the attentive probe', total)
-    with source.batches(0, jax.process_index(), jax.process_count()) as batches:
+    with source.batches(0, sharding.rows(own['train_batch'], self.mesh)) as batches:
       for done in range(1, total + 1):
         batch = next(batches)
         label_B = np.array([self.label_of[id_] for id_ in batch['example_id'].tolist()], np.int32)

@@ -18,12 +18,11 @@ from absl import logging
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tvts_jax import checksums, sharding, talk
+from tvts_jax import checksums, sharding, talk, watchdog
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
 from tvts_jax.input import pipeline
 from tvts_jax.input.config import InputConfig
-from tvts_jax.input.order import process_slice
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import layers
 from tvts_jax.words import duration, percent
@@ -75,6 +74,7 @@ class Progress:
 
   def tell(self, done: int, loss=None) -> None:
     """`loss` is only waited for if there is something to say."""
+    watchdog.beat()
     now = time.monotonic()
     last = done == self.total and self._said > self._began
     if jax.process_index() == 0 and (now - self._said > SAY_S or last):
@@ -121,9 +121,10 @@ class Clips:
   def see(self, encode, params, what: str) -> dict[str, np.ndarray]:
     """What encode(params, batch) → {name: [B, ...], copied everywhere} finds in all clips, {name: [N, V, ...]}."""
     found, N, V = {}, len(self), len(self.sources)
+    mine = sharding.rows(self.views.input.batch, self.mesh)
     progress = Progress(f'{what} of {self}', N * V)
     for nth, source in enumerate(self.sources):
-      for step, batch in enumerate(source.batches(0, jax.process_index(), jax.process_count())):
+      for step, batch in enumerate(source.batches(0, mine)):
         batch = {name: batch[name] for name in ('patches', 'positions', 'valid')}
         values = encode(params, sharding.put(batch, self.mesh))
         first = step * self.views.input.batch
@@ -179,9 +180,9 @@ class Texts:
   def __call__(self, params, texts: list[str]) -> np.ndarray:
     """float32 [R, C], not normalised."""
     tokens_RxL, mask_RxL = self.tokenizer(texts)
-    mine, parts = process_slice(self.batch, jax.process_index(), jax.process_count()), []
+    mine, parts = sharding.rows(self.batch, self.mesh), []
     for first in range(0, len(texts), self.batch):
-      # The last batch is filled up with its first text.
+      # The last batch is filled up with the last text.
       rows_B = np.minimum(first + np.arange(self.batch), len(texts) - 1)[mine]
       put = sharding.put({'tokens': tokens_RxL[rows_B], 'mask': mask_RxL[rows_B]}, self.mesh)
       parts.append(jax.device_get(self.encode(params, put['tokens'], put['mask'])))

@@ -55,7 +55,14 @@ class Sorting:
     known = [field.name for field in dataclasses.fields(config.input)]
     if unknown := sorted(set(settings) - set(known)):
       raise UserError(f'a sorting evaluator has no setting {unknown[0]!r}; it has every_steps, {", ".join(known)}')
-    return dataclasses.replace(config.input, **{'split': 'val', 'mode': 'eval', **settings})
+    given = dataclasses.replace(config.input, **{'split': 'val', 'mode': 'eval', **settings})
+    if given.transcripts < 2:
+      raise UserError(
+        'a sorting evaluator has nothing to sort with model.transcripts=1; set it to at least 2, or leave sorting out'
+      )
+    if given.batch < 2:
+      raise UserError('a sorting evaluator with batch=1 has no other clip to show; set its batch to at least 2')
+    return given
 
   def __init__(self, config, settings, model, mesh):
     self.input = self.input_of(config, settings)
@@ -81,7 +88,7 @@ class Sorting:
   def result(self, params) -> Result:
     names = K_WAY if self.objective == 'sort' else PERMUTED
     found = {f'{name}/{key}': [] for name in VIDEOS for key in (*names, 'valid')}
-    for batch in self.source.batches(0, jax.process_index(), jax.process_count()):
+    for batch in self.source.batches(0, sharding.rows(self.input.batch, self.mesh)):
       batch.pop('example_id')
       batch = sharding.put(batch, self.mesh)
       for name, change in self.videos.items():
@@ -124,7 +131,7 @@ def examples(evaluator: Sorting, model, params, count: int) -> list[dict]:
     return SURE * jax.nn.one_hot(evaluator.order(outputs), config.transcripts)
 
   logits = jax.device_get(jax.jit(look)(params, keep))
-  names = evaluator.source.examples(0)[:count]
+  names = evaluator.source.examples(0, count)
   decode = evaluator.source.decode_tokens
   result = []
   for i, (video_id, window) in enumerate(names):

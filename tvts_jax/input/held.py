@@ -53,19 +53,22 @@ class HeldExamples(Examples):
 
 
 class Bounded(dict):
-  """Forgets all once it holds `most`."""
+  """Batches by a key; it forgets all before they would take more than `most` bytes."""
 
   def __init__(self, most: int):
-    self._most = most
+    self._most, self._taken = most, 0
 
-  def __setitem__(self, key, value):
-    if len(self) >= self._most:
+  def __setitem__(self, key, batch: dict[str, np.ndarray]):
+    size = sum(value.nbytes for value in batch.values())
+    if self._taken + size > self._most:
       self.clear()
-    super().__setitem__(key, value)
+      self._taken = 0
+    self._taken += size
+    super().__setitem__(key, batch)
 
 
 # Batches but for their pixels, by all that they depend on: runs that learn from the same draws make them once.
-DRAWN = Bounded(20_000)
+DRAWN = Bounded(256 * 2**20)
 
 
 class HeldBatches(Stream):

@@ -125,7 +125,7 @@ class Order:
     # mix is a bijection: each video has one rank of its own, so its records stand side by side.
     dealt_R = np.lexsort((mix(ids_R, keys[0]), mix(self.video_N[ids_R], keys[1])))
     batches = len(ids_R) // self.batch
-    # Storage order inside a batch, so that the slice of one process reads few blocks.
+    # Storage order inside a batch, so that the rows of one process lie in few blocks.
     return ids_R[np.sort(dealt_R.reshape(self.batch, batches).T, axis=1)]
 
 
@@ -161,7 +161,7 @@ class _Epoch:
 
 
 class InOrder:
-  """Every example once, in storage order; the last batch is filled up with repeats that `valid` marks False."""
+  """Every example once, in storage order; the last batch is filled up with the first ones, which are not `valid`."""
 
   def __init__(self, size: int, batch: int):
     if size < 1 or batch < 1:
@@ -173,7 +173,7 @@ class InOrder:
     """int64 [B]"""
     if not 0 <= step < self.steps:
       raise InputError(f'step {step} is not among the {self.steps} batches of {self.size} examples')
-    return np.minimum(self._places(step), self.size - 1)
+    return self._places(step) % self.size
 
   def valid(self, step: int) -> np.ndarray:
     """bool [B]"""
@@ -190,15 +190,6 @@ class InOrder:
 
   def _places(self, step: int) -> np.ndarray:
     return step * self.batch + np.arange(self.batch)
-
-
-def process_slice(batch: int, process: int, processes: int) -> slice:
-  """The contiguous part of a global batch that belongs to one process."""
-  if not 0 <= process < processes:
-    raise InputError(f'process {process} is not one of {processes}')
-  if batch % processes:
-    raise InputError(f'a batch of {batch} cannot be shared by {processes} processes: use a multiple of it')
-  return slice(process * batch // processes, (process + 1) * batch // processes)
 
 
 def shares(weights, batch: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""From shards to batches: the batch of step s is a pure function of (manifests, config, s, process).
+"""From shards to batches: the batch of step s is a pure function of (manifests, config, s); a process makes its rows.
 
 Python decides and TensorFlow toils: per example, numpy reads the record and draws everything random, then a TF
 graph decodes the chosen frames where the crop is and keeps the visible tubelets. Pixels stay uint8.
@@ -24,6 +24,7 @@ as long as the shards stay as they are.
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Example, Examples
 from tvts_jax.input.host_tf import tensorflow
-from tvts_jax.input.order import InOrder, Order, interleave, process_slice, shares
+from tvts_jax.input.order import InOrder, Order, interleave, shares
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.input.trouble import BadExample, Trouble
 from tvts_jax.machine import cores
@@ -78,7 +79,7 @@ class Source:
     kind = held.HeldExamples if self._held else spliced.SplicedExamples if self.config.splice else Examples
     self._parts = [kind(c, Tokenizer(c.tokenizer, c.max_tokens), trouble) for c in configs]
     self._orders = [_order(part, n) for part, n in zip(self._parts, counts)]
-    self._part_of_B = interleave(counts).tolist()
+    self._part_of_B = interleave(counts)
     self._places = functools.lru_cache(maxsize=8)(self._fill)
     self._failures: dict[int, InputError] = {}  # by step
     self._check_alike(configs)
@@ -133,31 +134,30 @@ class Source:
     """As of Alternating: all steps are alike."""
     return [self.spec]
 
-  def batch(self, step: int, process: int = 0, processes: int = 1) -> dict[str, np.ndarray]:
-    """This process's slice of the batch of one step."""
+  def batch(self, step: int, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+    """The batch of one step, or those of its rows that a process holds (sharding.rows)."""
     self._places(step)  # an evaluation ends somewhere
-    with self._iterate(step, step + 1, process, processes) as batches:
+    with self._iterate(step, step + 1, rows) as batches:
       return next(batches)
 
-  def batches(
-    self, start_step: int = 0, process: int = 0, processes: int = 1, *, stop_step: int | None = None
-  ) -> Stream:
+  def batches(self, start_step: int = 0, rows: Sequence[int] | None = None, *, stop_step: int | None = None) -> Stream:
     """Iterates over `batch(s)` for s = start_step, ... : in evaluation to the last one, in training without end."""
     if stop_step is None and self.config.mode == 'eval':
       stop_step = self._orders[0].steps
-    return self._iterate(start_step, stop_step, process, processes)
+    return self._iterate(start_step, stop_step, rows)
 
-  def clips(self, step: int) -> list[tuple[Examples, int, int]]:
-    """(part, row, epoch) of each place of the global batch; reads their records.
+  def clips(self, step: int, count: int | None = None) -> list[tuple[Examples, int, int]]:
+    """(part, row, epoch) of each place of the global batch, or of the first `count`; reads their records.
 
     Frames are not decoded: where one is damaged, only who made the batch can name the stand-in.
     """
-    taken = [self._take(step, place) for place in range(self.config.batch)]
-    return [(part, row, place.epoch) for (part, row, _, _), place in zip(taken, self._places(step))]
+    places = self._places(step)[:count]
+    taken = [self._take(step, place) for place in range(len(places))]
+    return [(part, row, place.epoch) for (part, row, _, _), place in zip(taken, places)]
 
-  def examples(self, step: int) -> list[tuple[str, int]]:
-    """(video id, window index) of each place of the global batch, as `clips` knows them."""
-    return [part.name(row) for part, row, _ in self.clips(step)]
+  def examples(self, step: int, count: int | None = None) -> list[tuple[str, int]]:
+    """(video id, window index) of each place, as `clips` knows them."""
+    return [part.name(row) for part, row, _ in self.clips(step, count)]
 
   def decode_tokens(self, ids_KxL: np.ndarray, mask_KxL: np.ndarray) -> list[str]:
     """K texts as the model gets to see them: normalised, cut to length, without special pieces."""
@@ -188,17 +188,17 @@ class Source:
       return part, row, example, valid and not bad
     raise InputError(f'{bad[0]}; nor can any of {len(bad) - 1} others stand in for it: {part.advice}')
 
-  def _iterate(self, start: int, stop: int | None, process: int, processes: int) -> Stream:
-    mine = process_slice(self.config.batch, process, processes)
+  def _iterate(self, start: int, stop: int | None, rows: Sequence[int] | None) -> Stream:
+    mine = np.arange(self.config.batch) if rows is None else np.asarray(rows)
     if self._held:
       return held.HeldBatches(lambda step: self._gather(step, mine), start, stop)
     tf = tensorflow()
-    size = mine.stop - mine.start
+    size = len(mine)
     threads = self.config.threads or cores()
 
     def make(first):
       data = tf.data.Dataset.range(first * size, _ENDLESS if stop is None else stop * size)
-      data = data.map(lambda i: (i // size, mine.start + i % size))
+      data = data.map(lambda i: (i // size, tf.gather(mine, i % size)))
       data = data.map(self._graph, num_parallel_calls=threads, deterministic=True)
       data = data.batch(size, drop_remainder=True)
       if stop != start + 1:
@@ -209,9 +209,9 @@ class Source:
 
     return Batches(make, start, lambda step, message: self._repair(step, mine, message))
 
-  def _gather(self, step: int, mine: slice) -> dict[str, np.ndarray]:
+  def _gather(self, step: int, mine: np.ndarray) -> dict[str, np.ndarray]:
     """The batch of a step out of frames that are held decoded."""
-    drawn, part_B = self._drawn(step, mine), np.array(self._part_of_B[mine])
+    drawn, part_B = self._drawn(step, mine), self._part_of_B[mine]
     batch = {name: drawn[name] for name in self.spec if name in drawn}
     for name in self.spec.keys() - batch.keys():
       position_BxN = drawn[name.removesuffix('patches') + 'positions']
@@ -222,28 +222,29 @@ class Source:
         batch[name][own_B] = held.patches(part.frames, frame_BxM, crop_Bx4, position_BxN[own_B], self.config)
     return batch
 
-  def _drawn(self, step: int, mine: slice) -> dict[str, np.ndarray]:
+  def _drawn(self, step: int, mine: np.ndarray) -> dict[str, np.ndarray]:
     """All of a batch but pixels, with `jpegs` [B, M] and `crop` [B, 4]; made once for all who would draw the same."""
-    key = *self._key, step, mine.start, mine.stop
+    key = *self._key, step, mine.tobytes()
     if key in held.DRAWN:
       return held.DRAWN[key]
-    taken = [self._take(step, place) for place in range(mine.start, mine.stop)]
+    taken = [self._take(step, place) for place in mine.tolist()]
     values = [{**vars(example), **example.more, 'valid': np.bool_(valid)} for _, _, example, valid in taken]
     names = [name for name in self.spec if not name.endswith('patches')]
     drawn = {name: np.stack([value[name] for value in values]) for name in (*names, 'crop', 'jpegs')}
     # A stand-in has to be told of in every run.
-    if all(row == place.row for (_, row, _, _), place in zip(taken, self._places(step)[mine])):
+    places = self._places(step)
+    if all(row == places[place].row for (_, row, _, _), place in zip(taken, mine.tolist())):
       held.DRAWN[key] = drawn
     return drawn
 
-  def _repair(self, step: int, mine: slice, message: str) -> None:
+  def _repair(self, step: int, mine: np.ndarray, message: str) -> None:
     """Makes the examples of a failed batch again, one by one, to find one whose frames do not decode.
 
     Nowhere else are frames tried before they are used, which would double the work.
     """
     if step in self._failures:
       raise self._failures.pop(step)
-    for place in range(mine.start, mine.stop):
+    for place in mine.tolist():
       part, row, example, _ = self._take(step, place)
       if not part.decodes(example, row, self._places(step)[place].epoch):
         return
@@ -324,22 +325,22 @@ class Alternating:
     """As Source.spec, of step 0; the others are in `specs`."""
     return self.specs[0]
 
-  def batch(self, step: int, process: int = 0, processes: int = 1):
+  def batch(self, step: int, rows: Sequence[int] | None = None):
     source, nth = self._at(step)
-    return source.batch(nth, process, processes)
+    return source.batch(nth, rows)
 
-  def clips(self, step: int):
+  def clips(self, step: int, count: int | None = None):
     source, nth = self._at(step)
-    return source.clips(nth)
+    return source.clips(nth, count)
 
-  def examples(self, step: int):
+  def examples(self, step: int, count: int | None = None):
     source, nth = self._at(step)
-    return source.examples(nth)
+    return source.examples(nth, count)
 
-  def batches(self, start_step: int = 0, process: int = 0, processes: int = 1) -> Turns:
+  def batches(self, start_step: int = 0, rows: Sequence[int] | None = None) -> Turns:
     n = len(self.sources)
     # Source k gives its first batch at the first step s >= start with s mod n = k.
-    streams = [s.batches((start_step - k + n - 1) // n, process, processes) for k, s in enumerate(self.sources)]
+    streams = [s.batches((start_step - k + n - 1) // n, rows) for k, s in enumerate(self.sources)]
     return Turns(streams, start_step % n)
 
   def _at(self, step: int) -> tuple[Source, int]:

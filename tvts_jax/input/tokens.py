@@ -11,6 +11,7 @@ import os
 import numpy as np
 from etils import epath
 
+from tvts_jax.files import local
 from tvts_jax.input.errors import InputError
 
 # Else transformers tells everybody that its models need PyTorch; of it only tokenizers are taken.
@@ -21,7 +22,7 @@ class Tokenizer:
   """A fast tokenizer that cuts or pads every text to `length` pieces and keeps [CLS] and [SEP]."""
 
   def __init__(self, name: str, length: int):
-    """`name`: a local folder with a saved tokenizer, or a name on the Hugging Face hub."""
+    """`name`: a folder with a saved tokenizer, here or in a bucket, or a name on the Hugging Face hub."""
     fast = _open(name)
     if length <= fast.num_special_tokens_to_add():
       raise InputError(f'max_tokens={length} leaves no room for words: use more')
@@ -64,7 +65,8 @@ def _open(name: str):
   # The pipeline has threads of its own, each with a few short texts: more threads would only get in their way.
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   try:
-    fast = _from_file(name) or _from_any(name)
+    place = str(local(name))
+    fast = _from_file(place) or _from_any(place)
   except (OSError, ValueError) as e:
     raise InputError(
       f'tokenizer {name!r} is neither a folder with a saved tokenizer nor a name that the hub gives us now '

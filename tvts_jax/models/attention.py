@@ -30,8 +30,8 @@ def nvidia() -> bool:
 
 
 def evened(x_BxNxD, mask_BxN=None):
-  """Tokens and mask with one token of padding more: for all blocks at once, as JAX differentiates cuDNN's kernel for
-  even numbers of tokens alone."""
+  """Tokens and mask with one token of padding more: for all blocks at once, as even numbers of tokens are what cuDNN's
+  kernel can be differentiated for whatever else it is given."""
   if mask_BxN is None:
     mask_BxN = jnp.ones(x_BxNxD.shape[:2], bool)
   return jnp.pad(x_BxNxD, ((0, 0), (0, 1), (0, 0))), jnp.pad(mask_BxN, ((0, 0), (0, 1)))
@@ -42,7 +42,7 @@ def attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, drop=None):
   drop out."""
   Q, C = q_BxHxQxC.shape[2:]
   N = k_BxHxNxC.shape[2]
-  # What JAX makes of cuDNN has no dropout, and no gradient for odd numbers of tokens.
+  # What JAX makes of cuDNN has no dropout here, and is not asked for a gradient of odd numbers of tokens.
   if drop is None and Q % 2 == N % 2 == 0 and kernel(q_BxHxQxC.dtype, C) == 'cudnn':
     return fused(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN)
   return plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop)

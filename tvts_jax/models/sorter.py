@@ -60,6 +60,3 @@ class Sorter(nn.Module):
   def place(self, x_BxKxD):
     """[B, K, K]: row i holds the logits of the places that the i-th transcript given may have."""
     return self.head(x_BxKxD).astype(layers.wide(self.dtype))
-
-  def __call__(self, video_BxVxD, text_BxKxE, train: bool = False):
-    return self.place(self.tokens(video_BxVxD, text_BxKxE, train))

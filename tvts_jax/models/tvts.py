@@ -26,6 +26,8 @@ ENCODERS = {'vit': VideoEncoder}
 # The first part of the paths of parameters that belong to an objective's head.
 HEADS = 'heads_'
 
+DTYPES = ('bfloat16', 'float16', 'float32', 'float64')
+
 PROJECTIONS = {
   'relu_linear': 'transcripts pass ReLU and a linear layer before they are averaged, as in the published weights',
   'linear': 'the plain mean of the transcripts passes a linear layer, as the paper writes it',
@@ -73,6 +75,7 @@ class TVTSConfig:
 
   def __post_init__(self):
     tables = {'encoder': ENCODERS, 'projection': PROJECTIONS, 'remat': layers.REMAT_POLICIES, 'start': layers.STARTS}
+    tables |= {'dtype': DTYPES, 'param_dtype': DTYPES}
     for name, known in tables.items():
       if getattr(self, name) not in known:
         raise UserError(f'model.{name}={getattr(self, name)!r} is unknown; known: {", ".join(known)}')
