@@ -1,9 +1,9 @@
-"""The paper's ablations on the narrated world: which of its claims hold for a model that trains in two minutes.
+"""The paper's ablations on the narrated world: which of its claims hold for a model that trains in minutes.
 
   taskset -c 0 python -m tvts_jax.ablate configs/ablations.py &
   taskset -c 1 python -m tvts_jax.ablate configs/ablations.py
 
-makes the worlds, trains every variant below with three seeds, a few minutes each on one CPU core, and writes
+makes the worlds, trains every variant below with three seeds, seven minutes each on one CPU core, and writes
 runs/ablations/report.html. One of its runs is an ordinary one of this config:
 
   python -m tvts_jax.main --config=configs/ablations.py:objective=base,seed=1 --workdir=runs/base

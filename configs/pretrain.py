@@ -3,7 +3,8 @@
   python -m tvts_jax.main --config=configs/pretrain.py --workdir=gs://bucket/run
 
 Needs
-  shards      data/yttemporal, made with: python -m data.build YOUR_VIDEOS --out data/yttemporal
+  shards      data/yttemporal, made with: python -m data.build YOUR_VIDEOS --out data/yttemporal --val-fraction 0.01
+              (without the fraction where the source names splits of its own; held-out clips are in split val)
   encoders    weights/mae_pretrain_vit_base.pth (ImageMAE) and weights/distilbert-base-uncased (a Hugging Face folder)
 
 Hardware: the arithmetic of one clip and step is 269 GFLOP, of the run (6 M videos, 20 epochs) 3.2e19 FLOP: 23 hours on
