@@ -87,6 +87,7 @@ def fingerprints_on_device(arrays: dict) -> dict:
   return {name: fingerprint(x) for name, x in arrays.items()}
 
 
+@jax.jit  # So that arrays of one shape are traced once.
 def fingerprint(x):
   """Mixes each element with its place, one to one, as MurmurHash3 does, so that no change makes up for another."""
   bits = x if x.dtype == bool else lax.bitcast_convert_type(x, f'uint{8 * x.dtype.itemsize}')

@@ -65,11 +65,11 @@ def build(config) -> tuple[tvts.Model, objectives.Loss, dict]:
 def describe(config, steps: int) -> Parts:
   """config: a RunConfig; steps: how long it trains, which changes no shape."""
   model, loss_fn, spec = build(config)
-  rng = jax.eval_shape(jax.random.key, config.seed)
-  tx = optim.build(config.optim, jax.eval_shape(lambda rng: model.init(rng, spec), rng), steps)
+  params = jax.eval_shape(lambda seed: model.init(jax.random.key(seed), spec), config.seed)
+  tx = optim.build(config.optim, params, steps)
 
-  def init(rng) -> State:
-    params, zero = model.init(rng, spec), jnp.zeros((), jnp.int32)
+  def begin(params) -> State:
+    zero = jnp.zeros((), jnp.int32)
     # Copies, because a donated buffer must not be two leaves.
     mean = jax.tree.map(jnp.copy, params) if config.ema else None
     spikes = Spikes(jnp.zeros((2, USUAL), jnp.float32), zero, zero.copy()) if config.spike_sigmas else None
@@ -79,7 +79,8 @@ def describe(config, steps: int) -> Parts:
   train_step = make_train_step(
     trained, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
   )
-  return Parts(model, loss_fn, train_step, spec, init, jax.eval_shape(init, rng))
+  init = lambda rng: begin(model.init(rng, spec))
+  return Parts(model, loss_fn, train_step, spec, init, jax.eval_shape(begin, params))
 
 
 def whole_gradient(model, loss_fn, params, batch, rng):
