@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import tempfile
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from tests import weights
 from tvts_jax import convert
 from tvts_jax.convert import names, sources
 from tvts_jax.convert.__main__ import main
+from tvts_jax.files import local
 from tvts_jax.models import video
 from tvts_jax.models.tvts import TVTSConfig
 
@@ -417,6 +419,11 @@ def test_weights_come_out_of_a_bucket(tmp_path, monkeypatch, capsys):
   assert (code, err) == (0, '') and (tmp_path / 'again/vocab.txt').exists()
   weights.equal(convert.load_folder(tmp_path / 'again')[1], convert.import_tvts(PLAIN)[1])
   assert run(capsys, 'import', '--tvts', 'gs://mine/first/model.safetensors', '--out', tmp_path / 'file')[0] == 0
+  (copied,) = {local('gs://mine/first'), local(gpath.PosixGPath('gs://mine/first'))}
+  (tmp_path / 'tvts_jax-99999999-dead').mkdir()
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  assert [path.name for path in local('gs://mine/first', ('vocab.txt',)).iterdir()] == ['vocab.txt']
+  assert not (tmp_path / 'tvts_jax-99999999-dead').exists() and (copied / 'model.safetensors').exists()
   code, _, err = run(capsys, 'inspect', 'gs://mine/none')
   assert code == 1 and err == 'error: gs://mine/none is not there, or may not be read from here\n'
 

@@ -9,11 +9,13 @@ import re
 import secrets
 import shutil
 import tempfile
+from collections.abc import Collection
 
 from etils import epath
 
 from tvts_jax.errors import UserError
 
+FETCHED = 'tvts_jax-'  # Before the number of the process that has fetched what is in such a folder.
 HALF = re.compile(r'\..+-[0-9a-f]{8}')  # The name of a file that write_whole has not finished.
 
 
@@ -21,22 +23,34 @@ def is_local(path) -> bool:
   return '://' not in os.fspath(path)
 
 
+def local(path, only: Collection[str] | None = None) -> pathlib.Path:
+  """The path as it is, or a copy of a file or flat folder in a bucket, of whose files those named `only` so."""
+  return pathlib.Path(path) if is_local(path) else _fetched(os.fspath(path), only)
+
+
 @functools.cache
-def local(path) -> pathlib.Path:
-  """The path as it is, or a copy, which lasts as long as this process, of a file or flat folder in a bucket."""
-  if is_local(path):
-    return pathlib.Path(path)
+def _fetched(path: str, only: Collection[str] | None) -> pathlib.Path:
+  """Lasts as long as this process, or if it is killed, until the next one."""
   source = epath.Path(path)
   if not source.exists():
     raise UserError(f'{source} is not there, or may not be read from here')
-  own = tempfile.mkdtemp(prefix='tvts_jax-')
+  for old in pathlib.Path(tempfile.gettempdir()).glob(f'{FETCHED}*-*'):
+    try:
+      os.kill(int(old.name.removeprefix(FETCHED).partition('-')[0]), 0)
+    except ProcessLookupError:
+      shutil.rmtree(old, ignore_errors=True)
+    except (ValueError, PermissionError):
+      pass  # Not ours.
+  own = tempfile.mkdtemp(prefix=f'{FETCHED}{os.getpid()}-')
   atexit.register(shutil.rmtree, own, ignore_errors=True)
   copy = pathlib.Path(own, source.name)
-  if source.is_dir():
-    copy.mkdir()
-  for file in source.iterdir() if source.is_dir() else [source]:
-    if not file.is_dir():
-      file.copy(copy / file.name if copy.is_dir() else copy)
+  if not source.is_dir():
+    source.copy(copy)
+    return copy
+  copy.mkdir()
+  for file in source.iterdir():
+    if not file.is_dir() and (only is None or file.name in only):
+      file.copy(copy / file.name)
   return copy
 
 

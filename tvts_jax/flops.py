@@ -2,7 +2,8 @@
 
 One multiply-add counts 2. Only matrix products count: the rest is below two parts in a hundred. What the backward pass
 computes again to save memory does not. For the paper's objectives there is a formula; with others, which add heads or
-leave out a part of the model, the products of the traced step are counted, which takes seconds.
+leave out a part of the model, the products of the traced step are counted, which takes seconds. Of frozen parameters
+the backward pass is counted, although nothing computes it.
 """
 
 import dataclasses

@@ -72,8 +72,8 @@ def arrange(devices: Sequence, shape: Sequence[int]) -> np.ndarray:
 
 
 def rows(batch: int, mesh: jax.sharding.Mesh) -> np.ndarray:
-  """int64: the rows of a global batch that this process's devices hold, rising. Whatever the mesh's order of devices, a
-  process that makes these gives `put` what belongs where it is put."""
+  """int64: the rows of a global batch that this process's devices hold, rising. A process that makes these gives `put`
+  what belongs where it is put, in whatever order the mesh has devices. Two processes hold the same rows or others."""
   places = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch,)).values()
   return np.concatenate([np.arange(*bounds) for bounds in sorted({place[0].indices(batch) for place in places})])
 

@@ -186,6 +186,7 @@ class Texts:
       rows_B = np.minimum(first + np.arange(self.batch), len(texts) - 1)[mine]
       put = sharding.put({'tokens': tokens_RxL[rows_B], 'mask': mask_RxL[rows_B]}, self.mesh)
       parts.append(jax.device_get(self.encode(params, put['tokens'], put['mask'])))
+      watchdog.beat()
     return np.concatenate(parts)[: len(texts)]
 
   def says(self, texts: list[str]) -> str:

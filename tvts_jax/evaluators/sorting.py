@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tvts_jax import objectives, sharding
+from tvts_jax import objectives, sharding, watchdog
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.results import Result
 from tvts_jax.input import pipeline
@@ -94,6 +94,7 @@ class Sorting:
       for name, change in self.videos.items():
         for key, value_B in jax.device_get(self.score(params, {**batch, **change(batch)})).items():
           found[f'{name}/{key}'].append(value_B)
+      watchdog.beat()
     clips = self.source.num_examples
     found = {name: np.concatenate(values)[:clips] for name, values in found.items()}
     valid_N = [found.pop(f'{name}/valid') for name in VIDEOS][0]

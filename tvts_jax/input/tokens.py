@@ -17,6 +17,12 @@ from tvts_jax.input.errors import InputError
 # Else transformers tells everybody that its models need PyTorch; of it only tokenizers are taken.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
+# All that a folder may say of a tokenizer.
+FILES = (
+  *('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'),
+  *('vocab.txt', 'config.json'),
+)
+
 
 class Tokenizer:
   """A fast tokenizer that cuts or pads every text to `length` pieces and keeps [CLS] and [SEP]."""
@@ -65,7 +71,7 @@ def _open(name: str):
   # The pipeline has threads of its own, each with a few short texts: more threads would only get in their way.
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   try:
-    place = str(local(name))
+    place = str(local(name, FILES))
     fast = _from_file(place) or _from_any(place)
   except (OSError, ValueError) as e:
     raise InputError(
