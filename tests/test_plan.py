@@ -58,6 +58,7 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
   %whole = bf16[2,4]{1,0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1.clone
   %scattered = f32[2,4]{1,0} reduce-scatter(%z), replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}, to_apply=%add
   %moved = f32[8,4]{1,0} collective-permute(%z), source_target_pairs={{0,1},{1,0}}
+  %away = (f32[8,4]{1,0}, u32[], token[]) send(%z, %after), frontend_attributes={handler_name="xla_megascale_runtime"}
   %kernel = f32[8,4]{1,0} custom-call(%z), custom_call_target="some kernel"
   %memory = f32[8,4]{1,0} custom-call(), custom_call_target="AllocateBuffer"
   %odd = f32[8,4]{1,0} fusion(%z), kind=kLoop, calls=%add, backend_config={"estimated_cycles":"9223372036854775807"}
@@ -68,7 +69,7 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
 
 def test_a_program_is_read_as_often_as_it_runs():
   step = hlo.read(LOOP, devices=4)
-  assert len(step.collectives) == 5, 'that which runs beside other work counts once'
+  assert len(step.collectives) == 6, 'that which runs beside other work counts once'
   (of_tpus,) = (each for each in step.collectives if (each.kind, each.size) == ('reduce-scatter', 4))
   assert of_tpus.bytes == 2 * 4 * 2 and of_tpus.sent() == 3 * 2 * 4 * 2
   found = {each.kind: each for each in step.collectives if each is not of_tpus}
@@ -76,9 +77,10 @@ def test_a_program_is_read_as_often_as_it_runs():
   assert found['all-gather'].bytes == 8 * 4 * 2 and found['all-gather'].sent() == 8 * 4 * 2 * 3 / 4
   assert found['reduce-scatter'].sent() == 2 * 4 * 4 and found['reduce-scatter'].groups.tolist() == [[0, 2], [1, 3]]
   assert found['collective-permute'].sent() == 8 * 4 * 4
+  assert found['send'].sent() == 8 * 4 * 4
   assert (step.cycles, step.uncounted) == (6 * 100 + 7, 2)
   crossing = {kind for kind, each in found.items() if each.crosses(2)}
-  assert crossing == {'all-gather', 'reduce-scatter'}
+  assert crossing == {'all-gather', 'reduce-scatter', 'send'}
 
 
 def test_groups_along_axes_of_a_mesh():

@@ -39,7 +39,7 @@ class Collective(NamedTuple):
       return 2 * self.bytes * (n - 1) / n
     if self.kind == 'reduce-scatter':
       return self.bytes * (n - 1)
-    return self.bytes if self.kind == 'collective-permute' else self.bytes * (n - 1) / n
+    return self.bytes if self.kind in ('collective-permute', 'send') else self.bytes * (n - 1) / n
 
   def crosses(self, slice_size: int) -> bool:
     """Whether devices of different slices take part in one group."""
@@ -67,6 +67,8 @@ def read(text: str, devices: int) -> Step:
       elif estimate or (opcode == 'custom-call' and not _FREE.search(rest)):
         uncounted += round(often)
       kind = opcode.removesuffix('-start')
+      if kind == 'send' and 'megascale' in rest:  # So TPUs reach those of other slices: by way of their hosts.
+        found[kind, len(found)] = Collective(kind, often * _sizes(shape)[0], 2, None)
       if kind in COLLECTIVES:
         groups = _groups(rest, kind)
         size = devices if groups is None else groups.shape[1]
