@@ -11,17 +11,17 @@ two motions came first, so that a bag of motions is no help. Never read a number
 beside it: in a world this small they know something, too. Expect
 
                              trained   random   knowing nothing
-  sorting own/exact             0.83     0.00             0.004
-  video_retrieval r1            0.93     0.36             0.12
-  text_retrieval t2v_r10        0.63     0.03             0.02
-  zero_shot top1                0.82     0.12             0.12
+  sorting own/exact             0.80     0.00             0.004
+  video_retrieval r1            0.89     0.36             0.12
+  text_retrieval t2v_r10        0.61     0.03             0.02
+  zero_shot top1                0.85     0.12             0.12
   multiple_choice top1          0.51     0.13             0.12
   svo verb/accuracy_0.4         0.77     0.50             0.50
-  knn top1                      0.93     0.38             0.12
+  knn top1                      0.92     0.38             0.12
   motion_probe top1             0.94     0.41             0.12
-  order_knn top1                0.55     0.22             0.12
+  order_knn top1                0.52     0.22             0.12
   order_probe top1              0.60     0.27             0.12
-  order_attentive top1          0.92     0.44             0.12
+  order_attentive top1          0.94     0.44             0.12
 
 These are of one seed, and what order_attentive and svo are set to was chosen on the clips they are measured on.
 

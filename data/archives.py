@@ -165,22 +165,21 @@ def _members(path, size, mtime_ns):
           raise ItemError('bad_archive', f'{path}: ends inside its member {name!r}')
         out[name] = entry.offset_data, entry.size
         tar.members = []  # tarfile would keep every header
-      if not _is_blank(file, tar.offset):
-        raise tarfile.ReadError(f'it is damaged or cut short at byte {tar.offset}; fetch or pack it again')
+      _check_end(file, tar.offset)
   except (tarfile.TarError, ValueError, EOFError) as error:
     raise ItemError('bad_archive', f'{path} is no readable uncompressed tar: {error}') from error
   return out
 
 
-def _is_blank(file, offset) -> bool:
-  """Whether only NULs follow, at least one block: tarfile takes whatever it can not read for the end."""
+def _check_end(file, offset) -> None:
+  """tarfile takes whatever it can not read for the end. Behind a real one may be any bytes, but no second archive."""
   file.seek(offset)
-  held = 0
-  while piece := file.read(_READ_BYTES):
-    if piece.strip(b'\0'):
-      return False
-    held += len(piece)
-  return held >= tarfile.BLOCKSIZE
+  if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+    raise tarfile.ReadError(f'it is damaged or cut short at byte {offset}; fetch or pack it again')
+  while block := file.read(tarfile.BLOCKSIZE):
+    offset += tarfile.BLOCKSIZE
+    if block[257:262] == b'ustar':
+      raise tarfile.ReadError(f'a second archive follows at byte {offset}; unpack both and pack them as one')
 
 
 def _line(path, inside, limit_bytes, what):

@@ -18,6 +18,7 @@ _TAG = re.compile(r'</?[a-zA-Z][^<>]{0,200}>|</>')
 _LANGUAGE = re.compile(r'^Language:\s*(\S{1,20})', re.MULTILINE)
 _BLOCKS = {'NOTE', 'STYLE', 'REGION'}
 _ROLLS = 0.3  # share of cues that open with the line before, from which a file without tags scrolls
+_PAUSE_MS = 1000  # between two cues that show the same, up to which they are one
 
 
 class Cue(NamedTuple):
@@ -88,8 +89,9 @@ def _spans(cues, tagged_only=False):
         untimed.append(text)
     if untimed and not (tagged and tagged_only):
       groups.append([Span(' '.join(untimed), cue.start, None if tagged else cue.end)])
-    elif texts == shown and not tagged:  # shown on, as whisper does to underline word after word
-      groups[-1] = [groups[-1][0]._replace(end=cue.end)]
+    elif texts == shown and not tagged and cue.start <= groups[-1][0].end + _PAUSE_MS:
+      # Shown on, as whisper does to underline word after word; after a pause it would last through the silence.
+      groups[-1] = [groups[-1][0]._replace(end=max(cue.end, groups[-1][0].end))]
     shown = texts
   return join(groups)
 

@@ -20,7 +20,12 @@ Found = Iterator[tuple[str, Item]]
 Sidecar = tuple[str, str, str]  # tag, ending, name: 'en', '.vtt', 'talk.en.vtt'
 
 _TRANSCRIBERS = re.compile('whisper|cpp|grover|asr|transcri|words', re.IGNORECASE)
-_LANG = re.compile('[a-z]{2,3}(-[A-Za-z0-9]+)*')
+# Three letters are a language only where YouTube or others use them so: talk.wav.json and talk.sdh.srt name none.
+_LONG = (
+  'ast|bho|brx|ceb|ckb|doi|fil|gaa|gom|haw|hmn|iba|ilo|jam|kha|kok|kri|lua|luo|lus|mai|mfe|min|mni|nso|pam|pap|sat|scn'
+  '|tum|war|yue'
+)
+_LANG = re.compile(f'([a-z][a-z]|{_LONG})(-[A-Za-z0-9]+)*')
 
 
 def is_index(path: str) -> bool:
@@ -57,7 +62,7 @@ def tree(path: str, media: str | None, lang: str | None) -> Found:
     if folder not in beside:
       beside = {folder: _sidecars(folder)}  # files come folder by folder
     stem = os.path.splitext(os.path.basename(file))[0]
-    name, spoken = choose(_transcripts(beside[folder].get(stem, []), folder), lang, file)
+    name, spoken = _choose(beside[folder].get(stem, []), folder, lang, file)
     transcript = name and os.path.join(folder, name)
     id = os.path.splitext(os.path.relpath(file, path))[0].replace(os.sep, '/')
     yield file, Item(id, file, transcript, None, spoken, '', None)
@@ -81,15 +86,15 @@ def _sidecars(folder) -> dict[str, list[Sidecar]]:
   return out
 
 
-def _transcripts(sidecars: list[Sidecar], folder) -> list[Sidecar]:
-  """Without what is JSON of another kind, as many tools leave it beside a video, where there is anything else."""
-
-  def is_one(tag, ending, name):
-    return ending != '.json' or _TRANSCRIBERS.search(tag) or _is_transcript(os.path.join(folder, name))
-
-  if len(sidecars) < 2:
-    return sidecars  # reading it will say what is wrong with it
-  return [s for s in sidecars if is_one(*s)] or sidecars
+def _choose(sidecars: list[Sidecar], folder, lang, where) -> tuple[str | None, str]:
+  """As `choose`, but JSON of another kind, as many tools leave it beside a video, gives way to anything else."""
+  name, spoken = choose(sidecars, lang, where)
+  others = [s for s in sidecars if s[2] != name]
+  plain = any(s[2] == name and s[1] == '.json' and not _TRANSCRIBERS.search(s[0]) for s in sidecars)
+  if plain and others and not _is_transcript(os.path.join(folder, name)):
+    other = _choose(others, folder, lang, where)
+    return other if other[0] else (name, spoken)  # reading it will say what is wrong with it
+  return name, spoken
 
 
 def _is_transcript(path) -> bool:
@@ -104,7 +109,7 @@ def choose(sidecars: list[Sidecar], lang: str | None, where: str) -> tuple[str |
   """(Name, language) of the best transcript: in the language asked for, the original one rather than a translation."""
 
   def language(tag):
-    return tag if _LANG.fullmatch(tag) and not _TRANSCRIBERS.fullmatch(tag) else ''
+    return tag if _LANG.fullmatch(tag) else ''
 
   if lang:
     sidecars = [s for s in sidecars if language(s[0]).split('-')[0] in ('', lang.split('-')[0])]

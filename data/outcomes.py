@@ -75,7 +75,7 @@ ENDS = {
   'plan': (4, 'the folder was begun with another plan'),
   'failures': (5, 'more items failed than --max-failed-fraction allows, or a split is left without a record'),
   'output': (6, 'the folder can not be written, or the disk is full'),
-  'worker': (7, 'the processes that do the work can not start'),
+  'worker': (7, 'a process that does the work can not start, or died'),
   'interrupted': (130, 'SIGINT or SIGTERM; the same command goes on from there'),
 }
 EXITS = {end: code for end, (code, _) in ENDS.items()}
@@ -93,19 +93,19 @@ class BuildError(Exception):
 
 
 def ending(work) -> int:
-  """Does the work of a command that goes on where it stopped → its exit code, after a sentence if it ended early."""
+  """Does the work of a command → its exit code, after a sentence if it ended early."""
   try:
     work()
   except KeyboardInterrupt:
-    sentence, end = 'interrupted: give the same command again to go on', 'interrupted'
+    sentence, end = 'interrupted: give the same command again', 'interrupted'
   except BuildError as e:
     sentence, end = f'error: {e}', e.end
   except (ItemError, UserError) as e:
     sentence, end = f'error: {e}', 'request'
   except OSError as e:
-    sentence, end = f'error: {e}; the same command goes on from here when this is mended', 'output'
+    sentence, end = f'error: {e}; put that right and give the same command again', 'output'
   except concurrent.futures.BrokenExecutor as e:
-    sentence, end = f'error: {e} Give the same command again to go on', 'worker'
+    sentence, end = f'error: {e} Give the same command again', 'worker'
   else:
     return EXITS['done']
   # On a terminal the sentence must not overwrite the line of progress.

@@ -196,13 +196,13 @@ def _described(tar, key, parts, lang):
   name, spoken = layouts.choose(timed, lang, f'{tar}, {key}')
   if name:
     return f'{tar}::{name}', None, spoken
-  kind = next((kind for kind in ('.txt', '.json') if kind in parts), None)
-  if kind is None:
-    return None, None, ''
-  ref = f'{tar}::{parts[kind]}'
-  caption = _text_caption(ref) if kind == '.txt' else _json_caption(ref)
+  readers = {'.txt': _text_caption, '.json': _json_caption}
+  refs = {kind: f'{tar}::{parts[kind]}' for kind in readers if kind in parts}
+  for kind, ref in refs.items():
+    if (caption := readers[kind](ref)) is not None:
+      return None, caption, ''
   # What holds no caption is left to its item: reading it as a transcript will say what is wrong with it.
-  return (ref, None, '') if caption is None else (None, caption, '')
+  return next(iter(refs.values()), None), None, ''
 
 
 def _text_caption(ref):

@@ -42,7 +42,7 @@ CLASSES = {
   'duplicate': (21, 'one window is there twice'),
   'overlap': (22, 'one video is in two splits'),
   'metadata': (23, 'NAME.shard.json or dataset_info.json says other than the manifest'),
-  'unreadable': (24, 'storage does not give a shard or its .idx file'),
+  'unreadable': (24, 'storage does not give a file that is there'),
 }
 
 
@@ -81,8 +81,13 @@ def check_shard(folder, shard: Shard, quick: bool, decode: bool) -> tuple[list[F
   try:
     return _check_shard(path, shard, quick, decode)
   except OSError as e:
-    said = f'{e.filename or path} can not be read: {e.strerror or e}; put that right and check again'
-    return [Finding('unreadable', said)], np.zeros(0, index.INDEX_ROW)
+    return [_unreadable(path, e)], np.zeros(0, index.INDEX_ROW)
+
+
+def _unreadable(path, e: OSError) -> Finding:
+  return Finding(
+    'unreadable', f'{e.filename or path} can not be read: {e.strerror or e}; put that right and check again'
+  )
 
 
 def _check_shard(path, shard: Shard, quick: bool, decode: bool) -> tuple[list[Finding], np.ndarray]:
@@ -170,30 +175,30 @@ def _check_manifest(folder, manifests: list[Manifest]) -> list[Finding]:
 
 def _check_metadata(folder, manifests: list[Manifest]) -> list[Finding]:
   """Files that other programs read, where they exist."""
-  found = []
+  found, said = [], 'does not describe the shard that the manifest lists'
   for m in manifests:
     for shard in m.shards:
       path = folder / shard.name.replace('.tfrecord', DONE)
-      if path.exists() and _json(path, 'shard') != vars(shard):
-        found.append(Finding('metadata', f'{path} does not describe the shard that the manifest lists'))
-  path = folder / 'dataset_info.json'
-  if path.exists():
-    listed = {m.split: [s.count for s in m.shards] for m in manifests}
-    try:
-      theirs = {s['name']: [int(n) for n in s['shardLengths']] for s in _json(path, 'splits')}
-    except (TypeError, KeyError, ValueError):
-      theirs = None
-    if theirs != listed:
-      found.append(Finding('metadata', f'{path} has other splits or shard lengths than the manifest'))
-  return found
+      found += _check_json(path, lambda c: c['shard'], vars(shard), said)
+  lengths = {m.split: [s.count for s in m.shards] for m in manifests}
+  said = 'has other splits or shard lengths than the manifest'
+  return found + _check_json(folder / 'dataset_info.json', _lengths, lengths, said)
 
 
-def _json(path, key):
-  """One value of a JSON file; None if it can't be read."""
+def _lengths(content) -> dict[str, list[int]]:
+  return {s['name']: [int(n) for n in s['shardLengths']] for s in content['splits']}
+
+
+def _check_json(path, part, expected, said: str) -> list[Finding]:
+  """part: takes what is compared out of the file's content."""
   try:
-    return json.loads(path.read_text())[key]
+    if not path.exists() or part(json.loads(path.read_text())) == expected:
+      return []
+  except OSError as e:
+    return [_unreadable(path, e)]
   except (ValueError, TypeError, KeyError):
-    return None
+    pass  # not even of the form
+  return [Finding('metadata', f'{path} {said}')]
 
 
 def _check_ids(manifests: list[Manifest], rows: dict[str, np.ndarray]) -> list[Finding]:

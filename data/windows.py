@@ -228,8 +228,7 @@ def _read_clips(file, transcript: Transcript, duration_ms, config) -> list[tuple
 
 def _read_image(file, item, config) -> tuple[int, Transcript, list[tuple[Window, list[Frame]]]]:
   if item.caption is None:
-    other = f', and {item.transcript} is none' if item.transcript else ''
-    raise ItemError('missing_transcript', f'an image needs a caption{other}')
+    raise _uncaptioned(item)
   file.seek(0)
   data = file.read(IMAGE_BYTES + 1)
   if len(data) > IMAGE_BYTES:
@@ -237,6 +236,16 @@ def _read_image(file, item, config) -> tuple[int, Transcript, list[tuple[Window,
   size = {'short_side': config.short_side, 'quality': config.quality, 'restarts': config.restarts}
   frame = pictures.read_image(data, **size)
   return IMAGE_MS, transcripts.caption(item.caption, IMAGE_MS), [(Window(0, 0, IMAGE_MS), [frame])]
+
+
+def _uncaptioned(item) -> ItemError:
+  if item.transcript is None:
+    return ItemError('missing_transcript', 'an image needs a caption')
+  try:  # it may have been meant as one
+    transcripts.read(item.transcript, fmt=item.fmt, interpolate=True)
+  except ItemError as error:
+    return ItemError(error.code, f'an image needs a caption; {item.transcript}: {error.detail}')
+  return ItemError('missing_transcript', f'an image needs a caption, and {item.transcript} is none')
 
 
 def _quality(made: list[Record], sampling: SamplingConfig) -> dict[str, float]:

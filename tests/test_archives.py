@@ -127,6 +127,20 @@ def test_a_tar_may_end_with_a_single_block(tmp_path):
   assert list(archives.members(str(path))) == ['a', 'b']
 
 
+def test_what_follows_the_end_of_a_tar(tmp_path):
+  tar(tmp_path / 'a.tar', ('a', b'x' * 5000))
+  whole = (tmp_path / 'a.tar').read_bytes()
+  path = tmp_path / 'more.tar'
+  for trailing in (b'garbage ustar', os.urandom(3000)):
+    path.write_bytes(whole + trailing)
+    assert list(archives.members(str(path))) == ['a']
+  path.write_bytes(whole + whole)
+  said = refused('bad_archive', archives.members, str(path))
+  assert f'a second archive follows at byte {len(whole)}; unpack both' in said
+  path.write_bytes(whole[:5632] + b'garbage' + whole[5639:])
+  assert 'damaged or cut short at byte 5632' in refused('bad_archive', archives.members, str(path))
+
+
 def test_inflate():
   assert archives.inflate(gzip.compress(b'x' * 100), 100, 'transcript') == b'x' * 100
   refused('oversized_transcript', archives.inflate, gzip.compress(b'x' * 101), 100, 'transcript')

@@ -10,13 +10,15 @@ import tarfile
 
 import pytest
 
-from data import archives, sources, transcripts
+from data import archives, sources, transcripts, windows
 from data.items import SOURCE_CODES, Item, SourceError
 from data.outcomes import BuildError, ItemError
+from tests import folders
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 RECORD = json.loads((GOLDEN / 'WAaKRUoY6Io.grover.json').read_text())
 JSON3 = json.dumps({'events': [{'tStartMs': 0, 'segs': [{'utf8': 'hello'}, {'utf8': ' you', 'tOffsetMs': 400}]}]})
+VTT = 'WEBVTT\n\n00:00.000 --> 00:02.000\nhello you\n'
 WHISPER = {'segments': [{'text': 'a', 'words': [{'word': ' a', 'start': 0, 'end': 1}]}]}
 
 
@@ -297,6 +299,17 @@ def test_a_tag_that_names_a_transcriber_is_no_language(tmp_path, tag):
     assert item.transcript.endswith(f'.{tag}.json') and item.lang == (lang or '')
 
 
+@pytest.mark.parametrize('name', ['a.wav.json', 'a.raw.json', 'a.sdh.srt', 'a.new.vtt', 'a.web-dl.srt'])
+def test_a_tag_of_three_letters_that_is_no_language(tmp_path, name):
+  write(tmp_path, {'a.mp4': b'v', name: WHISPER})
+  for lang in (None, 'en'):
+    (item,) = sources.find(str(tmp_path), lang=lang)
+    assert os.path.basename(item.transcript) == name and item.lang == (lang or '')
+  write(tmp_path, {'a.en.json3': JSON3})
+  (item,) = sources.find(str(tmp_path))
+  assert os.path.basename(item.transcript) == 'a.en.json3' and item.lang == 'en'
+
+
 OTHER_JSON = {
   'metadata': {'title': 'a talk'},
   'video2dataset': {'yt_meta_dict': {'subtitles': [{'lines': ['a']}]}},
@@ -311,6 +324,18 @@ def test_json_of_another_kind_gives_way_to_captions(tmp_path, content):
   write(tmp_path, {'a.mp4': b'v', f'a{ending}': content, 'a.en.vtt': 'x', 'alone.mp4': b'v', f'alone{ending}': content})
   found = {item.id: os.path.basename(item.transcript) for item in sources.find(str(tmp_path))}
   assert found == {'a': 'a.en.vtt', 'alone': f'alone{ending}'}
+
+
+def test_only_json_that_would_be_taken_is_looked_into(tmp_path, monkeypatch):
+  looked = []
+  opened = archives.open_bytes
+  monkeypatch.setattr(archives, 'open_bytes', lambda path, *args: looked.append(path) or opened(path, *args))
+  write(tmp_path, {'a.mp4': b'v', 'a.en.json3': JSON3, 'a.json': {}})
+  write(tmp_path, {'b.mp4': b'v', 'b.json': {}, 'b.odd.json': {}, 'b.srt': 'x'})
+  write(tmp_path, {'c.mp4': b'v', 'c.json': {}, 'c.de.vtt': 'x'})
+  found = {item.id: os.path.basename(item.transcript) for item in sources.find(str(tmp_path), lang='en')}
+  assert found == {'a': 'a.en.json3', 'b': 'b.srt', 'c': 'c.json'}
+  assert [os.path.basename(path) for path in looked] == ['b.json', 'c.json']
 
 
 def test_what_macos_leaves_beside_files_is_no_item(tmp_path):
@@ -496,12 +521,13 @@ def test_webdataset_tars(tmp_path):
 
 def test_captions_that_are_none_are_left_to_their_items(tmp_path):
   texts = {'a.txt': 'café'.encode('latin-1'), 'b.txt': 'x' * ((1 << 20) + 1), 'c.txt': 'a café'}
-  tar(tmp_path / 'x.tar', {'a.jpg': b'i', 'b.jpg': b'i', 'c.jpg': b'i'} | texts)
-  a, b, c = sources.find(str(tmp_path / 'x.tar'))
-  assert (a.caption, b.caption, c.caption) == (None, None, 'a café')
-  for item, code in ((a, 'bad_encoding'), (b, 'unknown_format')):
-    with pytest.raises(ItemError, match=code):
-      transcripts.read(item.transcript)
+  texts |= {'d.txt': texts['a.txt'], 'd.json': {'caption': 'a good one'}, 'e.vtt': VTT}
+  tar(tmp_path / 'x.tar', {f'{key}.jpg': folders.jpeg(16, 24) for key in 'abcde'} | texts)
+  a, b, c, d, e = sources.find(str(tmp_path / 'x.tar'))
+  assert [item.caption for item in (a, b, c, d, e)] == [None, None, 'a café', 'a good one', None]
+  for item, says in ((a, 'bad_encoding: .*a.txt: is not UTF-8'), (b, 'unknown_format'), (e, 'missing_.*e.vtt is none')):
+    with pytest.raises(ItemError, match=says):
+      windows.records(item, windows.WindowConfig())
 
 
 def test_hostile_tars(tmp_path):

@@ -360,6 +360,13 @@ def test_a_line_that_whisper_underlines_word_by_word_lasts_to_its_end(line):
   assert [word.text for word in words] == line.split() and words[-1].end_ms == 4000
 
 
+@pytest.mark.parametrize('start, end, lasts_to', [(2500, 4000, 4000), (1000, 1500, 2000), (30_000, 32_000, 2000)])
+def test_a_line_that_is_said_again_lasts_through_no_silence(start, end, lasts_to):
+  times = [f'{clock(a)} --> {clock(b)}' for a, b in ((0, 2000), (start, end))]
+  words = read('WEBVTT\n\n' + ''.join(f'{time}\nand so\n\n' for time in times), interpolate=True).words
+  assert [word.text for word in words] == ['and', 'so'] and words[-1].end_ms == lasts_to
+
+
 def test_whisper_relatives():
   bare = whisper()['segments']  # what people dump from faster-whisper
   service = {'text': 'x', 'language': 'english', 'words': seconds(WORDS, space='')}

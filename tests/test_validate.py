@@ -80,7 +80,7 @@ def exchange_records(folder):
 
 def become_folder(path):
   """The nearest to storage that fails which no privilege gets around."""
-  path.unlink()
+  path.unlink(missing_ok=True)
   path.mkdir()
 
 
@@ -138,6 +138,18 @@ DAMAGES = {
     'metadata',
     True,
     'does not describe the shard',
+  ),
+  'shard.json unreadable': (
+    lambda d: become_folder(d / SHARD.replace('.tfrecord', '.shard.json')),
+    'unreadable',
+    True,
+    'Is a directory',
+  ),
+  'dataset_info.json unreadable': (
+    lambda d: become_folder(d / 'dataset_info.json'),
+    'unreadable',
+    True,
+    'dataset_info.json can not be read',
   ),
   'dataset_info.json of other data': (
     lambda d: (d / 'dataset_info.json').write_text('{"splits": [{"name": "train", "shardLengths": ["3"]}]}'),
@@ -258,7 +270,14 @@ def test_a_check_that_can_not_go_on_ends_with_one_sentence(monkeypatch, capsys, 
 
   monkeypatch.setattr(validate, 'check', fail)
   assert validate.main(['DIR']) == EXITS[end]
-  assert capsys.readouterr().err.count('\n') == 1
+  said = capsys.readouterr().err
+  assert said.count('\n') == 1 and 'give the same command again\n' in said.lower()
+
+
+def test_an_unreadable_file_hides_no_other_finding(folder):
+  become_folder(folder / 'dataset_info.json')
+  write(folder / SHARD, flip(60))
+  assert kinds(validate.check(folder)) == ['unreadable', 'checksum']
 
 
 def test_codes_are_documented_and_differ():

@@ -129,7 +129,7 @@ def test_refusals(folder, tmp_path, capsys):
   refused(4, 'can not be read', '--out', tmp_path / 'busy', *SMALL)
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full/world.json').mkdir()
-  refused(6, 'goes on from here', '--out', tmp_path / 'full', *SMALL)
+  refused(6, 'give the same command again', '--out', tmp_path / 'full', *SMALL)
   assert (tmp_path / 'notes.txt').read_text() == 'mine' and sorted(os.listdir(tmp_path)) == [
     'busy',
     'full',
