@@ -239,7 +239,7 @@ def _read_image(file, item, config) -> tuple[int, Transcript, list[tuple[Window,
 
 
 def _uncaptioned(item) -> ItemError:
-  if item.transcript is None:
+  if not item.transcript:
     return ItemError('missing_transcript', 'an image needs a caption')
   try:  # it may have been meant as one
     transcripts.read(item.transcript, fmt=item.fmt, interpolate=True)
