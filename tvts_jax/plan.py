@@ -2,7 +2,7 @@
 
   python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:16x16
   python -m tvts_jax.plan --config=configs/pretrain.py:size=H/14 --topology=v5e:4x4 --config.mesh.fsdp=2
-  python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:4x4,2*v5e:16x16,v5p:2x2x4,h200:64 --out=plan.json
+  python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:4x4,2*v5e:16x16,h200:64 --out=runs/plan.json
 
 A topology is a TPU slice by its shape, several slices as 2*v5e:16x16, or a number of GPUs, 8 to a box. For TPUs the
 real step is compiled by their own compiler, which needs no TPU: pip install -e '.[tpu]'. It says what memory the step
