@@ -35,6 +35,7 @@ PROXIES = ('grpc_proxy', 'https_proxy', 'HTTPS_PROXY', 'http_proxy')
 
 FINAL = (0, 1, 2, os.EX_TEMPFAIL)  # Done, an error that a person must mend, a wrong command, saved as asked.
 GAVE_UP = os.EX_SOFTWARE  # 70
+TICK = 0.5  # seconds
 
 
 def main(argv=None) -> int:
@@ -141,7 +142,7 @@ class Pod:
     first, deadline = 0, None
     for _ in self._processes:
       try:
-        index, code = self._ended.get(timeout=None if deadline is None else max(0, deadline - time.monotonic()))
+        index, code = self._next(deadline)
       except queue.Empty:
         print(f'local_pod: {grace:g} s are over, killing the others', file=sys.stderr, flush=True)
         self.kill()
@@ -154,6 +155,16 @@ class Pod:
     for thread in self._threads:
       thread.join()
     return first
+
+  def _next(self, deadline: float | None) -> tuple[int, int]:
+    """Which process ended, and how. It looks up now and then, for a signal just before a wait does not end that."""
+    while True:
+      left = TICK if deadline is None else min(TICK, max(0, deadline - time.monotonic()))
+      try:
+        return self._ended.get(timeout=left)
+      except queue.Empty:
+        if deadline is not None and time.monotonic() >= deadline:
+          raise
 
   def send(self, number: int) -> None:
     for process in self._processes:

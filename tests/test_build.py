@@ -202,7 +202,7 @@ def test_killed_at_any_moment_and_restarted(undisturbed, source, tmp_path):
 
 def test_interrupted_cleanly(source, tmp_path):
   out = tmp_path / 'data'
-  process = start(source, out, '--workers', '2', start_new_session=True)
+  process = start(source, out, '--workers', '1', start_new_session=True)  # One takes longer, so that it is in time.
   wait_for_files(process, out, 5)
   os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the children get it too
   _, stderr = process.communicate(timeout=20)
