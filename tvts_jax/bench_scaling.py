@@ -23,7 +23,7 @@ from tvts_jax import config as config_lib
 from tvts_jax.bench_step import Step
 from tvts_jax.charts import Curve
 from tvts_jax.errors import UserError
-from tvts_jax.words import number, percent, size
+from tvts_jax.words import columns, number, percent, size
 
 MESHES = {'data': 'own', 'fsdp': 'other'}  # Axes that are tried, and how each is drawn.
 
@@ -122,10 +122,7 @@ def main(argv):
     found = measure(config_lib.resolve(given.config), given.batch, given.steps)
   except UserError as error:
     sys.exit(f'bench_scaling: {error}')
-  rows = table(found)
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  for row in rows:
-    print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+  print(columns(table(found)))
   for line in doubts(found):
     print(line)
   if given.out:

@@ -24,7 +24,7 @@ def is_local(path) -> bool:
 
 
 def local(path, only: Collection[str] | None = None) -> pathlib.Path:
-  """The path as it is, or a copy of a file or flat folder in a bucket, of whose files those named `only` so."""
+  """The path as it is; of a file or flat folder in a bucket a copy, with all its files or those named in `only`."""
   return pathlib.Path(path) if is_local(path) else _fetched(os.fspath(path), only)
 
 

@@ -39,7 +39,7 @@ from tvts_jax.bill import Bill, Topology, has_compiler, of_one_source, plan
 from tvts_jax.errors import UserError
 from tvts_jax.models.layers import REMAT_POLICIES
 from tvts_jax.peers import LIBC
-from tvts_jax.words import duration, number, percent, size
+from tvts_jax.words import columns, duration, number, percent, size
 
 DOES_NOT_FIT = 3
 LOOKS = ('own', 'other', 'calm', 'blank', 'plain', 'bad')  # Of kinds of memory and time on the page.
@@ -241,9 +241,7 @@ def main(argv):
         else:
           print('  nothing that was tried fits: take more chips or a smaller batch', flush=True)
     if len(shown) > 1:
-      rows = table(shown)
-      widths = [max(map(len, column)) for column in zip(*rows)]
-      print('\n' + '\n'.join('  '.join(map(str.ljust, row, widths)).rstrip() for row in rows))
+      print('\n' + columns(table(shown)))
     if given.out:
       found = {'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}
       found |= {'host': contest.host(), 'versions': contest.versions('jax', 'jaxlib')}

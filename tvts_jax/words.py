@@ -1,6 +1,7 @@
 """Numbers as people read them."""
 
 import math
+from collections.abc import Sequence
 
 
 def duration(seconds: float) -> str:
@@ -23,6 +24,12 @@ def percent(share: float) -> str:
 
 def number(value: float) -> str:
   return f'{value:,.0f}' if 1000 <= abs(value) < 1e7 else f'{value:.3g}'
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+  """Rows of cells as lines in which columns stand below each other."""
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return '\n'.join('  '.join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def size(count: float) -> str:

@@ -19,6 +19,7 @@ from tvts_jax.convert import files, folder, load, names, sources, vivit, workdir
 from tvts_jax.convert.report import ConvertError, LoadError, plain
 from tvts_jax.errors import UserError
 from tvts_jax.files import local
+from tvts_jax.input import tokens
 
 FORMATS = {
   'folder': 'all that PyTorch needs, and this package reads',
@@ -175,7 +176,7 @@ def refuse_existing(path: str):
 
 def known_tokenizer(path: str) -> str | None:
   """The folder itself if it has a tokenizer."""
-  return path if any((local(path) / name).is_file() for name in folder.TOKENIZER_FILES) else None
+  return path if any((local(path) / name).is_file() for name in tokens.FILES) else None
 
 
 if __name__ == '__main__':

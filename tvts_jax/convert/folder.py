@@ -18,12 +18,10 @@ from tokenizers import Tokenizer
 from tvts_jax.convert import card, files, load, names, sources
 from tvts_jax.convert.report import ConvertError, Report
 from tvts_jax.files import local
+from tvts_jax.input import tokens
 from tvts_jax.models.tvts import TVTSConfig
 
 MODELING = pathlib.Path(__file__).with_name('modeling_tvts.py')
-TOKENIZER_FILES = (
-  'tokenizer.json', 'tokenizer_config.json', 'vocab.txt', 'special_tokens_map.json', 'added_tokens.json',
-)  # fmt: skip
 
 
 def save_folder(
@@ -45,7 +43,7 @@ def save_folder(
     run: settings of the run that made the weights, for the model card.
   """
   state = names.state_dict(config, params)
-  tokenizer_files = find_tokenizer(local(tokenizer), config) if tokenizer is not None else []
+  tokenizer_files = find_tokenizer(local(tokenizer, tokens.FILES), config) if tokenizer is not None else []
   text = card.model_card(config, names.flatten(params), tokenizer=bool(tokenizer_files), metrics=metrics, run=run)
   with files.appear(pathlib.Path(folder)) as temporary:
     temporary.mkdir()
@@ -84,7 +82,7 @@ def config_json(config: TVTSConfig) -> dict:
 
 def find_tokenizer(folder: pathlib.Path, config: TVTSConfig) -> list[pathlib.Path]:
   """The files of a tokenizer, if it fits the text encoder."""
-  found = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+  found = [folder / name for name in tokens.FILES if (folder / name).is_file()]
   listed = {path.name: path for path in found}
   if 'tokenizer.json' in listed:
     try:

@@ -6,6 +6,7 @@ from etils import epath
 from tvts_jax.checkpoint import FOLDER, of_run
 from tvts_jax.convert import names
 from tvts_jax.files import local, read_rows
+from tvts_jax.input import tokens
 from tvts_jax.models.tvts import HEADS, TVTSConfig
 
 
@@ -31,5 +32,5 @@ def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
     'version': meta['version'],
     'config': dict(line.split(': ', 1) for line in meta['config'].splitlines()),
   }
-  tokenizer = local(meta['tokenizer']) if epath.Path(meta['tokenizer']).is_dir() else None
+  tokenizer = local(meta['tokenizer'], tokens.FILES) if epath.Path(meta['tokenizer']).is_dir() else None
   return config, jax.device_get(params), {'tokenizer': tokenizer, 'metrics': metrics, 'run': run}

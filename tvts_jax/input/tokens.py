@@ -17,11 +17,8 @@ from tvts_jax.input.errors import InputError
 # Else transformers tells everybody that its models need PyTorch; of it only tokenizers are taken.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
-# All that a folder may say of a tokenizer.
-FILES = (
-  *('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'),
-  *('vocab.txt', 'config.json'),
-)
+# In which a folder may hold a tokenizer.
+FILES = ('tokenizer.json', 'tokenizer_config.json', 'vocab.txt', 'special_tokens_map.json', 'added_tokens.json')
 
 
 class Tokenizer:
@@ -71,7 +68,7 @@ def _open(name: str):
   # The pipeline has threads of its own, each with a few short texts: more threads would only get in their way.
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   try:
-    place = str(local(name, FILES))
+    place = str(local(name, (*FILES, 'config.json')))  # The last says of which model it is, where nothing else does.
     fast = _from_file(place) or _from_any(place)
   except (OSError, ValueError) as e:
     raise InputError(
