@@ -8,8 +8,8 @@ runs/ablations/report.html. One of its runs is an ordinary one of this config:
 
   python -m tvts_jax.main --config=configs/ablations.py:objective=base,seed=1 --workdir=runs/base
 
-Variations: study (the folder of all), world (a variant of data/scene.py), objective (of configs/variants.py), steps,
-seed. Model and recipe are those of configs/demo.py, in fewer steps.
+Variations: study (the folder of all), world (a variant of data/world/scene.py), objective (of configs/variants.py),
+steps, seed. Model and recipe are those of configs/demo.py, in fewer steps.
 
 What a claim is measured by was fixed before any of the runs. The paper fine-tunes on videos that ask for order in time
 (SSV2) and on others (Kinetics, UCF-101, HMDB-51); here linear probes of frozen features ask which of two motions came
@@ -18,7 +18,7 @@ otherwise.
 """
 
 from configs import demo
-from data.scene import MOTIONS, SPLITS
+from data.world.scene import MOTIONS, SPLITS
 from tvts_jax.ablate import Study, Table, Variant
 from tvts_jax.claims import Claim
 from tvts_jax.config import parse_arg

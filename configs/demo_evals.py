@@ -29,7 +29,7 @@ Variations: as in configs/demo.py (root, objective, steps, seed).
 """
 
 from configs import demo
-from data.scene import MOTIONS
+from data.world.scene import MOTIONS
 
 
 def get_config(arg=''):

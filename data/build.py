@@ -21,10 +21,12 @@ from collections import Counter
 
 from etils import epath
 
-from data import local, manifest, plan, report, shards, sources, work
+from data import shards
+from data.builder import local, manifest, shard, shard_plan, summary
+from data.builder.windows import WindowConfig
+from data.builder.workers import Limits
 from data.outcomes import CODES, ENDS, SKIPS, BuildError, ending
-from data.runner import Limits
-from data.windows import WindowConfig
+from data.sources import find
 from tvts_jax.files import is_local
 from tvts_jax.machine import cores
 
@@ -58,15 +60,15 @@ def build(args, beam_options: list[str]) -> None:
   folder, limits = epath.Path(args.out), Limits(args.item_seconds, args.item_memory_mb)
   config = WindowConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(WindowConfig)})
   if args.runner != LOCAL:
-    from data import beam  # needs an extra that most people don't have
+    from data.builder import beam  # needs an extra that most people don't have
 
     pipeline = beam.make_pipeline(args.runner, beam_options)
-  items = sources.find(args.source, args.kind, media=args.media, lang=args.lang, val_fraction=args.val_fraction)
-  planned = plan.make(items, config, args.items_per_shard or plan.items_per_shard(config))
+  items = find.find(args.source, args.kind, media=args.media, lang=args.lang, val_fraction=args.val_fraction)
+  planned = shard_plan.make(items, config, args.items_per_shard or shard_plan.items_per_shard(config))
   with lock(folder):
     sweep(folder)
-    plan.settle(folder, planned)
-    done = work.read_done(folder, planned.shards, planned.sha256)
+    shard_plan.settle(folder, planned)
+    done = shard.read_done(folder, planned.shards, planned.sha256)
     print(f'{len(items)} items in {len(planned.shards)} shards, {len(done)} of them done before', file=sys.stderr)
     tally = local.Tally(len(items), _outcomes(done), args.max_failed_fraction)
     if args.runner == LOCAL:
@@ -74,7 +76,7 @@ def build(args, beam_options: list[str]) -> None:
       done |= local.build(folder, todo, planned.sha256, config, limits, args.workers, tally)
     else:
       beam.build(pipeline, folder, planned.sha256, config, limits)
-      done = work.read_done(folder, planned.shards, planned.sha256)
+      done = shard.read_done(folder, planned.shards, planned.sha256)
       tally.counts = _outcomes(done)
     if missing := [s.name for s in planned.shards if s.name not in done]:
       raise BuildError(
@@ -84,7 +86,7 @@ def build(args, beam_options: list[str]) -> None:
       )
     tally.judge()
     manifest.write(folder, planned, done)
-    print(report.write(folder, planned, done))
+    print(summary.write(folder, planned, done))
 
 
 def _outcomes(done: dict[str, dict]) -> Counter:
@@ -100,9 +102,9 @@ def lock(folder):
   if not is_local(folder):
     yield
     return
-  known = {LOCK, plan.PLAN, plan.ITEMS}
+  known = {LOCK, shard_plan.PLAN, shard_plan.ITEMS}
   foreign = [p.name for p in folder.iterdir() if p.name not in known and shards.TEMP not in p.name]
-  if foreign and not (folder / plan.PLAN).exists():
+  if foreign and not (folder / shard_plan.PLAN).exists():
     raise BuildError(f'{folder} holds other things ({sorted(foreign)[0]}): give an empty or new folder', 'request')
   with open(folder / LOCK, 'a+') as f:
     try:
@@ -184,7 +186,7 @@ def _parse(argv):
   add = parser.add_argument
   add('source', metavar='SOURCE')
   add('--out', metavar='DIR', required=True)
-  add('--kind', choices=list(sources.KINDS), help='of SOURCE (default: found out)')
+  add('--kind', choices=list(find.KINDS), help='of SOURCE (default: found out)')
   add('--media', metavar='DIR', help='the folder of the videos, where SOURCE lists them but lies elsewhere')
   add('--lang', help='which captions to take where there are several languages')
   add(

@@ -25,12 +25,13 @@ from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
-from data import benchmarks, library, local
-from data.benchmarks import BENCHMARKS
+from data import benchmarks
+from data.benchmarks import BENCHMARKS, media_files
 from data.benchmarks.clips import Benchmark, Clip
-from data.items import SourceError, printable
+from data.builder import local
+from data.builder.workers import Limits, Pool
 from data.outcomes import ENDS, EXITS, ending
-from data.runner import Limits, Pool
+from data.sources.items import SourceError, printable
 from tvts_jax.files import write_whole
 from tvts_jax.machine import cores
 
@@ -62,7 +63,7 @@ def check(args) -> bool:
   if args.out:
     _claim(args.out, path, media)
   clips = benchmarks.read(args.name, path, media, args.split_number)
-  found = library.locate(clips, benchmark, media)
+  found = media_files.locate(clips, benchmark, media)
   broken = _broken(found.paths, benchmark, args.decode, args.workers)
   there = {id: at for id, at in found.paths.items() if id not in broken}
   print(printable(f'{args.name}: annotations of {path}, {_media_of(benchmark)} of {media}'))
@@ -75,13 +76,13 @@ def check(args) -> bool:
 
 def _broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, workers: int) -> dict[str, str]:
   """Id -> what is wrong with the file, for those with something wrong."""
-  waiting = [(id, library.Look(path, _media_of(benchmark) == 'images', decode)) for id, path in paths.items()]
+  waiting = [(id, media_files.Look(path, _media_of(benchmark) == 'images', decode)) for id, path in paths.items()]
   waiting.reverse()
   broken, running = {}, {}
   tally = local.Tally(len(paths), Counter(), max_failed_fraction=1.0)
   with (
     local.held_back(signal.SIGINT, signal.SIGTERM) as check_signals,
-    Pool(workers, library.look, LIMITS) as pool,
+    Pool(workers, media_files.look, LIMITS) as pool,
   ):
     while waiting or running:
       check_signals()

@@ -1,4 +1,4 @@
-"""What a worker may be given: tasks for tests of data.runner, light to import because each child does."""
+"""What a worker may be given: tasks for tests of data.builder.workers, light to import because each child does."""
 
 import ctypes
 import os

@@ -7,8 +7,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from data import align
 from data.outcomes import ItemError
+from data.transcripts import align
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 RECORD = json.loads((GOLDEN / 'WAaKRUoY6Io.grover.json').read_text())

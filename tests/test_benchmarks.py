@@ -8,9 +8,10 @@ from collections import defaultdict
 
 import pytest
 
-from data import benchmarks, library
-from data.items import SourceError
+from data import benchmarks
+from data.benchmarks import media_files
 from data.outcomes import ItemError
+from data.sources.items import SourceError
 
 
 def write(root, files):
@@ -396,7 +397,7 @@ def test_paths_out_of_the_folder_are_refused_in_published_lists(tmp_path):
 
 def found(tmp_path, name, clips, files):
   write(tmp_path, dict.fromkeys(files, b'v'))
-  paths, several = library.locate(list(clips.values()), benchmarks.BENCHMARKS[name], str(tmp_path))
+  paths, several = media_files.locate(list(clips.values()), benchmarks.BENCHMARKS[name], str(tmp_path))
   return {id: os.path.relpath(path, tmp_path) for id, path in paths.items()}, several
 
 
@@ -446,5 +447,5 @@ def test_members_of_archives(tmp_path):
 
 def looked_at(path):
   with pytest.raises(ItemError) as caught:
-    library.look(library.Look(path, is_image=False, decode=False))
+    media_files.look(media_files.Look(path, is_image=False, decode=False))
   return caught.value.code

@@ -21,10 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import build as builder
-from data import local, outcomes, plan, runner, validate, work
-from data.items import Item
+from data import outcomes, validate
+from data.builder import local, shard_plan, workers
+from data.builder import shard as shard_lib
+from data.builder.windows import WindowConfig
 from data.outcomes import EXITS, BuildError
-from data.windows import WindowConfig
+from data.sources.items import Item
 from tests import folders, media, tasks
 from tvts_jax.input import index, records
 
@@ -260,9 +262,9 @@ def test_a_shard_is_done_whoever_owns_it(tmp_path, monkeypatch):
     raise KeyError(f'getpwuid(): uid not found: {uid}')
 
   monkeypatch.setattr(pwd, 'getpwuid', unknown)
-  folder, planned = folders.epath.Path(tmp_path), plan.PlannedShard('train-00000-of-00001', ())
-  content = work.finish_shard(folder, planned, 'plan', [])
-  assert work.read_done(folder, [planned], 'plan') == {planned.name: content}
+  folder, planned = folders.epath.Path(tmp_path), shard_plan.PlannedShard('train-00000-of-00001', ())
+  content = shard_lib.finish_shard(folder, planned, 'plan', [])
+  assert shard_lib.read_done(folder, [planned], 'plan') == {planned.name: content}
 
 
 def test_what_was_left_is_removed_whatever_the_folder_is_called(tmp_path):
@@ -459,7 +461,7 @@ def test_source_that_is_not_there(tmp_path, capsys):
 
 @pytest.fixture(scope='module')
 def one_runner():
-  r = runner.Runner(tasks.act, runner.Limits(seconds=1, memory_mb=512), threading.Event())
+  r = workers.Runner(tasks.act, workers.Limits(seconds=1, memory_mb=512), threading.Event())
   yield r
   r.close()
 
@@ -488,8 +490,8 @@ def test_runner_tries_again_once(one_runner, tmp_path):
 
 
 def test_runner_renews_its_process(monkeypatch):
-  monkeypatch.setattr(runner, 'RENEWED_AFTER', 2)
-  r = runner.Runner(tasks.act, runner.Limits(60, 512), threading.Event())
+  monkeypatch.setattr(workers, 'RENEWED_AFTER', 2)
+  r = workers.Runner(tasks.act, workers.Limits(60, 512), threading.Event())
   pids = [r.run('pid').value for _ in range(5)]
   r.close()
   assert [pids.index(p) for p in pids] == [0, 0, 2, 2, 4]
@@ -503,7 +505,7 @@ def test_runner_ends_the_build_when_nothing_can_go_on(one_runner):
 
 def test_pool_kills_what_still_runs():
   begin = time.monotonic()
-  with pytest.raises(KeyboardInterrupt), runner.Pool(2, tasks.act, runner.Limits(600, 512)) as pool:
+  with pytest.raises(KeyboardInterrupt), workers.Pool(2, tasks.act, workers.Limits(600, 512)) as pool:
     futures = [pool.submit(job) for job in ('fine', 'hang', 'hang', 'hang', 'fine')]
     assert futures[0].result().value == 'FINE'
     raise KeyboardInterrupt
@@ -514,7 +516,7 @@ def test_worker_that_can_not_start(capfd):
   here = types.ModuleType('only_here')
   exec('def task(job): pass', here.__dict__)
   sys.modules['only_here'] = here
-  r = runner.Runner(here.task, runner.Limits(1, 512), threading.Event())
+  r = workers.Runner(here.task, workers.Limits(1, 512), threading.Event())
   with pytest.raises(BuildError, match='can not start') as e:
     r.run('fine')
   assert e.value.exit == EXITS['worker'] and 'only_here' in capfd.readouterr().err
@@ -562,8 +564,8 @@ def item(name, split='train'):
 def test_plan_is_a_function_of_the_items(splits, per_shard, rng):
   items = [item(*pair) for pair in splits.items()]
   shuffled = rng.sample(items, len(items))
-  planned = plan.make(items, WindowConfig(), per_shard)
-  assert plan.make(shuffled, WindowConfig(), per_shard) == planned
+  planned = shard_plan.make(items, WindowConfig(), per_shard)
+  assert shard_plan.make(shuffled, WindowConfig(), per_shard) == planned
   assert sorted(i.id for s in planned.shards for i in s.items) == sorted(splits)
   sizes = [len(s.items) for s in planned.shards]
   assert min(sizes) >= 1 and max(sizes) <= per_shard and len({s.name for s in planned.shards}) == len(sizes)
@@ -573,4 +575,4 @@ def test_plan_is_a_function_of_the_items(splits, per_shard, rng):
 @pytest.mark.parametrize('split', ['', 'Train', 'all', '../x', 'a-b', 'train\n'])
 def test_plan_refuses_split_names(split):
   with pytest.raises(BuildError, match='a split is named by'):
-    plan.make([item('a', split)], WindowConfig(), 5)
+    shard_plan.make([item('a', split)], WindowConfig(), 5)

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from data import transcripts
 from data.outcomes import ItemError
+from data.transcripts import formats
 from tests import clips, pages
 from tvts_jax import config as config_lib
 from tvts_jax import evaluators, objectives
@@ -44,7 +44,7 @@ def tables():
   with (
     mock.patch.dict(objectives.OBJECTIVES),
     mock.patch.dict(evaluators.EVALUATORS),
-    mock.patch.dict(transcripts.FORMATS),
+    mock.patch.dict(formats.FORMATS),
   ):
     yield
 
@@ -89,9 +89,9 @@ def test_the_evaluator_looks_at_frozen_features(tables, tmp_path):
 
 
 def test_the_transcript_format_is_found_out_and_read(tables):
-  line('FORMATS', module('data/ctm.py'), vars(transcripts))
+  line('FORMATS', module('data/ctm.py'), vars(formats))
   said = b';; made by hand\ntalk 1 0.50 0.25 Hello 0.98\n\ntalk 1 1.25 0.5 there\ntalk 1 20 0.1 again 0.5\n'
-  found = transcripts.read(said, duration_ms=30_000)
+  found = formats.read(said, duration_ms=30_000)
   assert (found.source, found.timing) == ('ctm', 'word')
   assert [(word.text, word.start_ms, word.end_ms) for word in found.words] == [
     ('Hello', 500, 750),
@@ -99,8 +99,8 @@ def test_the_transcript_format_is_found_out_and_read(tables):
     ('again', 20_000, 20_100),
   ]
   with pytest.raises(ItemError, match="'talk 1 x 0.1 oh' is no line of a CTM file"):
-    transcripts.read(said + b'talk 1 x 0.1 oh\n')
-  assert transcripts.detect('WEBVTT\n\n00:01.000 --> 00:02.000\nhello') == 'vtt'
+    formats.read(said + b'talk 1 x 0.1 oh\n')
+  assert formats.detect('WEBVTT\n\n00:01.000 --> 00:02.000\nhello') == 'vtt'
 
 
 def test_a_config_takes_what_the_page_gives_it(tables):

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import inspect, quality, timeline
+from data.builder import quality
+from data.inspect import __main__ as inspect
+from data.inspect import record_page
 from tests import folders
 from tvts_jax import page
 from tvts_jax.input import index, records
@@ -212,7 +214,7 @@ def test_pictures_are_small_and_odd_ones_are_named(tmp_path):
   assert len(pictures) > 30
   for uri in set(pictures):
     image = cv2.imdecode(np.frombuffer(base64.b64decode(uri.split(',')[1]), np.uint8), cv2.IMREAD_COLOR)
-    assert image.shape == (2 * timeline.FRAME_H, 93, 3)
+    assert image.shape == (2 * record_page.FRAME_H, 93, 3)
   assert sum(a.get('class') == 'none' for _, a in reader.tags) >= 10, 'frames that can not be shown leave a frame'
 
 
@@ -232,7 +234,7 @@ def test_long_windows_keep_to_a_few_rows(tmp_path):
   record = folders.record('long', seconds=3600, frames=600, words=9000)
   folder = folders.write(tmp_path / 'shards', {'train': [[record]]})
   reader = run(folder, tmp_path / 'page.html')
-  assert sum(a.get('class') == 'row' for _, a in reader.tags) == timeline.MAX_ROWS
+  assert sum(a.get('class') == 'row' for _, a in reader.tags) == record_page.MAX_ROWS
   assert sum(a.get('class', '').startswith('tick') for _, a in reader.tags) == 600
 
 

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 from scipy import fft
 
-from data import leakage, leakage_page, likeness, matching, scene, windows, world
-from data.items import Item
+from data.builder import windows
+from data.leakage import __main__ as leakage
+from data.leakage import hashes, match
+from data.leakage import page as page_lib
+from data.sources.items import Item
+from data.world import __main__ as world
+from data.world import scene
 from tests import folders, weights
 from tests.test_inspect import read as read_page
 from tvts_jax import convert
@@ -110,11 +115,11 @@ def test_edited_copies_are_found(root):
   assert f'threshold: {leakage.THRESHOLD} bits' in page.text and page.text.index('show the same') < page.text.index(
     'thres'
   )
-  assert sum(tag == 'img' for tag, _ in page.tags) == 2 * leakage_page.STRIP * len(pairs)
+  assert sum(tag == 'img' for tag, _ in page.tags) == 2 * page_lib.STRIP * len(pairs)
 
 
 def test_strangers_are_not_accused(root, monkeypatch):
-  monkeypatch.setattr(matching, 'SCREEN', likeness.BITS)  # So that no one is let off unseen.
+  monkeypatch.setattr(match, 'SCREEN', hashes.BITS)  # So that no one is let off unseen.
   pairs, page = run(root, root / 'strangers', code=0)
   assert len(pairs) == 16 and not any(p['found'] for p in pairs) and 'threshold' in page.text
   assert all(p['distance'] > leakage.THRESHOLD for p in pairs)
@@ -156,29 +161,29 @@ def test_what_cannot_be_read_is_named_and_not_taken_for_clean(root, tmp_path, ca
 
 
 def test_hashes_are_the_signs_of_the_lowest_frequencies():
-  pictures = np.random.default_rng(0).integers(0, 256, (5, likeness.SIDE, likeness.SIDE))
-  words_WxN = likeness.hashes(pictures)
+  pictures = np.random.default_rng(0).integers(0, 256, (5, hashes.SIDE, hashes.SIDE))
+  words_WxN = hashes.hashes(pictures)
   for picture, words in zip(pictures, words_WxN.T.tolist()):
     low = fft.dctn(picture.astype(float))[:12, :12]
     coarse = low[:8, :8].ravel()[1:]
     assert [words[0] >> i & 1 for i in range(64)] == [*(coarse > 0).tolist(), False]
     rest = np.concatenate([low[:8, 8:].ravel(), low[8:].ravel()])
-    assert sum(word.bit_count() for word in words[1:]) == (rest > 0).sum() and len(coarse) + len(rest) == likeness.BITS
+    assert sum(word.bit_count() for word in words[1:]) == (rest > 0).sum() and len(coarse) + len(rest) == hashes.BITS
 
 
 def hashed(rng, counts, views):
   """Hashes that are alike enough for ties, of records with so many frames."""
   start, frames = np.cumsum([0, *counts]), sum(counts)
-  hash_VxWxN = rng.integers(0, 2**10, (views, likeness.WORDS, frames)).astype(np.uint64)
+  hash_VxWxN = rng.integers(0, 2**10, (views, hashes.WORDS, frames)).astype(np.uint64)
   names = [(f'v{i}', 0) for i in range(len(counts))]
   rows = list(range(len(counts)))
-  return matching.Hashed(None, rows, names, [''] * len(counts), start, np.arange(frames), hash_VxWxN, [])
+  return match.Hashed(None, rows, names, [''] * len(counts), start, np.arange(frames), hash_VxWxN, [])
 
 
 @pytest.mark.parametrize('screen', [0, 10])
 def test_the_nearest_is_that_of_all_pairs_one_by_one(monkeypatch, screen):
-  monkeypatch.setattr(matching, 'CHUNK', 7)
-  monkeypatch.setattr(matching, 'SCREEN', screen)
+  monkeypatch.setattr(match, 'CHUNK', 7)
+  monkeypatch.setattr(match, 'SCREEN', screen)
   rng = np.random.default_rng(1)
   down, pre = hashed(rng, [5, 0, 16, 1, 40], 4), hashed(rng, [3, 0, 0, 20, 1, 9, 2, 0, 30, 0], 2)
 
@@ -192,10 +197,10 @@ def test_the_nearest_is_that_of_all_pairs_one_by_one(monkeypatch, screen):
     asked = [(2 * i + 1) * len(theirs[0][0]) // 32 for i in range(16)]
     return sorted(min(bits(i, j, *vw) for j in range(len(ours[0][0])) for vw in views) for i in asked)[3]
 
-  got = matching.nearest(down, pre)
+  got = match.nearest(down, pre)
   for d in range(5):
     expected = {p: by_hand(d, p, 3) for p in range(10)}
-    assert expected == {p: matching.distance(down, d, pre, p) for p in range(10)}
+    assert expected == {p: match.distance(down, d, pre, p) for p in range(10)}
     near = {p: bits for p, bits in expected.items() if bits is not None and by_hand(d, p, 1) <= screen}
     assert got[d] == (min((bits, p) for p, bits in near.items()) if near else None)
   assert [found is None for found in got][1:3] == [True, False]

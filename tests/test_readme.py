@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from data import dialects
-from data.transcripts import Word
+from data.transcripts import dialects
+from data.transcripts.formats import Word
 from tests import media, notebooks, pages
 from tvts_jax import config as config_lib
 from tvts_jax import doctor, evaluate, sharding, train

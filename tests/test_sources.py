@@ -10,9 +10,12 @@ import tarfile
 
 import pytest
 
-from data import archives, sources, transcripts, windows
-from data.items import SOURCE_CODES, Item, SourceError
+from data import archives
+from data.builder import windows
 from data.outcomes import BuildError, ItemError
+from data.sources import find
+from data.sources.items import SOURCE_CODES, Item, SourceError
+from data.transcripts import formats
 from tests import folders
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -35,7 +38,7 @@ def write(root, files):
 
 def refused(code, *args, **kwargs):
   with pytest.raises(SourceError) as caught:
-    sources.find(*map(str, args), **kwargs)
+    find.find(*map(str, args), **kwargs)
   assert caught.value.code == code, caught.value
   assert '\n' not in str(caught.value)
   return str(caught.value)
@@ -79,25 +82,25 @@ def test_an_index_in_three_forms(tmp_path):
   lines = ['\t'.join(columns), *('\t'.join(r.get(c, '') for c in columns) for r in rows)]
   (tmp_path / 'x.tsv').write_text('\n'.join(lines) + '\n')
   for name in ('x.jsonl', 'x.jsonl.gz', 'x.csv', 'x.tsv'):
-    assert sources.detect(at(name)) == 'index'
-    assert sources.find(at(name)) == expected, name
+    assert find.detect(at(name)) == 'index'
+    assert find.find(at(name)) == expected, name
 
 
 def test_paths_are_relative_to_the_index_not_to_here(tmp_path, monkeypatch):
   folder(tmp_path / 'data')
   write(tmp_path, {'lists/x.jsonl': jsonl(row(video='../data/a.mp4', transcript='../data/a.json3'))})
   monkeypatch.chdir(tmp_path)
-  (item,) = sources.find('lists/x.jsonl')
+  (item,) = find.find('lists/x.jsonl')
   assert os.path.isabs(item.video) and os.path.samefile(item.video, tmp_path / 'data/a.mp4')
-  assert transcripts.read(item.transcript).source == 'json3'
-  (item,) = sources.find('lists/x.jsonl', media='data')
+  assert formats.read(item.transcript).source == 'json3'
+  (item,) = find.find('lists/x.jsonl', media='data')
   assert os.path.normpath(item.video) == str(tmp_path / 'data/a.mp4')
 
 
 def test_numbers_are_fine_as_ids(tmp_path):
   folder(tmp_path)
   write(tmp_path, {'x.jsonl': jsonl(row(17))})
-  assert sources.find(str(tmp_path / 'x.jsonl'))[0].id == '17'
+  assert find.find(str(tmp_path / 'x.jsonl'))[0].id == '17'
 
 
 HARMLESS = ['../../etc/passwd', '/abs', '-rf', 'a b', 'ünï', 'Abc', 'abC', 'a' * 255, '~', '*', '😀', '.', 'con']
@@ -107,7 +110,7 @@ HARMFUL = ['', '  ', 'a\nb', 'a\0b', 'a\tb', 'a\u2028b', 'a' * 300, '\ud800']
 def test_ids_are_data(tmp_path):
   folder(tmp_path)
   write(tmp_path, {'x.jsonl': jsonl(*(row(id) for id in HARMLESS))})
-  assert [item.id for item in sources.find(str(tmp_path / 'x.jsonl'))] == sorted(HARMLESS)
+  assert [item.id for item in find.find(str(tmp_path / 'x.jsonl'))] == sorted(HARMLESS)
 
 
 @pytest.mark.parametrize('id', HARMFUL)
@@ -158,7 +161,7 @@ def test_a_bad_line_is_named(tmp_path, name):
 def test_missing_files_are_left_to_the_items_unless_all_are_missing(tmp_path):
   folder(tmp_path)
   write(tmp_path, {'x.jsonl': jsonl(row('a'), row('b', video='b.mp4'), row('c', transcript=None))})
-  missing = {item.id: item for item in sources.find(str(tmp_path / 'x.jsonl'))}
+  missing = {item.id: item for item in find.find(str(tmp_path / 'x.jsonl'))}
   with pytest.raises(ItemError, match='missing_video'):
     archives.open_bytes(missing['b'].video, 100)
   assert missing['c'].transcript is None
@@ -180,19 +183,19 @@ def test_splits(tmp_path):
   folder(tmp_path)
   rows = [row(f'id{n}') for n in range(400)]
   write(tmp_path, {'x.jsonl': jsonl(*rows), 'y.jsonl': jsonl(*reversed(rows[:200]))})
-  assert {item.split for item in sources.find(str(tmp_path / 'x.jsonl'))} == {'train'}
-  drawn = {item.id: item.split for item in sources.find(str(tmp_path / 'x.jsonl'), val_fraction=0.1)}
+  assert {item.split for item in find.find(str(tmp_path / 'x.jsonl'))} == {'train'}
+  drawn = {item.id: item.split for item in find.find(str(tmp_path / 'x.jsonl'), val_fraction=0.1)}
   assert 20 <= sum(split == 'val' for split in drawn.values()) <= 60
   # An item's split hangs on its id alone, and grows with the fraction.
-  for item in sources.find(str(tmp_path / 'y.jsonl'), val_fraction=0.1):
+  for item in find.find(str(tmp_path / 'y.jsonl'), val_fraction=0.1):
     assert drawn[item.id] == item.split
-  for item in sources.find(str(tmp_path / 'x.jsonl'), val_fraction=0.2):
+  for item in find.find(str(tmp_path / 'x.jsonl'), val_fraction=0.2):
     assert item.split == 'val' or drawn[item.id] == 'train'
   write(tmp_path, {'z.jsonl': jsonl(row('a', split='val'), row('b'))})
-  assert [item.split for item in sources.find(str(tmp_path / 'z.jsonl'))] == ['val', 'train']
+  assert [item.split for item in find.find(str(tmp_path / 'z.jsonl'))] == ['val', 'train']
   refused('bad_table', tmp_path / 'z.jsonl', val_fraction=0.1)
   with pytest.raises(ValueError, match='val_fraction'):
-    sources.find(str(tmp_path / 'x.jsonl'), val_fraction=1.0)
+    find.find(str(tmp_path / 'x.jsonl'), val_fraction=1.0)
 
 
 # Which kind.
@@ -202,13 +205,13 @@ def test_kinds_that_cannot_be_told_are_listed(tmp_path):
   write(tmp_path, {'x.csv': 'foo,bar,baz\n1,2,3\n', 'empty.csv': '', 'y.txt': 'x', 'only/notes.txt': 'x'})
   for path in ('x.csv', 'empty.csv', 'y.txt', 'only'):
     sentence = refused('ambiguous_kind', tmp_path / path)
-    assert '--kind' in sentence and all(kind in sentence for kind in sources.KINDS)
+    assert '--kind' in sentence and all(kind in sentence for kind in find.KINDS)
   write(tmp_path, {'both/a.mp4': b'v', 'both/a.json3': JSON3})
   with tarfile.open(tmp_path / 'both/x.tar', 'w'):
     pass
   sentence = refused('ambiguous_kind', tmp_path / 'both')
   assert 'tree:' in sentence and 'webdataset:' in sentence and 'cc3m:' not in sentence
-  assert [item.id for item in sources.find(str(tmp_path / 'both'), 'tree')] == ['a']
+  assert [item.id for item in find.find(str(tmp_path / 'both'), 'tree')] == ['a']
 
 
 def test_unknown_kinds_and_paths(tmp_path):
@@ -255,8 +258,8 @@ def test_a_tree_of_videos_with_captions_beside_them(tmp_path):
       'sub/cover.jpg': b'i',
     },
   )
-  assert sources.detect(str(tmp_path)) == 'tree'
-  found = {item.id: item for item in sources.find(str(tmp_path))}
+  assert find.detect(str(tmp_path)) == 'tree'
+  found = {item.id: item for item in find.find(str(tmp_path))}
   names = {id: item.transcript and os.path.relpath(item.transcript, tmp_path) for id, item in found.items()}
   assert names == {
     'a': 'a.en.json3',
@@ -269,7 +272,7 @@ def test_a_tree_of_videos_with_captions_beside_them(tmp_path):
     'a': 'en',
     'sub/my.talk [id]': 'en',
   }
-  german = {item.id: item for item in sources.find(str(tmp_path), lang='de')}
+  german = {item.id: item for item in find.find(str(tmp_path), lang='de')}
   assert german['sub/my.talk [id]'].transcript.endswith('.de.json3') and german['a'].transcript is None
 
 
@@ -277,9 +280,9 @@ def test_captions_in_several_languages_need_a_choice(tmp_path):
   write(tmp_path, {'a.mp4': b'v', 'a.de.vtt': 'x', 'a.en.vtt': 'x', 'a.en-GB.vtt': 'x'})
   sentence = refused('ambiguous_lang', tmp_path)
   assert 'de, en' in sentence and '--lang' in sentence
-  (item,) = sources.find(str(tmp_path), lang='en')
+  (item,) = find.find(str(tmp_path), lang='en')
   assert item.transcript.endswith('a.en.vtt') and item.lang == 'en'
-  (item,) = sources.find(str(tmp_path), lang='en-GB')
+  (item,) = find.find(str(tmp_path), lang='en-GB')
   assert item.transcript.endswith('a.en-GB.vtt')
 
 
@@ -287,7 +290,7 @@ def test_languages_of_three_letters(tmp_path):
   write(tmp_path, {'a.mp4': b'v', 'a.ceb.json3': JSON3, 'a.en-US.json3': JSON3})
   assert 'ceb, en' in refused('ambiguous_lang', tmp_path)
   for lang, name in (('ceb', 'a.ceb.json3'), ('en', 'a.en-US.json3')):
-    (item,) = sources.find(str(tmp_path), lang=lang)
+    (item,) = find.find(str(tmp_path), lang=lang)
     assert os.path.basename(item.transcript) == name and item.lang == name.split('.')[1]
 
 
@@ -295,7 +298,7 @@ def test_languages_of_three_letters(tmp_path):
 def test_a_tag_that_names_a_transcriber_is_no_language(tmp_path, tag):
   write(tmp_path, {'a.mp4': b'v', f'a.{tag}.json': WHISPER})
   for lang in (None, 'en'):
-    (item,) = sources.find(str(tmp_path), lang=lang)
+    (item,) = find.find(str(tmp_path), lang=lang)
     assert item.transcript.endswith(f'.{tag}.json') and item.lang == (lang or '')
 
 
@@ -303,10 +306,10 @@ def test_a_tag_that_names_a_transcriber_is_no_language(tmp_path, tag):
 def test_a_tag_of_three_letters_that_is_no_language(tmp_path, name):
   write(tmp_path, {'a.mp4': b'v', name: WHISPER})
   for lang in (None, 'en'):
-    (item,) = sources.find(str(tmp_path), lang=lang)
+    (item,) = find.find(str(tmp_path), lang=lang)
     assert os.path.basename(item.transcript) == name and item.lang == (lang or '')
   write(tmp_path, {'a.en.json3': JSON3})
-  (item,) = sources.find(str(tmp_path))
+  (item,) = find.find(str(tmp_path))
   assert os.path.basename(item.transcript) == 'a.en.json3' and item.lang == 'en'
 
 
@@ -322,7 +325,7 @@ OTHER_JSON = {
 def test_json_of_another_kind_gives_way_to_captions(tmp_path, content):
   ending = '.json.gz' if isinstance(content, bytes) else '.json'
   write(tmp_path, {'a.mp4': b'v', f'a{ending}': content, 'a.en.vtt': 'x', 'alone.mp4': b'v', f'alone{ending}': content})
-  found = {item.id: os.path.basename(item.transcript) for item in sources.find(str(tmp_path))}
+  found = {item.id: os.path.basename(item.transcript) for item in find.find(str(tmp_path))}
   assert found == {'a': 'a.en.vtt', 'alone': f'alone{ending}'}
 
 
@@ -333,16 +336,16 @@ def test_only_json_that_would_be_taken_is_looked_into(tmp_path, monkeypatch):
   write(tmp_path, {'a.mp4': b'v', 'a.en.json3': JSON3, 'a.json': {}})
   write(tmp_path, {'b.mp4': b'v', 'b.json': {}, 'b.odd.json': {}, 'b.srt': 'x'})
   write(tmp_path, {'c.mp4': b'v', 'c.json': {}, 'c.de.vtt': 'x'})
-  found = {item.id: os.path.basename(item.transcript) for item in sources.find(str(tmp_path), lang='en')}
+  found = {item.id: os.path.basename(item.transcript) for item in find.find(str(tmp_path), lang='en')}
   assert found == {'a': 'a.en.json3', 'b': 'b.srt', 'c': 'c.json'}
   assert [os.path.basename(path) for path in looked] == ['b.json', 'c.json']
 
 
 def test_what_macos_leaves_beside_files_is_no_item(tmp_path):
   write(folder(tmp_path / 'tree'), {'._a.mp4': b'x', '._a.json3': 'x'})
-  assert [item.id for item in sources.find(str(tmp_path / 'tree'))] == ['a']
+  assert [item.id for item in find.find(str(tmp_path / 'tree'))] == ['a']
   tar(tmp_path / 'x.tar', {'._a.mp4': b'x', 'a.mp4': b'v', '._a.json3': 'x', 'a.json3': JSON3})
-  assert [item.id for item in sources.find(str(tmp_path / 'x.tar'))] == ['x/a']
+  assert [item.id for item in find.find(str(tmp_path / 'x.tar'))] == ['x/a']
 
 
 def test_hostile_names_in_a_tree(tmp_path):
@@ -354,7 +357,7 @@ def test_hostile_names_in_a_tree(tmp_path):
   (tmp_path / 'b\nc.webm').rename(tmp_path / os.fsdecode(b'b\xff.webm'))
   refused('bad_id', tmp_path)
   (tmp_path / os.fsdecode(b'b\xff.webm')).rename(tmp_path / '-rf.webm')
-  assert [item.id for item in sources.find(str(tmp_path))] == ['-rf', 'a']
+  assert [item.id for item in find.find(str(tmp_path))] == ['-rf', 'a']
 
 
 def test_a_tree_without_one_transcript(tmp_path):
@@ -379,20 +382,20 @@ def tvts(root, videos='data/YTTemporal/videos'):
 
 def test_the_tvts_tree(tmp_path):
   tvts(tmp_path)
-  assert sources.detect(str(tmp_path)) == 'tvts'
-  items = sources.find(str(tmp_path))
+  assert find.detect(str(tmp_path)) == 'tvts'
+  items = find.find(str(tmp_path))
   assert [(item.id, item.split) for item in items] == [('_y2', 'val'), ('gone', 'train'), ('x-1', 'train')]
   assert all(archives.exists(item.video) == (item.id != 'gone') for item in items)
-  assert transcripts.read(items[0].transcript, fmt=items[0].fmt).source == 'merlot'
+  assert formats.read(items[0].transcript, fmt=items[0].fmt).source == 'merlot'
   table = str(tmp_path / 'meta_data/yttemporal_train.csv')
-  assert sources.detect(table) == 'tvts' and len(sources.find(table)) == 2
+  assert find.detect(table) == 'tvts' and len(find.find(table)) == 2
 
 
 def test_the_tvts_tree_with_its_media_elsewhere(tmp_path):
   tvts(tmp_path, videos='../elsewhere/videos')
   assert '--media' in refused('no_source', tmp_path)
   for media in ('elsewhere', 'elsewhere/videos'):
-    items = sources.find(str(tmp_path), media=str(tmp_path.parent / media))
+    items = find.find(str(tmp_path), media=str(tmp_path.parent / media))
     assert archives.exists(items[0].video) and archives.exists(items[0].transcript)
   shutil.rmtree(tmp_path.parent / 'elsewhere')
 
@@ -415,18 +418,18 @@ def test_merlot_lines_and_a_folder_of_videos(tmp_path, ending):
   for n, ids in enumerate(parts):
     write(tmp_path, {f'yttemporal180m_{n:03d}of100{ending}': pack(jsonl(*map(record, ids)).encode())})
   write(tmp_path, {'videos/a.mp4': b'v', 'videos/deep/d.webm': b'v', 'videos/unlisted.mp4': b'v'})
-  assert sources.detect(str(tmp_path)) == 'merlot'
-  items = sources.find(str(tmp_path))
+  assert find.detect(str(tmp_path)) == 'merlot'
+  items = find.find(str(tmp_path))
   assert [item.id for item in items] == ['a', 'd', 'unlisted']
   assert items[2].transcript is None
-  expected = transcripts.read(GOLDEN / 'WAaKRUoY6Io.grover.json')
+  expected = formats.read(GOLDEN / 'WAaKRUoY6Io.grover.json')
   for item in items[:2]:
-    assert transcripts.read(item.transcript, fmt=item.fmt) == expected
+    assert formats.read(item.transcript, fmt=item.fmt) == expected
     line = archives.open_bytes(item.transcript, 1 << 20, 'transcript')
     assert json.loads(line)['info']['id'] == item.id
   one = str(tmp_path / f'yttemporal180m_000of100{ending}')
-  assert sources.detect(one) == 'merlot'
-  assert [item.id for item in sources.find(one, media=str(tmp_path / 'videos')) if item.transcript] == ['a']
+  assert find.detect(one) == 'merlot'
+  assert [item.id for item in find.find(one, media=str(tmp_path / 'videos')) if item.transcript] == ['a']
 
 
 def test_broken_merlot_lines_are_named(tmp_path):
@@ -451,9 +454,9 @@ def test_cc3m_and_webvid_tables(tmp_path):
     'results_2M_train.csv': 'videoid,contentUrl,duration,page_dir,name\n2,https://x/2.mp4,PT1S,00,"a dog, a cat"\n',
   }
   write(tmp_path, files)
-  kinds = {name: sources.detect(str(tmp_path / name)) for name in files}
+  kinds = {name: find.detect(str(tmp_path / name)) for name in files}
   assert kinds == dict(zip(files, ['cc3m', 'cc3m', 'webvid', 'webvid', 'webvid']))
-  found = {name: sources.find(str(tmp_path / name), media=media) for name in files}
+  found = {name: find.find(str(tmp_path / name), media=media) for name in files}
   said = {name: [(i.id, os.path.relpath(i.video, media), i.split, i.caption) for i in found[name]] for name in files}
   assert said == {
     'cc3m_train.tsv': [('1', '1.jpg', 'train', 'a "quoted dog'), ('2', '2.jpg', 'train', "it's a cat")],
@@ -469,7 +472,7 @@ def test_caption_tables_that_do_not_do(tmp_path):
   write(tmp_path, {'m/x.mp4': b'v', 'pairs.tsv': 'a dog\tx\n', 'gcc-training.tsv': 'a dog\thttps://x/1.jpg?a=b\n'})
   sentence = refused('ambiguous_kind', tmp_path / 'pairs.tsv')
   assert 'cc3m:' in sentence and 'webvid:' in sentence and 'index:' not in sentence
-  (item,) = sources.find(str(tmp_path / 'pairs.tsv'), 'webvid', media=str(tmp_path / 'm'))
+  (item,) = find.find(str(tmp_path / 'pairs.tsv'), 'webvid', media=str(tmp_path / 'm'))
   assert archives.exists(item.video)
   assert 'download' in refused('bad_table', tmp_path / 'gcc-training.tsv')
   write(tmp_path, {'cc3m.tsv': 'caption\tpath\na dog\tx.jpg\n\tx.jpg\n'})
@@ -501,8 +504,8 @@ def test_webdataset_tars(tmp_path):
   )
   talks = {'t/0.mp4': b'v0', 't/0.en.vtt': 'x', 't/0.txt': 'a title', 't/1.MP4': b'v1', 't/1.json': json.loads(JSON3)}
   tar(tmp_path / '00001.tar', talks | {'t/2.mp4': b'v2', 't/3.mp4': b'', 't/3.json': '[' * 99_999})
-  assert sources.detect(str(tmp_path)) == 'webdataset'
-  items = {item.id: item for item in sources.find(str(tmp_path))}
+  assert find.detect(str(tmp_path)) == 'webdataset'
+  items = {item.id: item for item in find.find(str(tmp_path))}
   assert {id: item.caption for id, item in items.items() if item.caption} == {
     '00000/0': 'a dog',
     '00000/1': 'a cat',
@@ -511,19 +514,19 @@ def test_webdataset_tars(tmp_path):
   inside = {id: item.transcript and item.transcript.split('::')[1] for id, item in items.items()}
   assert inside == dict.fromkeys(items) | {'00001/t/0': 't/0.en.vtt', '00001/t/1': 't/1.json', '00001/t/3': 't/3.json'}
   assert archives.open_bytes(items['00001/t/1'].video, 10) == b'v1'
-  assert transcripts.read(items['00001/t/1'].transcript).source == 'json3'
+  assert formats.read(items['00001/t/1'].transcript).source == 'json3'
   with pytest.raises(ItemError, match='bad_json'):
-    transcripts.read(items['00001/t/3'].transcript)
+    formats.read(items['00001/t/3'].transcript)
   with pytest.raises(ItemError, match='missing_video'):
     archives.open_bytes(items['00000/gone'].video, 10)
-  assert len(sources.find(str(tmp_path / '00000.tar'))) == 3
+  assert len(find.find(str(tmp_path / '00000.tar'))) == 3
 
 
 def test_captions_that_are_none_are_left_to_their_items(tmp_path):
   texts = {'a.txt': 'café'.encode('latin-1'), 'b.txt': 'x' * ((1 << 20) + 1), 'c.txt': 'a café'}
   texts |= {'d.txt': texts['a.txt'], 'd.json': {'caption': 'a good one'}, 'e.vtt': VTT}
   tar(tmp_path / 'x.tar', {f'{key}.jpg': folders.jpeg(16, 24) for key in 'abcde'} | texts)
-  a, b, c, d, e = sources.find(str(tmp_path / 'x.tar'))
+  a, b, c, d, e = find.find(str(tmp_path / 'x.tar'))
   assert [item.caption for item in (a, b, c, d, e)] == [None, None, 'a café', 'a good one', None]
   for item, says in ((a, 'bad_encoding: .*a.txt: is not UTF-8'), (b, 'unknown_format'), (e, 'missing_.*e.vtt is none')):
     with pytest.raises(ItemError, match=says):
@@ -538,6 +541,6 @@ def test_hostile_tars(tmp_path):
 
 def test_finding_is_deterministic(tmp_path):
   tvts(tmp_path)
-  first = sources.find(str(tmp_path))
-  assert first == sources.find(str(tmp_path)) == sorted(first, key=lambda item: item.id)
+  first = find.find(str(tmp_path))
+  assert first == find.find(str(tmp_path)) == sorted(first, key=lambda item: item.id)
   assert json.dumps([dataclasses.asdict(item) for item in first])

@@ -9,9 +9,10 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from data import timing, transcripts
 from data.outcomes import ItemError
-from data.timing import Word
+from data.transcripts import formats
+from data.transcripts import spans as spans_lib
+from data.transcripts.spans import Word
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 VTT, RECORD = GOLDEN / 'WAaKRUoY6Io.en.vtt', GOLDEN / 'WAaKRUoY6Io.grover.json'
@@ -22,7 +23,7 @@ def read(content, **kwargs):
   """The transcript of text, bytes, or something that becomes JSON."""
   if not isinstance(content, bytes | str):
     content = json.dumps(content)
-  return transcripts.read(content.encode('utf-8', 'surrogatepass') if isinstance(content, str) else content, **kwargs)
+  return formats.read(content.encode('utf-8', 'surrogatepass') if isinstance(content, str) else content, **kwargs)
 
 
 def plain(transcript):
@@ -153,7 +154,7 @@ spoken = st.lists(
 def test_words_and_starts_survive_every_format(steps, name):
   words, now = [], 0
   for text, gap, length in steps:
-    hypothesis.assume(text.split() == [text] and timing.split(text) == [text])
+    hypothesis.assume(text.split() == [text] and spans_lib.split(text) == [text])
     now += gap
     words.append((text, now, now + min(gap, length)))
   fmt = 'vtt_lone_words' if name == 'vtt' else None
@@ -162,9 +163,7 @@ def test_words_and_starts_survive_every_format(steps, name):
   assert all(word.start_ms < word.end_ms <= now + 1 for word in transcript.words)
 
 
-@pytest.mark.parametrize(
-  'name', [name for name in transcripts.FORMATS if name not in ('video2dataset', 'vtt_lone_words')]
-)
+@pytest.mark.parametrize('name', [name for name in formats.FORMATS if name not in ('video2dataset', 'vtt_lone_words')])
 def test_a_format_can_be_named_and_is_then_insisted_on(name):
   content = (MAKERS | {'srt': srt})[name]()
   assert read(content, fmt=name, interpolate=True).source.removesuffix('_raw') == name
@@ -175,7 +174,7 @@ def test_a_format_can_be_named_and_is_then_insisted_on(name):
 def test_an_unknown_format_lists_the_known_ones():
   for content, kwargs in [({'foo': 1}, {}), ('just some text', {}), (json3(), {'fmt': 'foo'}), ('[1, 2]', {})]:
     detail = refused('unknown_format', content, **kwargs)
-    assert all(name in detail for name in transcripts.FORMATS)
+    assert all(name in detail for name in formats.FORMATS)
 
 
 # Real files.
@@ -184,7 +183,7 @@ def test_an_unknown_format_lists_the_known_ones():
 def test_merlots_vtt_gives_the_words_and_times_of_its_record():
   record = json.loads(RECORD.read_text())['subtitles']
   expected = [(item['word'], round(item['time'] * 1000)) for item in record]
-  transcript = transcripts.read(VTT, duration_ms=255_000)
+  transcript = formats.read(VTT, duration_ms=255_000)
   assert len(expected) == 641
   assert [(word.text, word.start_ms) for word in transcript.words] == expected
   assert (transcript.lang, transcript.timing) == ('en', 'word')
@@ -193,14 +192,14 @@ def test_merlots_vtt_gives_the_words_and_times_of_its_record():
 def test_a_line_of_one_word_has_no_tag_but_was_said():
   record = json.loads(RECORD.read_text())['subtitles']
   expected = {(item['word'], round(item['time'] * 1000)) for item in record}
-  heard = [(word.text, word.start_ms) for word in transcripts.read(VTT, fmt='vtt_lone_words').words]
+  heard = [(word.text, word.start_ms) for word in formats.read(VTT, fmt='vtt_lone_words').words]
   assert expected < set(heard) and len(heard) == 642
   assert set(heard) - expected == {('sweetness', 188_380)}  # "what can we do to counter the / sweetness"
 
 
 def test_the_record_gives_the_corrected_text_on_word_times():
   golden = json.loads((GOLDEN / 'transcript_sampling.json').read_text())
-  transcript = transcripts.read(RECORD, duration_ms=255_000)
+  transcript = formats.read(RECORD, duration_ms=255_000)
   assert (transcript.source, transcript.timing, transcript.lang) == ('merlot', 'word', '')
   pairs = [(token, round(at * 1000)) for text, at in zip(golden['aligned'], golden['times']) for token in text.split()]
   assert [(word.text, word.start_ms) for word in transcript.words] == pairs
@@ -469,13 +468,13 @@ def test_an_empty_file_is_missing_not_silent(content, tmp_path):
   refused('missing_transcript', content, fmt='json3')
   (tmp_path / 'x.json3').write_bytes(content)
   with pytest.raises(ItemError, match='missing_transcript'):
-    transcripts.read(tmp_path / 'x.json3')
+    formats.read(tmp_path / 'x.json3')
 
 
 def test_a_file_that_is_not_there(tmp_path):
   for path in (tmp_path / 'no.vtt', tmp_path):
     with pytest.raises(ItemError, match='missing_transcript'):
-      transcripts.read(path)
+      formats.read(path)
 
 
 def test_characters_that_break_readers_are_left_out():
@@ -560,9 +559,9 @@ def test_a_transcript_of_another_cut():
   st.none() | st.integers(1, 12_000),
 )
 def test_what_comes_out_is_in_order_and_inside(pairs, duration_ms):
-  spans = [timing.Span(f'w{i}', start, end) for i, (start, end) in enumerate(pairs)]
+  spans = [spans_lib.Span(f'w{i}', start, end) for i, (start, end) in enumerate(pairs)]
   try:
-    words, kind = timing.settle(spans, duration_ms, interpolate=False)
+    words, kind = spans_lib.settle(spans, duration_ms, interpolate=False)
   except ItemError as error:
     assert error.code in ('end_before_start', 'times_beyond_duration', 'unsorted_times')
     return
@@ -607,8 +606,8 @@ def test_what_comes_out_is_in_order_and_inside(pairs, duration_ms):
     ('oversized_word', whisper([('x' * 10_000_000, 0, 1)])),
     ('oversized_word', vtt([('x' * 10_000_000, 0, 1), ('a', 1, 2), ('b', 3, 4)], cut=2)),
     ('oversized_word', merlot(denoised=[{'cleanasr': 'x' * 1_000_000}])),
-    ('oversized_transcript', b' ' * transcripts.MAX_BYTES + b'{}'),
-    ('oversized_transcript', gzip.compress(b' ' * (transcripts.MAX_BYTES + 1), mtime=0)),
+    ('oversized_transcript', b' ' * formats.MAX_BYTES + b'{}'),
+    ('oversized_transcript', gzip.compress(b' ' * (formats.MAX_BYTES + 1), mtime=0)),
     ('bad_archive', gzip.compress(b'{"events": []}', mtime=0)[:-4]),
     ('bad_archive', b'\x1f\x8bnonsense'),
   ],
@@ -626,16 +625,16 @@ def test_markup_that_never_closes_takes_no_time():
 def test_a_file_over_the_limit_is_not_read(tmp_path):
   path = tmp_path / 'x.json'
   with open(path, 'wb') as file:
-    file.truncate(transcripts.MAX_BYTES + 1)
+    file.truncate(formats.MAX_BYTES + 1)
   with pytest.raises(ItemError, match='oversized_transcript'):
-    transcripts.read(path)
+    formats.read(path)
 
 
 def test_encodings_that_are_fine(tmp_path):
   text = vtt().replace('so', 'schön')
   for data in (text.encode(), text.encode('utf-8-sig'), text.encode('utf-16'), gzip.compress(text.encode())):
     (tmp_path / 'x.bin').write_bytes(data)  # the name has no say
-    assert said(transcripts.read(tmp_path / 'x.bin')).startswith('schön')
+    assert said(formats.read(tmp_path / 'x.bin')).startswith('schön')
 
 
 KEYS = """events segs utf8 tStartMs tOffsetMs segments words word start end text subtitles time denoised cleanasr
@@ -667,9 +666,9 @@ def test_any_bytes_are_read_or_refused_by_name(tail, head):
 
 
 def test_captions():
-  transcript = transcripts.caption('A dog\truns. ', 4000)
+  transcript = formats.caption('A dog\truns. ', 4000)
   assert transcript.words == tuple(Word(text, 0, 4000) for text in ('A', 'dog', 'runs.'))
   assert (transcript.source, transcript.timing) == ('caption', 'caption')
   for text in ('', ' \n', '\u200b'):
     with pytest.raises(ItemError, match='no_words'):
-      transcripts.caption(text, 4000)
+      formats.caption(text, 4000)

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data import windows
-from data.items import Item
+from data.builder import windows
+from data.builder.windows import Window, WindowConfig, choose
 from data.outcomes import ItemError
-from data.transcripts import Word
-from data.windows import Window, WindowConfig, choose
+from data.sources.items import Item
+from data.transcripts.formats import Word
 from tests import media
 from tvts_jax.input import records, sampling
 from tvts_jax.input.errors import InputError

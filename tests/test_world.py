@@ -15,7 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import dialects, scene, sources, transcripts, world
+from data.sources import find
+from data.transcripts import dialects
+from data.transcripts import formats as formats_lib
+from data.world import __main__ as world
+from data.world import scene
 from tvts_jax.input import sampling
 
 SMALL = ['--clips', '8', '--val', '2', '--probe-train', '0', '--probe-test', '1']
@@ -61,15 +65,13 @@ def test_index_names_files_that_hold_what_render_gives(folder):
   index, labels = rows(folder / 'index.jsonl'), rows(folder / 'labels.jsonl')
   assert [r['id'] for r in index] == [r['id'] for r in labels]
   assert Counter(r['split'] for r in index) == {'train': 8, 'val': 2, 'motion_test': 1, 'order_test': 1}
-  found = {
-    item.id: (item.video, item.transcript, item.lang, item.split) for item in sources.find(folder / 'index.jsonl')
-  }
+  found = {item.id: (item.video, item.transcript, item.lang, item.split) for item in find.find(folder / 'index.jsonl')}
   assert found == {r['id']: (str(folder / r['video']), str(folder / r['transcript']), 'en', r['split']) for r in index}
   formats = Counter()
   for row, label in zip(index, labels):
     frames, words, expected = scene.render(0, int(row['id'][-6:]), row['split'])
     assert {k: label[k] for k in expected} == json.loads(json.dumps(expected))
-    heard = transcripts.read(folder / row['transcript'], duration_ms=12000)
+    heard = formats_lib.read(folder / row['transcript'], duration_ms=12000)
     assert [(w.text, w.start_ms) for w in heard.words] == [(w.text, w.start_ms) for w in words]
     assert heard.timing == 'word'
     formats[heard.source] += 1
@@ -82,7 +84,7 @@ def test_index_names_files_that_hold_what_render_gives(folder):
 @pytest.mark.parametrize('name', ['whisper.json', 'cpp.json'])
 def test_dialects_with_word_ends_keep_them(name):
   words = scene.write_script(0, 1).words
-  heard = transcripts.read(dialects.WRITERS[name]([list(words)], 12000).encode(), duration_ms=12000)
+  heard = formats_lib.read(dialects.WRITERS[name]([list(words)], 12000).encode(), duration_ms=12000)
   assert [w.end_ms for w in heard.words] == [w.end_ms for w in words]
 
 
@@ -271,9 +273,9 @@ def test_the_text_check_would_see_a_leak(leak):
   def plant(k, words):
     if k == 0 and rng.random() < 0.3:
       if leak == 'word':
-        words[0] = transcripts.Word('first', words[0].start_ms, words[0].end_ms)
+        words[0] = formats_lib.Word('first', words[0].start_ms, words[0].end_ms)
       elif leak == 'time':
-        words = [transcripts.Word(w.text, w.start_ms + 400, w.end_ms + 400) for w in words]
+        words = [formats_lib.Word(w.text, w.start_ms + 400, w.end_ms + 400) for w in words]
       elif len(words) > 4:
         del words[1:3]
     return words

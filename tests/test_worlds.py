@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from data import scene, world
 from data.outcomes import BuildError
-from data.scene import WORLDS
+from data.world import __main__ as world
+from data.world import scene
+from data.world.scene import WORLDS
 
 CLIPS = 200
 

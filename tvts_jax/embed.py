@@ -30,9 +30,10 @@ import cv2
 import jax
 import numpy as np
 
-from data import items, windows
-from data.items import Item
+from data.builder import windows
 from data.outcomes import ItemError
+from data.sources import items
+from data.sources.items import Item
 from tvts_jax import command, convert, sharding
 from tvts_jax.convert import card, workdir
 from tvts_jax.errors import UserError

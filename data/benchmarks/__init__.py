@@ -6,10 +6,11 @@ import dataclasses
 import os
 from collections import defaultdict
 
-from data import archives, items, sources
+from data import archives
 from data.benchmarks import didemo, hmdb51, k400, lsmdc, msrvtt, msvd, ssv2, svo, table, ucf101
 from data.benchmarks.clips import Clip, Files
-from data.items import SourceError
+from data.sources import find, items
+from data.sources.items import SourceError
 
 BENCHMARKS = {
   'ssv2': ssv2.BENCHMARK,
@@ -31,7 +32,7 @@ def read(name: str, path: str, media: str, number: int = 1) -> list[Clip]:
   media: the folder that the videos must lie in.
   number: which of the splits, where a benchmark has several.
   """
-  clips = sources.collect(_inside(BENCHMARKS[name].read(Files(path), number), media))
+  clips = find.collect(_inside(BENCHMARKS[name].read(Files(path), number), media))
   if not clips:
     raise SourceError('nothing_found', f'{path}, as {name}, lists not one clip')
   _check_labels(clips, path)

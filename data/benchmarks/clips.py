@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from data.items import IMAGES, VIDEOS, SourceError
+from data.sources.items import IMAGES, VIDEOS, SourceError
 
 KINDS = ('.json', '.jsonl', '.jsonl.gz', '.csv', '.tsv', '.txt', '.pkl')
 

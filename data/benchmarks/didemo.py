@@ -8,7 +8,7 @@ from collections import defaultdict
 
 from data.benchmarks import clips
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.items import SourceError, text
+from data.sources.items import SourceError, text
 
 
 def read(files: Files, number: int) -> Found:

@@ -5,7 +5,7 @@ Labels number the classes by name. Names of clips hold blanks, #, &, ( and ;.
 
 from data.benchmarks import clips
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.items import SourceError
+from data.sources.items import SourceError
 
 SPLITS = {'1': 'train', '2': 'test', '0': None}
 

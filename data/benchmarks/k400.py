@@ -3,9 +3,9 @@
 Clips are named ID_FFFFFF_TTTTTT after their seconds, in folders of their classes, with blanks or underscores.
 """
 
-from data import items
 from data.benchmarks.clips import Benchmark, Clip, Files, Found, whole
-from data.items import SourceError
+from data.sources import items
+from data.sources.items import SourceError
 
 SPLITS = {'train': 'train', 'val': 'val', 'validate': 'val', 'test': 'test'}
 LIST = r'(?:kinetics[_-]?(?:400)?[_-])?(train|val|validate|test)\.csv'

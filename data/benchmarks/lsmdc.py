@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 
-from data import items
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.items import SourceError
+from data.sources import items
+from data.sources.items import SourceError
 
 LISTS = {
   'train': 'LSMDC16_annos_training.csv',

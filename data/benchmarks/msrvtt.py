@@ -5,10 +5,10 @@ There is no validation split: what other code calls so is the test split.
 
 from collections import defaultdict
 
-from data import items
 from data.benchmarks import clips
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.items import SourceError, text
+from data.sources import items
+from data.sources.items import SourceError, text
 
 
 def read(files: Files, number: int) -> Found:

@@ -4,7 +4,7 @@ of a video together are one, is a setting of the evaluator.
 
 from data.benchmarks import clips
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.items import SourceError
+from data.sources.items import SourceError
 
 
 def read(files: Files, number: int) -> Found:

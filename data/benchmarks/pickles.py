@@ -2,7 +2,7 @@
 
 import os
 
-from data.items import SourceError
+from data.sources.items import SourceError
 from tvts_jax.convert.report import ConvertError
 from tvts_jax.convert.unpickle import Damaged, Machine, Name
 

@@ -7,7 +7,7 @@ import os
 
 from data.benchmarks import clips
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.items import SourceError, text
+from data.sources.items import SourceError, text
 
 SPLITS = {'train': 'train', 'validation': 'val', 'test': 'test'}
 PREFIX = 'something-something-v2-'

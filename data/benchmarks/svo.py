@@ -3,9 +3,9 @@
 The clips are the images, named by their numbers: 17.jpg. One that no sentence is true of is described by its triplet.
 """
 
-from data import items
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.items import IMAGES, SourceError, text
+from data.sources import items
+from data.sources.items import IMAGES, SourceError, text
 
 FLAGS = {'subj_neg': 'subj', 'verb_neg': 'verb', 'obj_neg': 'obj'}
 SAYS = {'true': True, '1': True, 'false': False, '0': False, None: False}

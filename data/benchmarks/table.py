@@ -4,9 +4,9 @@ video: path below the folder of the media; without one, the id. split: 'test' wh
 0, or the name of the class. class: its name; without labels, classes are numbered by name. captions: several, in JSONL.
 """
 
-from data import items
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.items import SourceError, text
+from data.sources import items
+from data.sources.items import SourceError, text
 
 
 def read(files: Files, number: int) -> Found:

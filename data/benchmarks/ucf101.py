@@ -5,7 +5,7 @@ import re
 
 from data.benchmarks import clips
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.items import SourceError
+from data.sources.items import SourceError
 
 
 def read(files: Files, number: int) -> Found:

@@ -9,7 +9,7 @@ import html
 import re
 from typing import NamedTuple
 
-from data.timing import Span, join
+from data.transcripts.spans import Span, join
 
 _CLOCK = r'(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})'
 _CUE = re.compile(rf'\s{{0,8}}{_CLOCK}\s{{1,8}}-->\s{{1,8}}{_CLOCK}')

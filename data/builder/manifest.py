@@ -4,8 +4,8 @@ import json
 from collections import Counter
 
 from data import shards
+from data.builder.shard_plan import Plan
 from data.outcomes import BuildError
-from data.plan import Plan
 from tvts_jax.input import index, records
 
 SAMPLING = ('transcripts', 'seconds', 'gap_s', 'min_words')  # of the config: what windows were chosen to serve

@@ -14,9 +14,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from data import archives, layouts, published
-from data.items import UNPRINTABLE, Item, SourceError
+from data import archives
 from data.outcomes import ItemError
+from data.sources import folders, published
+from data.sources.items import UNPRINTABLE, Item, SourceError
 
 MAX_ID = 255
 
@@ -123,9 +124,9 @@ def _with_split(item, val_fraction):
 
 KINDS = {
   'index': Kind(
-    'a JSONL, CSV or TSV table with columns id, video, and transcript or caption', layouts.is_index, layouts.index
+    'a JSONL, CSV or TSV table with columns id, video, and transcript or caption', folders.is_index, folders.index
   ),
-  'tree': Kind('a folder of videos with captions beside them', layouts.is_tree, layouts.tree),
+  'tree': Kind('a folder of videos with captions beside them', folders.is_tree, folders.tree),
   'tvts': Kind('the TVTS tree, or its csv with the column Name', published.is_tvts, published.tvts),
   'merlot': Kind('yttemporal180m_*.jsonl(.gz) and a folder of videos', published.is_merlot, published.merlot),
   'cc3m': Kind('a table of captions and images', published.is_cc3m, published.cc3m),

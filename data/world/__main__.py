@@ -4,10 +4,10 @@
   python -m data.build DIR/index.jsonl --out SHARDS --window-s 12 --seconds 2 --fps 1.5 --short-side 32
 
 Each clip is 12 s: four events of 3 s, in each a flock of one coloured shape does one of eight motions on a
-dark texture, while a narrator says so: see data/scene.py for why a model can learn order from it, and from
+dark texture, while a narrator says so: see data/world/scene.py for why a model can learn order from it, and from
 nothing but what it sees. Clips are H.264 in mp4 with transcripts in the formats of common tools in turn.
 DIR/index.jsonl lists them for data.build; DIR/labels.jsonl says what is in each, for
-probes and for sentences that are true of one clip and not of another (pairs_of in data/scene.py).
+probes and for sentences that are true of one clip and not of another (pairs_of in data/world/scene.py).
 
 Frames are 64x64: a frame is 2x2 copies of one 32x32 torus, large enough that the halved colour planes of
 H.264 and JPEG keep the colours apart. Shards take half of that side: a model with 8x8 patches then gets a
@@ -36,9 +36,9 @@ import av
 import cv2
 import numpy as np
 
-from data.dialects import WRITERS
 from data.outcomes import EXITS, BuildError, ending
-from data.scene import DURATION_MS, FPS, SPLITS, WORLDS, World, labels_of, pairs_of, render, write_script
+from data.transcripts.dialects import WRITERS
+from data.world.scene import DURATION_MS, FPS, SPLITS, WORLDS, World, labels_of, pairs_of, render, write_script
 from tvts_jax.machine import cores
 
 VERSION = 2  # part of a folder's settings: raise it when the same seed gives other clips
@@ -195,7 +195,9 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:
     text = f'{part} clips of each probe, `motion` and `order` (%(default)s; 0: none)'
     parser.add_argument(f'--probe-{part}', type=int, default=SPLITS[split][1], help=text)
   parser.add_argument('--seed', type=int, default=0, help='another seed, another world (%(default)s)')
-  parser.add_argument('--world', choices=WORLDS, default='plain', help='which variant: see data/scene.py (%(default)s)')
+  parser.add_argument(
+    '--world', choices=WORLDS, default='plain', help='the variant, see data/world/scene.py (%(default)s)'
+  )
   parser.add_argument('--workers', type=int, default=cores(), help='processes (%(default)s)')
   args = parser.parse_args(argv)
   counts = {'train': args.clips, 'val': args.val}

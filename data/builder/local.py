@@ -11,11 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from data import outcomes
-from data.manifest import describe
+from data.builder.manifest import describe
+from data.builder.shard import Job, finish_shard, make_item
+from data.builder.shard_plan import PlannedShard
+from data.builder.workers import Limits, Pool
 from data.outcomes import BuildError
-from data.plan import PlannedShard
-from data.runner import Limits, Pool
-from data.work import Job, finish_shard, make_item
 from tvts_jax.files import is_local
 
 PARTS = '.parts-'  # begins the name of the folder for records that wait for their shard

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data import items, windows
-from data.items import Item
-from data.likeness import BITS, FRAMES, WORDS, fitting, frame_distances, hash_frames, spread
+from data.builder import windows
+from data.leakage.hashes import BITS, FRAMES, WORDS, fitting, frame_distances, hash_frames, spread
 from data.outcomes import ItemError
+from data.sources import items
+from data.sources.items import Item
 from tvts_jax.errors import UserError
 from tvts_jax.input import index, records
 from tvts_jax.input.errors import InputError

@@ -9,12 +9,14 @@ from fractions import Fraction
 
 import numpy as np
 
-from data import pictures, quality, transcripts, video
+from data import pictures, video
 from data.archives import open_media
-from data.items import Item
+from data.builder import quality
 from data.outcomes import ItemError
 from data.pictures import Frame
-from data.transcripts import Transcript, Word
+from data.sources.items import Item
+from data.transcripts import formats
+from data.transcripts.formats import Transcript, Word
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.records import Record
 from tvts_jax.input.sampling import SamplingConfig, valid_starts
@@ -114,7 +116,7 @@ def choose(words: Sequence[Word], duration_ms: int, config: WindowConfig) -> lis
 
 
 def records(item: Item, config: WindowConfig) -> tuple[list[Record], dict[str, float]]:
-  """All records of an item, and their quality: means of `data.quality.Measures` over them. ItemError if none.
+  """All records of an item, and their quality: means of `data.builder.quality.Measures` over them. ItemError if none.
 
   Depends on nothing but the item's files and the configuration.
   """
@@ -205,10 +207,10 @@ def _densest(word_starts, length, last, count, begins):
 
 def _transcript(item: Item, duration_ms: int, config: WindowConfig) -> Transcript:
   if item.caption is not None:
-    return transcripts.caption(item.caption, duration_ms)
+    return formats.caption(item.caption, duration_ms)
   if item.transcript is None:
     raise ItemError('missing_transcript', 'the item has neither a transcript nor a caption')
-  return transcripts.read(
+  return formats.read(
     item.transcript, fmt=item.fmt, duration_ms=duration_ms, interpolate=config.interpolate, lang=item.lang
   )
 
@@ -235,14 +237,14 @@ def _read_image(file, item, config) -> tuple[int, Transcript, list[tuple[Window,
     raise ItemError('oversized_video', f'an image file of more than {IMAGE_BYTES} bytes')
   size = {'short_side': config.short_side, 'quality': config.quality, 'restarts': config.restarts}
   frame = pictures.read_image(data, **size)
-  return IMAGE_MS, transcripts.caption(item.caption, IMAGE_MS), [(Window(0, 0, IMAGE_MS), [frame])]
+  return IMAGE_MS, formats.caption(item.caption, IMAGE_MS), [(Window(0, 0, IMAGE_MS), [frame])]
 
 
 def _uncaptioned(item) -> ItemError:
   if not item.transcript:
     return ItemError('missing_transcript', 'an image needs a caption')
   try:  # it may have been meant as one
-    transcripts.read(item.transcript, fmt=item.fmt, interpolate=True)
+    formats.read(item.transcript, fmt=item.fmt, interpolate=True)
   except ItemError as error:
     return ItemError(error.code, f'an image needs a caption; {item.transcript}: {error.detail}')
   return ItemError('missing_transcript', f'an image needs a caption, and {item.transcript} is none')

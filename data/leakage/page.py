@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from data.likeness import BITS, frame_distances
-from data.matching import HEIGHT, SAME, Hashed, Pair
+from data.leakage.hashes import BITS, frame_distances
+from data.leakage.match import HEIGHT, SAME, Hashed, Pair
 from tvts_jax import page
 from tvts_jax.input.records import Record
 

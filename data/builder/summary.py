@@ -4,8 +4,8 @@ import json
 from collections import Counter, defaultdict
 
 from data import shards
+from data.builder.shard_plan import Plan
 from data.outcomes import CODES, status
-from data.plan import Plan
 
 REPORT = 'report.json'
 

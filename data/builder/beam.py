@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 from etils import epath
 
-from data import plan
-from data.items import Item
+from data.builder import shard_plan
+from data.builder.shard import build_shard
+from data.builder.workers import Limits
 from data.outcomes import BuildError
-from data.runner import Limits
-from data.work import build_shard
+from data.sources.items import Item
 
 try:
   import apache_beam
@@ -39,15 +39,15 @@ def build(pipeline: apache_beam.Pipeline, folder, plan_sha256: str, config, limi
   """Builds the shards of the folder's items.jsonl that are not done."""
 
   def work(name: str, items: Iterable[Item]) -> None:
-    planned = plan.PlannedShard(name, tuple(sorted(items, key=plan.place)))
+    planned = shard_plan.PlannedShard(name, tuple(sorted(items, key=shard_plan.place)))
     build_shard(epath.Path(out), planned, plan_sha256, config, limits)
 
   out = str(folder)
   with pipeline:
     _ = (
       pipeline
-      | apache_beam.io.ReadFromText(glob.escape(str(folder / plan.ITEMS)))
-      | apache_beam.Map(plan.parse_line)
+      | apache_beam.io.ReadFromText(glob.escape(str(folder / shard_plan.ITEMS)))
+      | apache_beam.Map(shard_plan.parse_line)
       | apache_beam.GroupByKey()
       | apache_beam.MapTuple(work)
     )

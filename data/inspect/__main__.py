@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data import quality, timeline
+from data.builder import quality
+from data.inspect import record_page
 from data.shards import publish
 from tvts_jax import command, page
 from tvts_jax.input import index, records
@@ -64,7 +65,7 @@ def drawn(record: records.Record, example_id: int, epoch: int, seed: int, config
 def card(manifest: index.Manifest, ids: index.Index, row: int, epoch: int, seed: int, config, note: str = '') -> str:
   record, example_id = records.decode(index.read_record(manifest, ids, row)), int(ids.example_id[row])
   sample = drawn(record, example_id, epoch, seed, config)
-  return timeline.card(record, sample, f'example {example_id:016x} \u00b7 drawn in epoch {epoch}{note}')
+  return record_page.card(record, sample, f'example {example_id:016x} \u00b7 drawn in epoch {epoch}{note}')
 
 
 def page_of_run(args) -> str:
@@ -93,7 +94,7 @@ def page_of_run(args) -> str:
   for part, row, epoch in shown:
     note = f' \u00b7 {page.text(part.manifest.folder)} {page.text(part.manifest.split)}'
     parts.append(card(part.manifest, part.index, row, epoch, config.seed, part.config, note))
-  return page.document(f'{args.run} step {args.step}', timeline.STYLE, '\n'.join(parts))
+  return page.document(f'{args.run} step {args.step}', record_page.STYLE, '\n'.join(parts))
 
 
 def page_of_folder(args) -> str:
@@ -117,7 +118,7 @@ def page_of_folder(args) -> str:
     f'<h2>Records <span class="soft">{len(chosen)} of {len(ids)}</span></h2>',
   ]
   parts += [card(manifest, ids, row, epoch, args.seed, config) for row, epoch in zip(chosen, epochs)]
-  return page.document(f'{manifest.folder.name} {manifest.split}', timeline.STYLE, '\n'.join(parts))
+  return page.document(f'{manifest.folder.name} {manifest.split}', record_page.STYLE, '\n'.join(parts))
 
 
 def sampling_config(manifest: index.Manifest, changes: list[str]) -> SamplingConfig:

@@ -8,10 +8,12 @@ import os
 import re
 from collections.abc import Iterator
 
-from data import archives, items, transcripts
-from data.items import VIDEOS, Item, SourceError
+from data import archives
 from data.outcomes import ItemError
-from data.transcripts import FORMATS
+from data.sources import items
+from data.sources.items import VIDEOS, Item, SourceError
+from data.transcripts import formats
+from data.transcripts.formats import FORMATS
 
 SIDECARS = ('.json3', '.json', '.vtt', '.srt')  # in order of preference: .json may be whisper's, with word times
 NO_TRANSCRIPTS = {'info', 'live_chat'}  # what yt-dlp writes beside a video
@@ -99,10 +101,10 @@ def _choose(sidecars: list[Sidecar], folder, lang, where) -> tuple[str | None, s
 
 def _is_transcript(path) -> bool:
   try:
-    content, _ = transcripts.load(archives.open_bytes(path, transcripts.MAX_BYTES, 'transcript'))
+    content, _ = formats.load(archives.open_bytes(path, formats.MAX_BYTES, 'transcript'))
   except ItemError:
     return False
-  return transcripts.matching(content) not in (None, 'video2dataset')
+  return formats.matching(content) not in (None, 'video2dataset')
 
 
 def choose(sidecars: list[Sidecar], lang: str | None, where: str) -> tuple[str | None, str]:

@@ -13,8 +13,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from data import shards
-from data.items import Item
 from data.outcomes import BuildError
+from data.sources.items import Item
 from tvts_jax.input import index, records
 
 PLAN, ITEMS = 'plan.json', 'items.jsonl'
@@ -48,7 +48,7 @@ class Plan:
 
 
 def make(items: list[Item], config, items_per_shard: int) -> Plan:
-  """config: a dataclass, data.windows.WindowConfig."""
+  """config: a dataclass, data.builder.windows.WindowConfig."""
   by_split = defaultdict(list)
   for item in items:
     if not re.fullmatch('[a-z][a-z0-9_]*', item.split) or item.split == 'all':

@@ -1,16 +1,18 @@
 """Published datasets as they lie on people's disks: TVTS, YT-Temporal-180M, CC3M, WebVid, webdataset tars.
 
-The finders have the shape of those in `data.layouts`.
+The finders have the shape of those in `data.sources.folders`.
 """
 
 import glob
 import os
 import re
 
-from data import archives, items, layouts, transcripts
-from data.items import IMAGES, VIDEOS, Item, SourceError
-from data.layouts import Found
+from data import archives
 from data.outcomes import ItemError
+from data.sources import folders, items
+from data.sources.folders import Found
+from data.sources.items import IMAGES, VIDEOS, Item, SourceError
+from data.transcripts import formats
 
 MAX_CAPTION_BYTES = 1 << 20
 
@@ -158,7 +160,7 @@ def _columns(path):
 
 def _captioned(path):
   """Whether a table lists captioned images, videos, or paths that don't tell; None where it is another table."""
-  if not items.is_table(path) or layouts.is_index(path) or is_tvts(path) or is_merlot(path):
+  if not items.is_table(path) or folders.is_index(path) or is_tvts(path) or is_merlot(path):
     return None
   if set(items.head(path)) >= _WEBVID:
     return 'video'
@@ -191,9 +193,9 @@ def _captions(path, media, default_ending):
 def _described(tar, key, parts, lang):
   """(Transcript, caption, language) of a sample whose files are {ending: name}."""
   found = [(ending[1:].rpartition('.'), name) for ending, name in parts.items()]
-  timed = [(tag, f'.{kind}', name) for (tag, _, kind), name in found if f'.{kind}' in layouts.SIDECARS]
+  timed = [(tag, f'.{kind}', name) for (tag, _, kind), name in found if f'.{kind}' in folders.SIDECARS]
   timed = [(tag, kind, name) for tag, kind, name in timed if tag or kind != '.json']  # KEY.json may be anything
-  name, spoken = layouts.choose(timed, lang, f'{tar}, {key}')
+  name, spoken = folders.choose(timed, lang, f'{tar}, {key}')
   if name:
     return f'{tar}::{name}', None, spoken
   readers = {'.txt': _text_caption, '.json': _json_caption}
@@ -215,8 +217,8 @@ def _text_caption(ref):
 def _json_caption(ref):
   """The caption in a sample's metadata; None if it is no such thing, but a transcript, or tries to be one."""
   try:
-    content = transcripts.load(archives.open_bytes(ref, transcripts.MAX_BYTES, 'transcript'))[0]
+    content = formats.load(archives.open_bytes(ref, formats.MAX_BYTES, 'transcript'))[0]
   except ItemError:
     return None
   caption = content.get('caption') if isinstance(content, dict) else None
-  return caption if isinstance(caption, str) and transcripts.matching(content) is None else None
+  return caption if isinstance(caption, str) and formats.matching(content) is None else None

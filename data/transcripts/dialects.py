@@ -5,7 +5,7 @@ Each writer takes the utterances of a video (lists of Word, none empty, in order
 
 import json
 
-from data.transcripts import Word
+from data.transcripts.formats import Word
 
 
 def json3(utterances: list[list[Word]], duration_ms: int) -> str:

@@ -21,7 +21,7 @@ import dataclasses
 
 import numpy as np
 
-from data.transcripts import Word
+from data.transcripts.formats import Word
 from tvts_jax.input.rng import generator
 
 SIZE, FPS, SLOTS, SLOT_S = 64, 3, 4, 3.0

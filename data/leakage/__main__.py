@@ -41,9 +41,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.leakage_page import page_of
-from data.likeness import BITS, FRAMES, spread
-from data.matching import Hashed, Pair, Shards, opened, pairs, read
+from data.leakage.hashes import BITS, FRAMES, spread
+from data.leakage.match import Hashed, Pair, Shards, opened, pairs, read
+from data.leakage.page import page_of
 from tvts_jax import command
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole

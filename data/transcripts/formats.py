@@ -1,7 +1,7 @@
 """Transcript files in the formats people have -> one normal form of timed words.
 
 A format is one line in FORMATS: what tells it apart, and how its spans of text and time are read. Which
-times are believed, mended or refused is decided in one place for all, `data.timing`.
+times are believed, mended or refused is decided in one place for all, `data.transcripts.spans`.
 """
 
 import json
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import ftfy
 
-from data import archives, captions
-from data.align import align, clean_word
+from data import archives
 from data.outcomes import ItemError
-from data.timing import Span, Word, join, settle, split
+from data.transcripts import cues
+from data.transcripts.align import align, clean_word
+from data.transcripts.spans import Span, Word, join, settle, split
 
 MAX_BYTES = 32 << 20  # of a file, and of what a gzipped one inflates to
 
@@ -289,8 +290,8 @@ FORMATS = {
     lambda c: _is(c, 'segments') or _is(c, 'words') or 'end' in _first({'segments': c}, 'segments'), _whisper
   ),
   # As YT-Temporal-180M was made, word for word: in a file with word tags, a line of one word has none and is left out.
-  'vtt': Format(captions.is_vtt, lambda c: Parsed(*captions.vtt(c, tagged_only=True))),
+  'vtt': Format(cues.is_vtt, lambda c: Parsed(*cues.vtt(c, tagged_only=True))),
   # Never detected, only asked for: those words too, at the times of their lines.
-  'vtt_lone_words': Format(captions.is_vtt, lambda c: Parsed(*captions.vtt(c))),
-  'srt': Format(captions.is_srt, lambda c: Parsed(*captions.srt(c))),
+  'vtt_lone_words': Format(cues.is_vtt, lambda c: Parsed(*cues.vtt(c))),
+  'srt': Format(cues.is_srt, lambda c: Parsed(*cues.srt(c))),
 }

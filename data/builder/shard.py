@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data import outcomes, shards, windows
-from data.items import Item
+from data import outcomes, shards
+from data.builder import windows
+from data.builder.shard_plan import PlannedShard
+from data.builder.workers import Answer, Limits, Runner
 from data.outcomes import BuildError
-from data.plan import PlannedShard
-from data.runner import Answer, Limits, Runner
+from data.sources.items import Item
 from tvts_jax.input import index, records
 
 
