@@ -33,7 +33,7 @@ Variations: set, size (as the model's), data, annotations, run, tokenizer (paths
 """
 
 from tvts_jax.config import base, choose, parse_arg
-from tvts_jax.models.video import SIZES
+from tvts_jax.models.encoders.vit import SIZES
 
 # Clips to train on, classes, epochs, whether they are mirrored, the split to test on and under how many clips a video.
 SETS = {

@@ -19,7 +19,7 @@ Variations: set (ssv2, k400, ucf101, hmdb51), size (as the model's), data, annot
 
 from configs.finetune import SETS
 from tvts_jax.config import base, choose, parse_arg
-from tvts_jax.models.video import SIZES
+from tvts_jax.models.encoders.vit import SIZES
 
 
 def get_config(arg=''):

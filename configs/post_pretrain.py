@@ -22,7 +22,7 @@ Variations: size (as the model's), cc3m, webvid, run, tokenizer (folders), frame
 """
 
 from tvts_jax.config import base, parse_arg
-from tvts_jax.models.video import SIZES
+from tvts_jax.models.encoders.vit import SIZES
 
 
 def get_config(arg=''):

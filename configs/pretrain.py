@@ -17,7 +17,7 @@ batch, epochs.
 
 from configs import variants
 from tvts_jax.config import base, parse_arg
-from tvts_jax.models.video import SIZES
+from tvts_jax.models.encoders.vit import SIZES
 
 
 def get_config(arg=''):

@@ -30,7 +30,7 @@ Variations: set, size (as the model's), data, annotations, run, tokenizer (paths
 """
 
 from tvts_jax.config import base, choose, parse_arg
-from tvts_jax.models.video import SIZES
+from tvts_jax.models.encoders.vit import SIZES
 
 # What is said of a clip in training, what of it asks for the clip in the test, and word pieces of the longest text.
 SETS = {

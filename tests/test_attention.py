@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests.test_model import LOSS, assert_close, make
-from tvts_jax.models import attention, layers, video
+from tvts_jax.models import attention, layers
+from tvts_jax.models.encoders import vit
 
 B, N, H, C = 3, 6, 2, 8
 
@@ -105,15 +106,15 @@ def test_the_step_for_nvidia_calls_cudnn_forward_and_backward(monkeypatch):
 @functools.cache
 def embedded(dtype):
   """The same raw pixels by the folded weights and by normalised pixels, and in float64 by numpy."""
-  embedding = video.Embedding(16, layers.uniform_init, jnp.dtype(dtype), jnp.float32)
+  embedding = vit.Embedding(16, layers.uniform_init, jnp.dtype(dtype), jnp.float32)
   raw = np.random.default_rng(0).integers(0, 256, (4, 50, 96), np.uint8)
   raw[1], raw[2] = 0, 255
   params = jax.jit(embedding.init)(jax.random.key(0), raw)
   apply = lambda patches: np.asarray(jax.jit(embedding.apply)(params, patches), np.float64)
   given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params['params'])
   colours = np.arange(96) % 3
-  pixels = (raw / 255 - np.array(video.PIXEL_MEAN)[colours]) / np.array(video.PIXEL_STD)[colours]
-  return apply(raw), apply(video.normalise(raw)), pixels @ given['kernel'] + given['bias']
+  pixels = (raw / 255 - np.array(vit.PIXEL_MEAN)[colours]) / np.array(vit.PIXEL_STD)[colours]
+  return apply(raw), apply(vit.normalise(raw)), pixels @ given['kernel'] + given['bias']
 
 
 def test_raw_pixels_are_normalised_by_the_weights():

@@ -5,8 +5,9 @@ import pytest
 
 from tests.test_model import LOSS, make
 from tvts_jax import config as config_lib
-from tvts_jax import flops, objectives
+from tvts_jax import objectives
 from tvts_jax import step as step_lib
+from tvts_jax.models import flops
 
 VISIBLE, LENGTH = 12, 6
 

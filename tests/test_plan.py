@@ -19,10 +19,11 @@ from jax.sharding import PartitionSpec as P
 
 from configs import pretrain
 from tests.test_model import make
-from tvts_jax import bill, flops, hlo, sharding
+from tvts_jax import bill, hlo, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import plan as plan_lib
 from tvts_jax.errors import UserError
+from tvts_jax.models import flops
 
 ROOT = pathlib.Path(__file__).parents[1]
 LOOP = """HloModule step

@@ -17,9 +17,9 @@ import pytest
 from tests import meshes
 from tests.test_model import LOSS, TINY, assert_close, loss_and_gradient, make
 from tvts_jax import config as config_lib
-from tvts_jax import flops, optim
+from tvts_jax import optim
 from tvts_jax import step as step_lib
-from tvts_jax.models import tvts
+from tvts_jax.models import flops, tvts
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN_STEP = {'loss': 10.044304, 'sort/loss': 1.531592, 'gradient_norm': 40.098099, 'update_norm': 2.893365}

@@ -22,7 +22,7 @@ from tvts_jax.convert import names
 from tvts_jax.convert.modeling_tvts import TVTS
 from tvts_jax.errors import UserError
 from tvts_jax.machine import cores
-from tvts_jax.models.video import normalise
+from tvts_jax.models.encoders.vit import normalise
 
 KNOWN = {'contrastive': ('weight', 'temperature'), 'sort': ('weight',)}  # Objectives, and what is read of them.
 

@@ -13,10 +13,11 @@ import time
 import jax
 
 from tvts_jax import config as config_lib
-from tvts_jax import flops, hlo, sharding
+from tvts_jax import hlo, sharding
 from tvts_jax import step as step_lib
 from tvts_jax.chips import CHIPS, Chip
 from tvts_jax.errors import UserError
+from tvts_jax.models import flops
 
 CLIPS_PER_CORE = 300  # Of 16 frames, a second: what python -m tvts_jax.bench_input measures.
 FRAME_BYTES = 13_300  # A stored frame of 256 pixels.

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from tvts_jax import __version__, chips, convert, evaluators, flops, metrics, optim, preemption, report, sharding
+from tvts_jax import __version__, chips, convert, evaluators, metrics, optim, preemption, report, sharding
 from tvts_jax import clock as clock_lib
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
@@ -19,8 +19,8 @@ from tvts_jax.errors import UserError
 from tvts_jax.evaluators.sorting import Sorting, examples
 from tvts_jax.files import read_rows, sweep, write_whole
 from tvts_jax.input import annotations, pipeline
-from tvts_jax.models import tvts
-from tvts_jax.models.video import resize_positions
+from tvts_jax.models import flops, tvts
+from tvts_jax.models.encoders.vit import resize_positions
 from tvts_jax.profiling import Profile
 from tvts_jax.watchdog import Watchdog
 

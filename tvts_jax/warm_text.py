@@ -25,7 +25,7 @@ from tvts_jax.input.order import Order
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.input.trouble import Trouble
 from tvts_jax.models import tvts
-from tvts_jax.models.text import TextEncoder
+from tvts_jax.models.texts.distilbert import TextEncoder
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'the run whose transcripts and text encoder are meant')
 _TOKENIZER = flags.DEFINE_string('tokenizer', None, 'a tokenizer folder; needed (python -m data.vocab makes one)')

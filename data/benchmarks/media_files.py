@@ -6,11 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from data import archives, container, pictures, video
+from data import archives
 from data.benchmarks.clips import Benchmark, Clip, stem
 from data.builder.windows import IMAGE_BYTES
 from data.outcomes import ItemError
 from data.sources import items
+from tvts_jax.media import container, pictures, video
 
 _PAGE = re.compile(rb'(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|\?xml)', re.IGNORECASE)
 

@@ -9,17 +9,17 @@ from fractions import Fraction
 
 import numpy as np
 
-from data import pictures, video
 from data.archives import open_media
 from data.builder import quality
 from data.outcomes import ItemError
-from data.pictures import Frame
 from data.sources.items import Item
 from data.transcripts import formats
 from data.transcripts.formats import Transcript, Word
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.records import Record
 from tvts_jax.input.sampling import SamplingConfig, valid_starts
+from tvts_jax.media import pictures, video
+from tvts_jax.media.pictures import Frame
 
 IMAGE_BYTES = 64 << 20  # the largest image file that is read
 IMAGE_MS = 1  # an image is a video this long: the shortest that a record can hold

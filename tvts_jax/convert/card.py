@@ -4,8 +4,8 @@ import json
 import math
 from collections.abc import Mapping
 
+from tvts_jax.models.encoders.vit import PIXEL_MEAN, PIXEL_STD, VideoConfig
 from tvts_jax.models.tvts import PROJECTIONS, TVTSConfig
-from tvts_jax.models.video import PIXEL_MEAN, PIXEL_STD, VideoConfig
 
 # The short side before the crop, in crops.
 RESIZE = 256 / 224

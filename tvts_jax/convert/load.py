@@ -14,8 +14,8 @@ from tvts_jax.convert.report import ConvertError, Report
 from tvts_jax.convert.sources import Source, build, is_image_model, open_source
 from tvts_jax.convert.tensors import Tensor
 from tvts_jax.models import tvts
+from tvts_jax.models.encoders.vit import resize_positions
 from tvts_jax.models.tvts import TVTSConfig
-from tvts_jax.models.video import resize_positions
 
 PARTS = tuple(names.PREFIXES)
 

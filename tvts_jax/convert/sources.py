@@ -18,7 +18,7 @@ from tvts_jax.convert.tensors import Tensor
 from tvts_jax.convert.unpickle import Inert
 from tvts_jax.errors import UserError
 from tvts_jax.files import local
-from tvts_jax.models.text import TextConfig
+from tvts_jax.models.texts.distilbert import TextConfig
 from tvts_jax.models.tvts import TVTSConfig
 
 FORMAT_VERSION = 1

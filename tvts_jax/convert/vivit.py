@@ -12,8 +12,8 @@ import numpy as np
 from tvts_jax.convert import card, files, names
 from tvts_jax.convert.names import Row, heads, linear, merge, norm
 from tvts_jax.convert.report import ConvertError
+from tvts_jax.models.encoders.vit import PIXEL_MEAN, PIXEL_STD
 from tvts_jax.models.tvts import TVTSConfig
-from tvts_jax.models.video import PIXEL_MEAN, PIXEL_STD
 
 LAYER = 'encoder.layer.{}'
 TABLE = [

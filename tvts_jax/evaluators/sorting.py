@@ -15,12 +15,12 @@ from tvts_jax import objectives, sharding, watchdog
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.results import Result
 from tvts_jax.input import pipeline
-from tvts_jax.models import video
+from tvts_jax.models.encoders import vit
 from tvts_jax.objectives import orders, sorting
 from tvts_jax.words import percent
 
 # The mean colour: what is left of a video when all that it shows is taken away.
-GREY = np.round(255 * np.array(video.PIXEL_MEAN)).astype(np.uint8)
+GREY = np.round(255 * np.array(vit.PIXEL_MEAN)).astype(np.uint8)
 
 
 def blank(patches_BxNxP):

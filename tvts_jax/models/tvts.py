@@ -15,9 +15,9 @@ from einops import rearrange
 
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
+from tvts_jax.models.encoders.vit import VideoConfig, VideoEncoder
 from tvts_jax.models.sorter import Sorter
-from tvts_jax.models.text import TextConfig, TextEncoder
-from tvts_jax.models.video import VideoConfig, VideoEncoder
+from tvts_jax.models.texts.distilbert import TextConfig, TextEncoder
 
 # Video encoders by name. One maps (patches [B,N,P], positions [B,N]) to tokens [B,1+N,D], of which the first stands
 # for the whole clip, and is built as encoder(config, dtype, param_dtype, scan, remat, start): no more is asked of it.

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
+from tvts_jax.models.encoders.vit import normalise
 from tvts_jax.models.tvts import TVTSConfig
-from tvts_jax.models.video import normalise
 
 # What stands for a clip.
 POOLS = {

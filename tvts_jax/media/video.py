@@ -13,10 +13,10 @@ from typing import BinaryIO, NamedTuple
 
 import av
 
-from data import pictures
-from data.container import Media, decode, opened, packets
 from data.outcomes import ItemError
-from data.pictures import Display, Frame
+from tvts_jax.media import pictures
+from tvts_jax.media.container import Media, decode, opened, packets
+from tvts_jax.media.pictures import Display, Frame
 
 MAX_HOURS = 24
 SLACK_MS = 500  # a file may end this much before its header says: durations are rounded, sound is padded

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import av
 
 from data.outcomes import ItemError
-from data.pictures import STRICT, check_size
+from tvts_jax.media.pictures import STRICT, check_size
 
 CONTAINERS = 'mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg'  # as FFmpeg calls them
 
