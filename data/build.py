@@ -21,7 +21,6 @@ from collections import Counter
 
 from etils import epath
 
-from data import shards
 from data.builder import local, manifest, shard, shard_plan, summary
 from data.builder.windows import WindowConfig
 from data.builder.workers import Limits
@@ -29,6 +28,7 @@ from data.outcomes import CODES, ENDS, SKIPS, BuildError, ending
 from data.sources import find
 from tvts_jax.files import is_local
 from tvts_jax.machine import cores
+from tvts_jax.shards import writer
 
 LOCK = '.lock'
 LOCAL = 'local'  # the runner that is no Beam runner
@@ -103,7 +103,7 @@ def lock(folder):
     yield
     return
   known = {LOCK, shard_plan.PLAN, shard_plan.ITEMS}
-  foreign = [p.name for p in folder.iterdir() if p.name not in known and shards.TEMP not in p.name]
+  foreign = [p.name for p in folder.iterdir() if p.name not in known and writer.TEMP not in p.name]
   if foreign and not (folder / shard_plan.PLAN).exists():
     raise BuildError(f'{folder} holds other things ({sorted(foreign)[0]}): give an empty or new folder', 'request')
   with open(folder / LOCK, 'a+') as f:
@@ -125,7 +125,7 @@ def sweep(folder) -> None:
   """Removes what a builder that was killed had not finished. Only under the lock."""
   if is_local(folder):
     inside = epath.Path(glob.escape(str(folder)))
-    for pattern in (f'*{shards.TEMP}*', f'outcomes/*{shards.TEMP}*', f'{local.PARTS}*'):
+    for pattern in (f'*{writer.TEMP}*', f'outcomes/*{writer.TEMP}*', f'{local.PARTS}*'):
       for leftover in inside.glob(pattern):
         leftover.rmtree() if leftover.is_dir() else leftover.unlink()
 

@@ -18,11 +18,11 @@ import numpy as np
 from etils import epath
 
 from data.outcomes import ENDS, EXITS, ending
-from data.shards import DONE
-from tvts_jax.input import index, records, tfrecord
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.index import Manifest, Shard
 from tvts_jax.machine import cores
+from tvts_jax.shards import index, records, tfrecord
+from tvts_jax.shards.index import Manifest, Shard
+from tvts_jax.shards.writer import DONE
 
 SHOWN = 20  # findings of one class that concern the folder as a whole
 

@@ -15,9 +15,9 @@ from collections import Counter
 from pathlib import Path
 
 from tvts_jax import command
-from tvts_jax.input import index as shard_index
-from tvts_jax.input import records
 from tvts_jax.input.errors import InputError
+from tvts_jax.shards import index as shard_index
+from tvts_jax.shards import records
 
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 MOST_LETTERS = 1000  # rarer ones become [UNK], so that stray scripts do not fill the vocabulary

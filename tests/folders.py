@@ -5,9 +5,8 @@ import os
 
 from etils import epath
 
-from data import shards
-from tvts_jax.input import index, records
 from tvts_jax.input.host_tf import tensorflow
+from tvts_jax.shards import index, records, writer
 
 
 def jpeg(height, width, quality=75, value=None):
@@ -83,7 +82,7 @@ def write(folder, splits, config=None, sampling=None):
         payload, video_id, window = r if isinstance(r, tuple) else (records.encode(r), r.video_id, r.window_index)
         rows.append((payload, index.video_hash(video_id), index.example_hash(video_id, window)))
         ids.add(video_id)
-      written.append(shards.write_shard(folder / f'{split}-{i:05d}-of-{len(contents):05d}.tfrecord', rows))
+      written.append(writer.write_shard(folder / f'{split}-{i:05d}-of-{len(contents):05d}.tfrecord', rows))
     done[split] = (written, {'ok': len(ids)})
   sampling = sampling or {'transcripts': 4, 'seconds': [3, 4, 5], 'gap_s': 1.0, 'min_words': 3}
   config = config or {'fps': 3.0, 'short_side': 16}

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tvts_jax.errors import UserError
-from tvts_jax.input import annotations
+from tvts_jax.shards import annotations
 
 
 def write(path, *rows):

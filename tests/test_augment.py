@@ -10,9 +10,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tests import clips
 from tvts_jax.input import augment, examples, pipeline
-from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.index import example_hash
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.shards.index import example_hash
 
 LEVEL, (HEIGHT, WIDTH) = 0.7, (64, 96)
 MOVING = ('rotate', 'shear_x', 'shear_y', 'translate_x', 'translate_y')

@@ -28,7 +28,7 @@ from data.builder.windows import WindowConfig
 from data.outcomes import EXITS, BuildError
 from data.sources.items import Item
 from tests import folders, media, tasks
-from tvts_jax.input import index, records
+from tvts_jax.shards import index, records
 
 ROOT = Path(__file__).parent.parent
 # Windows of 4 s that hold two transcripts of a second each: the smallest that is like the real thing.

@@ -18,7 +18,7 @@ from data import check as checker
 from data.benchmarks import BENCHMARKS
 from data.outcomes import EXITS
 from tests import media
-from tvts_jax.input import annotations, index, records
+from tvts_jax.shards import annotations, index, records
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ('brush_hair', 'walk')

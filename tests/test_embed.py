@@ -12,8 +12,8 @@ from data import build, vocab
 from tests import media, weights
 from tvts_jax import convert, embed
 from tvts_jax.input import pipeline
-from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
+from tvts_jax.input.settings import InputConfig
 
 CONFIG = weights.config_of(transcripts=1, video={'image_size': 16})
 PARAMS = weights.random_params(CONFIG)

@@ -12,8 +12,8 @@ from tests import clips
 from tvts_jax import evaluators
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers, attentive_probe, features, knn, probes
-from tvts_jax.input import annotations
 from tvts_jax.models import tvts
+from tvts_jax.shards import annotations
 
 GONE = {clips.MISSING, clips.DAMAGED}
 

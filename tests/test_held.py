@@ -13,9 +13,9 @@ import pytest
 
 from data import vocab
 from tests import folders
-from tvts_jax.input import held, pipeline
-from tvts_jax.input.config import InputConfig
+from tvts_jax.input import decoded, pipeline
 from tvts_jax.input.errors import InputError
+from tvts_jax.input.settings import InputConfig
 
 WIDTH, HEIGHT = 32, 52  # Taller than wide: there is room for a random crop.
 WORDS = [f'w{chr(97 + i)}{chr(97 + j)}' for i in range(6) for j in range(20)]
@@ -109,7 +109,7 @@ def test_a_death_while_it_is_made_leaves_no_file_that_counts(config, tmp_path, m
     calls.append(args)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(held, '_decode', dies)
+  monkeypatch.setattr(decoded, '_decode', dies)
   with pytest.raises(KeyboardInterrupt):
     pipeline.open(dataclasses.replace(config, decoded=str(tmp_path)))
   assert calls and not list(tmp_path.iterdir())
@@ -117,15 +117,15 @@ def test_a_death_while_it_is_made_leaves_no_file_that_counts(config, tmp_path, m
 
 def test_draws_are_made_once_for_all_runs_and_held_up_to_so_many_bytes(config, tmp_path, monkeypatch):
   mine = dataclasses.replace(config, decoded=str(tmp_path))
-  monkeypatch.setattr(held, 'DRAWN', held.Bounded(2**20))
+  monkeypatch.setattr(decoded, 'DRAWN', decoded.Bounded(2**20))
   first, again = (pipeline.open(mine).batch(0)['positions'] for _ in range(2))
   assert first is again
-  (drawn,) = held.DRAWN.values()
+  (drawn,) = decoded.DRAWN.values()
   size = sum(value.nbytes for value in drawn.values())
-  monkeypatch.setattr(held, 'DRAWN', held.Bounded(3 * size))
+  monkeypatch.setattr(decoded, 'DRAWN', decoded.Bounded(3 * size))
   for count, batch in enumerate(itertools.islice(pipeline.open(mine).batches(0), 8)):
-    assert len(held.DRAWN) == count % 3 + 1
-    taken = [value for drawn in held.DRAWN.values() for value in drawn.values()]
+    assert len(decoded.DRAWN) == count % 3 + 1
+    taken = [value for drawn in decoded.DRAWN.values() for value in drawn.values()]
     assert sum(value.nbytes for value in taken) <= 3 * size and any(value is batch['positions'] for value in taken)
 
 
@@ -151,7 +151,7 @@ def test_tensorflow_is_not_needed(config, tmp_path):
 import sys
 sys.modules['tensorflow'] = None
 from tvts_jax.input import pipeline
-from tvts_jax.input.config import InputConfig
+from tvts_jax.input.settings import InputConfig
 config = InputConfig(**{dataclasses.asdict(dataclasses.replace(config, decoded=str(tmp_path)))!r})
 print(next(pipeline.open(config).batches(3))['patches'].sum())
 """

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import shards
 from tests import folders
-from tvts_jax.input import index, records, tfrecord
 from tvts_jax.input.host_tf import tensorflow
+from tvts_jax.shards import index, records, tfrecord, writer
 
 
 @pytest.fixture
@@ -153,11 +152,11 @@ def test_a_manifest_cannot_point_out_of_its_folder(folder):
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
   path = folders.epath.Path(tmp_path) / 'f'
-  with pytest.raises(RuntimeError), shards.publish(path) as f:
+  with pytest.raises(RuntimeError), writer.publish(path) as f:
     f.write(b'half')
     raise RuntimeError
   assert list(tmp_path.iterdir()) == []
-  with shards.publish(path) as f:
+  with writer.publish(path) as f:
     f.write(b'whole')
     assert not path.exists()
   assert path.read_bytes() == b'whole' and [p.name for p in tmp_path.iterdir()] == ['f']

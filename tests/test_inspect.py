@@ -16,10 +16,10 @@ from data.inspect import __main__ as inspect
 from data.inspect import record_page
 from tests import folders
 from tvts_jax import page
-from tvts_jax.input import index, records
 from tvts_jax.input.order import Order
-from tvts_jax.input.rng import example_rng
-from tvts_jax.input.sampling import SamplingConfig, draw
+from tvts_jax.shards import index, records
+from tvts_jax.shards.rng import example_rng
+from tvts_jax.shards.sampling import SamplingConfig, draw
 
 VOID = {'meta', 'img'}
 TAGS = 'html head meta title style body main section div span p b i bdi h1 h2 h3 h4 table tr td figure img'
@@ -141,9 +141,9 @@ def test_a_step_of_a_run_shows_its_batch_whatever_its_config(folder, other_folde
 
 
 def test_the_pipeline_draws_the_same(folder):
-  from tvts_jax.input.config import InputConfig
   from tvts_jax.input.examples import Examples
-  from tvts_jax.input.trouble import Trouble
+  from tvts_jax.input.settings import InputConfig
+  from tvts_jax.input.skipped import Trouble
 
   config = InputConfig(folder=str(folder), image_size=16, patch=8, seed=3, frames=8)
   examples = Examples(config, lambda texts: (texts, texts), Trouble())

@@ -13,9 +13,10 @@ import pytest
 
 from data import vocab
 from tests import folders, media
-from tvts_jax.input import pipeline, records
-from tvts_jax.input.config import InputConfig
+from tvts_jax.input import pipeline
 from tvts_jax.input.errors import InputError
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.shards import records
 
 SIDE, PATCH, FRAMES = 64, 16, 8
 WORDS = [f'w{chr(97 + i)}{chr(97 + j)}' for i in range(20) for j in range(20)]  # unlike pieces of one another

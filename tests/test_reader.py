@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests import folders
-from tvts_jax.input import index, reader
 from tvts_jax.input.order import Order
-from tvts_jax.input.trouble import Trouble
+from tvts_jax.input.skipped import Trouble
+from tvts_jax.shards import index, reader
 
 
 @pytest.fixture

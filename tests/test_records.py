@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import folders
-from tvts_jax.input import records
 from tvts_jax.input.host_tf import tensorflow
+from tvts_jax.shards import records
 
 GOOD = folders.record(frames=3, words=4)
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvts_jax.input import rng as keyed
-from tvts_jax.input import sampling
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.sampling import SamplingConfig
+from tvts_jax.shards import rng as keyed
+from tvts_jax.shards import sampling
+from tvts_jax.shards.sampling import SamplingConfig
 
 
 def record(starts=(), frames=(), start=0, end=64000, words=None, timing='word'):

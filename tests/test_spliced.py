@@ -10,9 +10,9 @@ import pytest
 from data import vocab
 from tests import folders
 from tvts_jax.input import pipeline
-from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.host_tf import tensorflow
+from tvts_jax.input.settings import InputConfig
 from tvts_jax.media import pictures
 
 HEIGHT, WIDTH, SIDE = 72, 106, 32  # Neither is a multiple of a block.

@@ -19,8 +19,8 @@ from tvts_jax.convert.workdir import load_workdir
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import sorting
 from tvts_jax.input import pipeline
-from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
+from tvts_jax.input.settings import InputConfig
 from tvts_jax.models.tvts import HEADS
 
 

@@ -21,8 +21,8 @@ from data.outcomes import ItemError
 from data.sources.items import Item
 from data.transcripts.formats import Word
 from tests import media
-from tvts_jax.input import records, sampling
 from tvts_jax.input.errors import InputError
+from tvts_jax.shards import records, sampling
 
 # Two transcripts of 0.5 or 1 s, 0.5 s apart: a sample spans at most 2.5 s.
 SMALL = WindowConfig(window_s=4, transcripts=2, seconds=(0.5, 1), gap_s=0.5, min_words=2, short_side=32)

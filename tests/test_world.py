@@ -20,7 +20,7 @@ from data.transcripts import dialects
 from data.transcripts import formats as formats_lib
 from data.world import __main__ as world
 from data.world import scene
-from tvts_jax.input import sampling
+from tvts_jax.shards import sampling
 
 SMALL = ['--clips', '8', '--val', '2', '--probe-train', '0', '--probe-test', '1']
 SAMPLING = sampling.SamplingConfig(seconds=(2,))

@@ -35,7 +35,7 @@ def seconds_a_clip(iterator, clips_an_item: int) -> float:
 
 def stages(source, part, clips: int) -> dict[str, float]:
   """CPU seconds a clip of each thing that is done to one example on its own."""
-  from tvts_jax.input import patches
+  from tvts_jax.input import graph
   from tvts_jax.input.host_tf import tensorflow
 
   tf, rows = tensorflow(), [i % len(part) for i in range(clips)]
@@ -61,8 +61,8 @@ def stages(source, part, clips: int) -> dict[str, float]:
   made = [part.load(row, 0) for row in rows]
   jpegs, crops, positions = (tf.constant([getattr(e, name) for e in made]) for name in ('jpegs', 'crop', 'positions'))
   shape = source.config
-  decode = lambda j, c, _: tf.stack([patches.decode(j[m], c, shape)[0, 0, 0] for m in range(shape.frames)])
-  gather = lambda j, c, p: patches.visible(j, c, [p], shape)[0]
+  decode = lambda j, c, _: tf.stack([graph.decode(j[m], c, shape)[0, 0, 0] for m in range(shape.frames)])
+  gather = lambda j, c, p: graph.visible(j, c, [p], shape)[0]
   for name, function in (('decode', decode), ('patchify', gather)):
     elements = tf.data.Dataset.from_tensor_slices((jpegs, crops, positions)).map(function)
     spent[name] = seconds_a_clip(elements.with_options(_one_thread(tf)).as_numpy_iterator(), 1)
@@ -78,7 +78,7 @@ def _one_thread(tf):
 
 def contestants(source, part, batches: int, videos: list[str], restarts: str) -> dict:
   """Name -> a function that measures CPU seconds a clip once."""
-  from tvts_jax.input import patches, pipeline
+  from tvts_jax.input import graph, pipeline
   from tvts_jax.input.host_tf import tensorflow
 
   tf, config = tensorflow(), source.config
@@ -101,7 +101,7 @@ def contestants(source, part, batches: int, videos: list[str], restarts: str) ->
     'shards to batches': lambda: batches_of(source),
     **({'the same, spliced': lambda: batches_of(spliced)} if restarts else {}),
     'plain decode, whole': plain(whole),
-    'plain decode, cropped': plain(lambda j, c: patches.decode(j, c, config)),
+    'plain decode, cropped': plain(lambda j, c: graph.decode(j, c, config)),
     'mp4, one seek a frame': lambda: statistics.mean(seek_a_clip(v, config) for v in videos),
   }
 
@@ -130,10 +130,10 @@ def seek_a_clip(video: str, config) -> float:
 def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str) -> dict:
   """Everything there is to report, as plain values."""
   from tvts_jax.input import pipeline
-  from tvts_jax.input.config import InputConfig
   from tvts_jax.input.examples import Examples
+  from tvts_jax.input.settings import InputConfig
+  from tvts_jax.input.skipped import Trouble
   from tvts_jax.input.tokens import Tokenizer
-  from tvts_jax.input.trouble import Trouble
 
   config = InputConfig(folder=folder, split=args.split, tokenizer=tokenizer, batch=args.batch, min_words=1, threads=1)
   source = pipeline.open(config)

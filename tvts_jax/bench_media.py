@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from tvts_jax.input import index, records
+from tvts_jax.shards import index, records
 
 FPS, SECONDS, SIZE, QUALITY = 3, 64, (456, 256), 75  # of a record; SIZE is (width, height)
 MP4_FPS, MP4_SIZE, MP4_GOP = 25, (640, 360), 250
@@ -81,14 +81,14 @@ def make_folder(folder: str, count: int, restarts: bool = False) -> None:
 
 def write_folder(folder: str, count: int, made: Iterable[records.Record]) -> None:
   """The same of given records."""
-  from data import shards  # the one writer of shards
+  from tvts_jax.shards import writer  # the one writer of shards
 
   path = epath.Path(folder)
   path.mkdir(parents=True)
   rows = (
     (records.encode(r), index.video_hash(r.video_id), index.example_hash(r.video_id, r.window_index)) for r in made
   )
-  written = shards.write_shard(path / 'train-00000-of-00001.tfrecord', rows)
+  written = writer.write_shard(path / 'train-00000-of-00001.tfrecord', rows)
   sampling = {'transcripts': 4, 'seconds': [3, 4, 5], 'gap_s': 1.0, 'min_words': 1}
   content = index.manifest_json({'fps': FPS, 'quality': QUALITY}, sampling, {'train': ([written], {'ok': count})})
   (path / index.MANIFEST).write_text(json.dumps(content))

@@ -41,7 +41,7 @@ def make_folder(folder: str, count: int):
 def read(folder: str, tokenizer: str, step: int, batch: int) -> dict[str, float]:
   """What one process finds: seconds to open and to the first batch, and the bytes that it held at most."""
   from tvts_jax.input import pipeline
-  from tvts_jax.input.config import InputConfig
+  from tvts_jax.input.settings import InputConfig
 
   config = InputConfig(folder=folder, tokenizer=tokenizer, batch=batch, image_size=SIDE, min_words=1, threads=1)
   began = time.perf_counter()

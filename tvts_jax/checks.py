@@ -214,7 +214,7 @@ def read_config(run: Run) -> str:
 
 def shards(run: Run) -> str:
   """Manifests, indexes, and the size of every shard."""
-  from tvts_jax.input import index
+  from tvts_jax.shards import index
 
   found = []
   for part in run.config.input.parts()[0]:

@@ -15,7 +15,7 @@ from etils import epath
 from tvts_jax import evaluators, objectives, sharding
 from tvts_jax.checkpoint import CheckpointConfig
 from tvts_jax.errors import UserError
-from tvts_jax.input.config import InputConfig
+from tvts_jax.input.settings import InputConfig
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.optim import OptimConfig
 

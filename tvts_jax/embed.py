@@ -38,12 +38,12 @@ from tvts_jax import command, convert, sharding
 from tvts_jax.convert import card, workdir
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
-from tvts_jax.input.records import Record
-from tvts_jax.input.sampling import SamplingConfig, choose_frames
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
 from tvts_jax.models.encoders import vit
 from tvts_jax.progress import told
+from tvts_jax.shards.records import Record
+from tvts_jax.shards.sampling import SamplingConfig, choose_frames
 
 BATCH = 8  # Clips or texts that pass the model at a time.
 UNREAD = 3  # The exit code where some could not be read.

@@ -21,9 +21,9 @@ from tvts_jax.embed import Embedder, lines_of
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import similarities
 from tvts_jax.files import write_whole
-from tvts_jax.input import index, records
 from tvts_jax.input.errors import InputError
 from tvts_jax.progress import told
+from tvts_jax.shards import index, records
 
 NEAREST = 5
 HEIGHT = 160  # of a picture, in pixels

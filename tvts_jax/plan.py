@@ -208,7 +208,7 @@ def parts(bills: list[tuple[Bill, str]]) -> list[str]:
 
 def clips_of(config) -> int | None:
   """In an epoch, if the shards are here."""
-  from tvts_jax.input import index
+  from tvts_jax.shards import index
 
   given = of_one_source(config).input
   folder, split = given.folder, given.split

@@ -19,7 +19,7 @@ import numpy as np
 from tvts_jax import command, page
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
-from tvts_jax.input import index, records
+from tvts_jax.shards import index, records
 
 FRAMES = 4  # of a clip
 HEIGHT = 120  # of a picture, in pixels

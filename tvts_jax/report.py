@@ -20,7 +20,7 @@ from tvts_jax import charts, clock, command, page, sorting_page
 from tvts_jax.charts import Curve
 from tvts_jax.errors import UserError
 from tvts_jax.files import read_rows, write_whole
-from tvts_jax.input import trouble
+from tvts_jax.input import skipped as skipped_lib
 from tvts_jax.objectives.orders import CHANCE
 from tvts_jax.page import text
 from tvts_jax.words import duration, number, percent
@@ -145,7 +145,7 @@ def read(workdir) -> Run:
   rows = [
     {name: value for name, value in row.items() if name not in evaluated} for row in rows_of(workdir / 'metrics.jsonl')
   ]
-  folder = workdir / trouble.FOLDER
+  folder = workdir / skipped_lib.FOLDER
   files = [path for path in folder.iterdir() if path.name.endswith('.jsonl')] if folder.exists() else []
   skipped = [row for path in sorted(files) for row in read_rows(path)[0]]
   return Run(

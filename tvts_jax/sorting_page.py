@@ -11,9 +11,9 @@ from scipy import special
 
 from tvts_jax import charts, page
 from tvts_jax.charts import Curve
-from tvts_jax.input.records import RecordError, jpeg_size
 from tvts_jax.objectives.orders import CHANCE
 from tvts_jax.page import text
+from tvts_jax.shards.records import RecordError, jpeg_size
 from tvts_jax.words import percent
 
 # What the model was shown: the clip's own video, and the controls.

@@ -20,9 +20,9 @@ from tvts_jax import command, page, sorting_page
 from tvts_jax import config as config_lib
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
-from tvts_jax.input.records import Record
 from tvts_jax.objectives import orders
 from tvts_jax.predictions import found
+from tvts_jax.shards.records import Record
 
 WIDTH, SIDE, GAP = 880, 103, 8  # Of the picture, of a frame, and between two.
 PIXELS = 32  # Of a frame's height that are drawn.

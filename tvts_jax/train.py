@@ -18,10 +18,11 @@ from tvts_jax.checkpoint import FOLDER, Checkpoints, differences, of_run
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.sorting import Sorting, examples
 from tvts_jax.files import read_rows, sweep, write_whole
-from tvts_jax.input import annotations, pipeline
+from tvts_jax.input import pipeline
 from tvts_jax.models import flops, tvts
 from tvts_jax.models.encoders.vit import resize_positions
 from tvts_jax.profiling import Profile
+from tvts_jax.shards import annotations
 from tvts_jax.watchdog import Watchdog
 
 EXAMPLES = 8  # Clips that the report shows.

@@ -22,8 +22,8 @@ from tvts_jax.convert import files, names
 from tvts_jax.errors import UserError
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.order import Order
+from tvts_jax.input.skipped import Trouble
 from tvts_jax.input.tokens import Tokenizer
-from tvts_jax.input.trouble import Trouble
 from tvts_jax.models import tvts
 from tvts_jax.models.texts.distilbert import TextEncoder
 

@@ -1,5 +1,5 @@
 """Benchmarks by name. What each makes of its own files is the same for all: see `Clip`, and for annotations.jsonl
-tvts_jax/input/annotations.py. One file, and one line here.
+tvts_jax/shards/annotations.py. One file, and one line here.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ KINDS = ('.json', '.jsonl', '.jsonl.gz', '.csv', '.tsv', '.txt', '.pkl')
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-  """A line of annotations.jsonl, as tvts_jax/input/annotations.py describes it, and the place of its video."""
+  """A line of annotations.jsonl, as tvts_jax/shards/annotations.py describes it, and the place of its video."""
 
   id: str
   split: str

@@ -3,10 +3,9 @@
 import json
 from collections import Counter
 
-from data import shards
 from data.builder.shard_plan import Plan
 from data.outcomes import BuildError
-from tvts_jax.input import index, records
+from tvts_jax.shards import index, records, writer
 
 SAMPLING = ('transcripts', 'seconds', 'gap_s', 'min_words')  # of the config: what windows were chosen to serve
 SHARD_TEMPLATE = '{SPLIT}-{SHARD_X_OF_Y}.tfrecord'
@@ -32,7 +31,7 @@ def write(folder, plan: Plan, done: dict[str, dict]) -> dict:
     {split: (listed, dict(sorted(counts.items()))) for split, (listed, counts) in splits.items()},
   )
   _write_tfds(folder, {split: listed for split, (listed, _) in splits.items()})
-  with shards.publish(folder / index.MANIFEST) as f:
+  with writer.publish(folder / index.MANIFEST) as f:
     f.write(json.dumps(content, indent=2, sort_keys=True).encode())
   return content
 

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 
 from tvts_jax import page
-from tvts_jax.input.index import Manifest
-from tvts_jax.input.records import Record
-from tvts_jax.input.sampling import SamplingConfig, valid_starts
+from tvts_jax.shards.index import Manifest
+from tvts_jax.shards.records import Record
+from tvts_jax.shards.sampling import SamplingConfig, valid_starts
 
 STILL_LEVELS = 1.0  # two pictures are one if they differ less, in mean grey levels of 0..255
 PAIRS = 12  # of neighbouring frames that are compared in a record

@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data import outcomes, shards
+from data import outcomes
 from data.builder import windows
 from data.builder.shard_plan import PlannedShard
 from data.builder.workers import Answer, Limits, Runner
 from data.outcomes import BuildError
 from data.sources.items import Item
-from tvts_jax.input import index, records
+from tvts_jax.shards import index, records, writer
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ def build_shard(folder, planned: PlannedShard, plan_sha256: str, config, limits:
 
 def finish_shard(folder, planned: PlannedShard, plan_sha256: str, done: list[tuple[Job, Answer]]) -> dict:
   """Writes shard, index, outcome lines and NAME.shard.json, in this order; returns the latter's content."""
-  shard = shards.write_shard(folder / f'{planned.name}.tfrecord', _rows(done))
+  shard = writer.write_shard(folder / f'{planned.name}.tfrecord', _rows(done))
   lines = [json.dumps(_outcome(job, answer), sort_keys=True) for job, answer in done]
   log = _log_path(folder, planned)
   log.parent.mkdir(exist_ok=True)
-  with shards.publish(log) as f:
+  with writer.publish(log) as f:
     f.write(''.join(line + '\n' for line in lines).encode())
   content = {'plan_sha256': plan_sha256, 'shard': asdict(shard), **_sums(done)}
-  with shards.publish(_done_path(folder, planned)) as f:
+  with writer.publish(_done_path(folder, planned)) as f:
     f.write(json.dumps(content, indent=2, sort_keys=True).encode())
   return content
 
@@ -128,7 +128,7 @@ def _log_path(folder, planned: PlannedShard):
 
 
 def _done_path(folder, planned: PlannedShard):
-  return folder / f'{planned.name}{shards.DONE}'
+  return folder / f'{planned.name}{writer.DONE}'
 
 
 def _rows(done):

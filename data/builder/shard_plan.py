@@ -12,10 +12,9 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
-from data import shards
 from data.outcomes import BuildError
 from data.sources.items import Item
-from tvts_jax.input import index, records
+from tvts_jax.shards import index, records, writer
 
 PLAN, ITEMS = 'plan.json', 'items.jsonl'
 SHARD_BYTES = 200e6  # aimed at: large enough for a bucket, small enough to lose
@@ -84,9 +83,9 @@ def settle(folder, plan: Plan) -> None:
   """Writes the plan into the folder, or checks that the one there is the same. BuildError names what differs."""
   path = folder / PLAN
   if not path.exists():
-    with shards.publish(folder / ITEMS) as f:
+    with writer.publish(folder / ITEMS) as f:
       f.write(_items_bytes(plan.shards))
-    with shards.publish(path) as f:
+    with writer.publish(path) as f:
       f.write(json.dumps(plan.content, indent=2, sort_keys=True).encode())
     return
   try:

@@ -3,9 +3,9 @@
 import json
 from collections import Counter, defaultdict
 
-from data import shards
 from data.builder.shard_plan import Plan
 from data.outcomes import CODES, status
+from tvts_jax.shards import writer
 
 REPORT = 'report.json'
 
@@ -33,7 +33,7 @@ def write(folder, plan: Plan, done: dict[str, dict]) -> str:
       name: sum(s for s, _ in pairs) / sum(n for _, n in pairs) for name, pairs in sorted(measures.items())
     },
   }
-  with shards.publish(folder / REPORT) as f:
+  with writer.publish(folder / REPORT) as f:
     f.write(json.dumps(content, indent=2).encode())
   return text(content)
 

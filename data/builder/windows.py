@@ -16,10 +16,10 @@ from data.sources.items import Item
 from data.transcripts import formats
 from data.transcripts.formats import Transcript, Word
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.records import Record
-from tvts_jax.input.sampling import SamplingConfig, valid_starts
 from tvts_jax.media import pictures, video
 from tvts_jax.media.pictures import Frame
+from tvts_jax.shards.records import Record
+from tvts_jax.shards.sampling import SamplingConfig, valid_starts
 
 IMAGE_BYTES = 64 << 20  # the largest image file that is read
 IMAGE_MS = 1  # an image is a video this long: the shortest that a record can hold

@@ -21,13 +21,13 @@ import numpy as np
 
 from data.builder import quality
 from data.inspect import record_page
-from data.shards import publish
 from tvts_jax import command, page
-from tvts_jax.input import index, records
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
-from tvts_jax.input.rng import example_rng
-from tvts_jax.input.sampling import Draw, SamplingConfig, draw
+from tvts_jax.shards import index, records
+from tvts_jax.shards.rng import example_rng
+from tvts_jax.shards.sampling import Draw, SamplingConfig, draw
+from tvts_jax.shards.writer import publish
 
 MAX_RECORDS = 64  # on one page: browsers get slow, and nobody looks at more
 

@@ -3,8 +3,8 @@
 import math
 
 from tvts_jax import page
-from tvts_jax.input.records import Record
-from tvts_jax.input.sampling import Draw
+from tvts_jax.shards.records import Record
+from tvts_jax.shards.sampling import Draw
 
 ROW_MS, MAX_ROWS = 8000, 16  # of the time line; windows too long for that many rows get longer ones
 WIDTH, FRAME_H = 1120, 62  # of a row and of its frames, in SVG units

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from tvts_jax.input import records
 from tvts_jax.input.errors import InputError
+from tvts_jax.shards import records
 
 FRAMES = 16  # of a downstream record
 SIDE = 32  # of the picture that is hashed

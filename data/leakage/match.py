@@ -18,11 +18,11 @@ from data.outcomes import ItemError
 from data.sources import items
 from data.sources.items import Item
 from tvts_jax.errors import UserError
-from tvts_jax.input import index, records
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.records import Record
 from tvts_jax.machine import cores
 from tvts_jax.progress import told
+from tvts_jax.shards import index, records
+from tvts_jax.shards.records import Record
 
 SCREEN = 10  # Of the coarse bits so many may differ in what is compared by all.
 FITTING = FRAMES // 4  # Of a downstream record, by which records are told to be the same.

@@ -5,7 +5,7 @@ import numpy as np
 from data.leakage.hashes import BITS, frame_distances
 from data.leakage.match import HEIGHT, SAME, Hashed, Pair
 from tvts_jax import page
-from tvts_jax.input.records import Record
+from tvts_jax.shards.records import Record
 
 SHOWN, STRIP = 40, 4  # Pairs on the page, and frames of each.
 

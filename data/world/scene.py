@@ -22,7 +22,7 @@ import dataclasses
 import numpy as np
 
 from data.transcripts.formats import Word
-from tvts_jax.input.rng import generator
+from tvts_jax.shards.rng import generator
 
 SIZE, FPS, SLOTS, SLOT_S = 64, 3, 4, 3.0
 DURATION_MS = int(SLOTS * SLOT_S * 1000)

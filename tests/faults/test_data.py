@@ -12,10 +12,11 @@ import pytest
 from data import vocab
 from tests import folders, runs
 from tvts_jax import report
-from tvts_jax.input import index, pipeline, reader, trouble
-from tvts_jax.input.config import InputConfig
+from tvts_jax.input import pipeline, skipped
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.shards import index, reader
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 18  # three epochs of 24 records
@@ -331,7 +332,7 @@ class Storage:
   def __init__(self, monkeypatch, fails, at):
     self.reads, self._fails, self._at, self._real = 0, fails, at, reader.Reader._read_bytes
     monkeypatch.setattr(reader.Reader, '_read_bytes', lambda *args: self.read(*args))
-    monkeypatch.setattr(trouble, 'WAITS_S', (0.01, 0.02, 0.03, 0.04))
+    monkeypatch.setattr(skipped, 'WAITS_S', (0.01, 0.02, 0.03, 0.04))
 
   def read(self, *args):
     nth, self.reads = self.reads, self.reads + 1
@@ -353,7 +354,7 @@ def test_storage_that_fails_twice_costs_time_only(config, sound, folder, monkeyp
   source = opened(config, folder)
   storage = Storage(monkeypatch, error, {0, 1})
   told = []
-  monkeypatch.setattr(trouble.logging, 'warning', lambda text, *values: told.append(text % values))
+  monkeypatch.setattr(skipped.logging, 'warning', lambda text, *values: told.append(text % values))
   for step, batch in enumerate(drain(source)):
     same(batch, sound[step])
   assert str(source.trouble) == 'reads retried: 2' and storage.reads > 2
@@ -366,13 +367,13 @@ def test_storage_that_fails_for_good_stops_the_run_and_blames_no_record(config, 
   monkeypatch.setattr(reader, 'BLOCK_BYTES', block)
   source = opened(config, folder, max_bad=1.0)
   storage = Storage(monkeypatch, OSError(5, 'Input/output error'), range(1, 10**9))
-  with pytest.raises(trouble.StorageError, match=r'tfrecord cannot be read: Input/output error, 5 times in 0.1 s'):
+  with pytest.raises(skipped.StorageError, match=r'tfrecord cannot be read: Input/output error, 5 times in 0.1 s'):
     drain(source)
   assert 'skipped' not in str(source.trouble) and storage.reads >= 5
 
 
 @pytest.mark.parametrize(
-  'error, kind', [(PermissionError(13, 'Permission denied'), trouble.StorageError), (TypeError('a bug'), Exception)]
+  'error, kind', [(PermissionError(13, 'Permission denied'), skipped.StorageError), (TypeError('a bug'), Exception)]
 )
 def test_what_waiting_does_not_change_is_not_tried_again(config, folder, monkeypatch, error, kind):
   source = opened(config, folder, threads=1)
@@ -391,7 +392,7 @@ def test_a_bit_that_flips_on_the_way_is_read_again(config, sound, folder, monkey
 
 
 def test_sidecars_are_asked_for_again(config, sound, folder, monkeypatch):
-  monkeypatch.setattr(trouble, 'WAITS_S', (0.01,))
+  monkeypatch.setattr(skipped, 'WAITS_S', (0.01,))
   real, failed = index.size_and_time, []
 
   def fail_once(path):

@@ -6,7 +6,7 @@ import numpy as np
 
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.features import STORE, Clips
-from tvts_jax.input.index import video_hash
+from tvts_jax.shards.index import video_hash
 
 
 def where(ids: list[str], clips: Clips, valid_N: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ from tvts_jax.evaluators.features import Progress
 from tvts_jax.evaluators.frozen import everywhere, put_everywhere
 from tvts_jax.evaluators.probes import Probe, check_finite, loss_of
 from tvts_jax.input import pipeline
-from tvts_jax.input.index import video_hash
 from tvts_jax.models import layers
+from tvts_jax.shards.index import video_hash
 
 
 class Head(nn.Module):

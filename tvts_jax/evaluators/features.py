@@ -22,7 +22,7 @@ from tvts_jax import checksums, sharding, talk, watchdog
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
 from tvts_jax.input import pipeline
-from tvts_jax.input.config import InputConfig
+from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import layers
 from tvts_jax.words import duration, percent

@@ -10,8 +10,8 @@ from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers, ranks
 from tvts_jax.evaluators.features import Clips, Texts, Views
 from tvts_jax.evaluators.results import Result
-from tvts_jax.input import annotations
-from tvts_jax.input.config import InputConfig
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.shards import annotations
 
 COMMON = {
   'annotations': '',  # A file with what is right about each clip: input/annotations.py says which.

@@ -7,7 +7,7 @@ from tvts_jax.evaluators import ranks
 from tvts_jax.evaluators.features import pooled
 from tvts_jax.evaluators.frozen import Frozen, classified
 from tvts_jax.evaluators.zero_shot import class_texts
-from tvts_jax.input import annotations
+from tvts_jax.shards import annotations
 
 
 class MultipleChoice(Frozen):

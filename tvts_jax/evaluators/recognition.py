@@ -7,8 +7,8 @@ from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers
 from tvts_jax.evaluators.frozen import Frozen, classified, everywhere
 from tvts_jax.evaluators.probes import AVERAGES, averaged
-from tvts_jax.input import annotations
 from tvts_jax.models import tvts
+from tvts_jax.shards import annotations
 
 
 class Recognition(Frozen):

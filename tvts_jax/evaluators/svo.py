@@ -11,7 +11,7 @@ from tvts_jax.evaluators import answers, ranks
 from tvts_jax.evaluators.features import STORE, pooled
 from tvts_jax.evaluators.frozen import Frozen
 from tvts_jax.evaluators.results import Result
-from tvts_jax.input.annotations import NEGATED
+from tvts_jax.shards.annotations import NEGATED
 
 IMAGES = ('positive', 'negative')
 

@@ -12,7 +12,7 @@ import math
 import cv2
 import numpy as np
 
-from tvts_jax.input.rng import generator
+from tvts_jax.shards.rng import generator
 
 cv2.setNumThreads(1)  # The pipeline has a thread for each core already.
 

@@ -6,17 +6,18 @@ import math
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from tvts_jax.input import annotations, fields, masks, patches, records
-from tvts_jax.input import index as shard_index
-from tvts_jax.input.config import InputConfig
+from tvts_jax.input import fields, graph, masks
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.order import BLOCK_RECORDS
-from tvts_jax.input.reader import Reader
-from tvts_jax.input.rng import example_rng, generator
-from tvts_jax.input.sampling import Draw, SamplingConfig, draw, shortfall
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.input.skipped import BadExample, Trouble
 from tvts_jax.input.tokens import Tokenizer
-from tvts_jax.input.trouble import BadExample, Trouble
+from tvts_jax.shards import annotations, records
+from tvts_jax.shards import index as shard_index
+from tvts_jax.shards.reader import Reader
+from tvts_jax.shards.rng import example_rng, generator
+from tvts_jax.shards.sampling import Draw, SamplingConfig, draw, shortfall
 
 _PROBES = 8  # examples to try before a config is refused
 # Of a part of a frame that crop='resized' takes: share of the area, width over height, and how often to try.
@@ -141,7 +142,7 @@ class Examples:
     tf = tensorflow()
     for i, jpeg in enumerate(example.jpegs):
       try:
-        patches.decode(jpeg, example.crop, self.config)
+        graph.decode(jpeg, example.crop, self.config)
       except tf.errors.InvalidArgumentError as e:
         self.remember(row, epoch, f'frame {i} of the {len(example.jpegs)} drawn is a damaged JPEG ({e.message})')
         return False

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvts_jax.input import annotations
-from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.shards import annotations
 
 
 class Field(NamedTuple):

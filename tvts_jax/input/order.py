@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.rng import generator, mix
+from tvts_jax.shards.rng import generator, mix
 
 BLOCK_RECORDS = 64  # neighbours in storage that stay together when an epoch is permuted
 

@@ -29,15 +29,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvts_jax.input import augment, fields, held, masks, patches, spliced
+from tvts_jax.input import augment, decoded, fields, masks, spliced
+from tvts_jax.input import graph as graph_lib
 from tvts_jax.input.batches import Batches, Stream, Turns
-from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Example, Examples
 from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.order import InOrder, Order, interleave, shares
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.input.skipped import BadExample, Trouble
 from tvts_jax.input.tokens import Tokenizer
-from tvts_jax.input.trouble import BadExample, Trouble
 from tvts_jax.machine import cores
 
 _PREFETCH = 2  # batches made ahead
@@ -76,7 +77,7 @@ class Source:
     """`turn`: (k, n) if this source's batch s is the run's batch s n + k."""
     self.config, self.trouble, self._turn = configs[0], trouble, turn
     self._held = bool(self.config.decoded)
-    kind = held.HeldExamples if self._held else spliced.SplicedExamples if self.config.splice else Examples
+    kind = decoded.HeldExamples if self._held else spliced.SplicedExamples if self.config.splice else Examples
     self._parts = [kind(c, Tokenizer(c.tokenizer, c.max_tokens), trouble) for c in configs]
     self._orders = [_order(part, n) for part, n in zip(self._parts, counts)]
     self._part_of_B = interleave(counts)
@@ -191,7 +192,7 @@ class Source:
   def _iterate(self, start: int, stop: int | None, rows: Sequence[int] | None) -> Stream:
     mine = np.arange(self.config.batch) if rows is None else np.asarray(rows)
     if self._held:
-      return held.HeldBatches(lambda step: self._gather(step, mine), start, stop)
+      return decoded.HeldBatches(lambda step: self._gather(step, mine), start, stop)
     tf = tensorflow()
     size = len(mine)
     threads = self.config.threads or cores()
@@ -219,14 +220,14 @@ class Source:
       for number, part in enumerate(self._parts):
         own_B = part_B == number
         frame_BxM, crop_Bx4 = drawn['jpegs'][own_B], drawn['crop'][own_B]
-        batch[name][own_B] = held.patches(part.frames, frame_BxM, crop_Bx4, position_BxN[own_B], self.config)
+        batch[name][own_B] = decoded.patches(part.frames, frame_BxM, crop_Bx4, position_BxN[own_B], self.config)
     return batch
 
   def _drawn(self, step: int, mine: np.ndarray) -> dict[str, np.ndarray]:
     """All of a batch but pixels, with `jpegs` [B, M] and `crop` [B, 4]; made once for all who would draw the same."""
     key = *self._key, step, mine.tobytes()
-    if key in held.DRAWN:
-      return held.DRAWN[key]
+    if key in decoded.DRAWN:
+      return decoded.DRAWN[key]
     taken = [self._take(step, place) for place in mine.tolist()]
     values = [{**vars(example), **example.more, 'valid': np.bool_(valid)} for _, _, example, valid in taken]
     names = [name for name in self.spec if not name.endswith('patches')]
@@ -234,7 +235,7 @@ class Source:
     # A stand-in has to be told of in every run.
     places = self._places(step)
     if all(row == places[place].row for (_, row, _, _), place in zip(taken, mine.tolist())):
-      held.DRAWN[key] = drawn
+      decoded.DRAWN[key] = drawn
     return drawn
 
   def _repair(self, step: int, mine: np.ndarray, message: str) -> None:
@@ -285,10 +286,10 @@ class Source:
       change = lambda clip: tf.numpy_function(augmented, [clip, epoch, made['example_id']], tf.uint8)
       change = change if config.augmented else None
       if config.keep is None:
-        return dict(zip(pixels, patches.visible(jpegs, crop, list(pixels.values()), config, change))) | made
+        return dict(zip(pixels, graph_lib.visible(jpegs, crop, list(pixels.values()), config, change))) | made
       # Pictures are looked up as many times in each slice; what was repeated for that is left out again.
       even = tf.ensure_shape(tf.numpy_function(evened, [made['positions']], tf.int32), [config.slices * config.visible])
-      (found,) = patches.visible(jpegs, crop, [even], config, change)
+      (found,) = graph_lib.visible(jpegs, crop, [even], config, change)
       return {'patches': tf.gather(found, tf.searchsorted(even, made['positions']))} | made
 
     return graph

@@ -13,11 +13,12 @@ import functools
 
 import numpy as np
 
-from tvts_jax.input import fields, records
-from tvts_jax.input.config import InputConfig
+from tvts_jax.input import fields
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Example, Examples
 from tvts_jax.input.host_tf import tensorflow
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.shards import records
 
 BLOCK = 16  # pixels: of brightness; of chroma, 8
 TALLEST = 65_500  # pixels of a JPEG, by most decoders

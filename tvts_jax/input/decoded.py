@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 
 from tvts_jax.input.batches import Stream
-from tvts_jax.input.config import InputConfig
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Examples
+from tvts_jax.input.settings import InputConfig
 
 
 class HeldExamples(Examples):

@@ -10,9 +10,9 @@ from concurrent.futures import Future
 
 from absl import logging
 
-from tvts_jax.input import tfrecord
-from tvts_jax.input.index import DamagedRecord, Index, Manifest, refuse_changed, vanished
-from tvts_jax.input.trouble import Trouble
+from tvts_jax.input.skipped import Trouble
+from tvts_jax.shards import tfrecord
+from tvts_jax.shards.index import DamagedRecord, Index, Manifest, refuse_changed, vanished
 
 BLOCK_BYTES = 8 << 20  # a block larger than this is read record by record: each is a large request by itself
 KEEP_BYTES = 512 << 20

@@ -1,7 +1,7 @@
 """JPEGs to the tubelets that are visible: the part of the pipeline that a TF graph does."""
 
-from tvts_jax.input.config import InputConfig
 from tvts_jax.input.host_tf import tensorflow
+from tvts_jax.input.settings import InputConfig
 
 
 def decode(jpeg, crop, config: InputConfig):

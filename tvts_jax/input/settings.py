@@ -4,7 +4,7 @@ import dataclasses
 
 from tvts_jax.input import masks
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.sampling import SamplingConfig
+from tvts_jax.shards.sampling import SamplingConfig
 
 MODES = {
   'train': 'endless, every example once an epoch in random order',

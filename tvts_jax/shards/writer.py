@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tvts_jax.files import is_local
-from tvts_jax.input import index, tfrecord
+from tvts_jax.shards import index, tfrecord
 
 TEMP = '.tmp-'  # in the name of every file that is still being written
 DONE = '.shard.json'  # after a shard's name: it and all its files are complete

@@ -15,9 +15,9 @@ import numpy as np
 from etils import epath
 
 from tvts_jax.files import is_local
-from tvts_jax.input import records, tfrecord
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.trouble import Trouble
+from tvts_jax.input.skipped import Trouble
+from tvts_jax.shards import records, tfrecord
 
 MANIFEST = 'manifest.json'
 INDEX_MAGIC = b'TVTSIDX1'
