@@ -3,7 +3,7 @@
   python launch/local_pod.py --processes 2 --devices 4 -- python -m tvts_jax.main --config=... --workdir=...
 
 Each process has virtual CPU devices of its own and is one of the N of a run: it gets the variables that
-tvts_jax.distributed reads. Each line that it prints is shown behind its number.
+tvts_jax.pod.distributed reads. Each line that it prints is shown behind its number.
 
 SIGINT (Ctrl-C), SIGTERM and SIGHUP are passed on to all processes, each time. Once a process has failed, the others get
 SIGTERM, and SIGKILL after --grace seconds; after 75, which says "saved, run me again", they get the time but no

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from launch.local_pod import environment, free_port
-from tvts_jax import distributed
-from tvts_jax.clock import Clock
-from tvts_jax.peers import LIBC
-from tvts_jax.watchdog import Watchdog
+from tvts_jax.pod import distributed
+from tvts_jax.pod.peers import LIBC
+from tvts_jax.run.clock import Clock
+from tvts_jax.run.watchdog import Watchdog
 
 ROOT = Path(__file__).parents[1]
 TROUBLE = 20  # The step at which it comes.

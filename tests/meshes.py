@@ -8,8 +8,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from tests.test_model import LOSS, make
-from tvts_jax import distributed, optim, sharding
+from tvts_jax import optim, sharding
 from tvts_jax import step as step_lib
+from tvts_jax.pod import distributed
 
 STEPS, BATCH = 3, 16
 # Without dropout, because a batch cut in other pieces draws other dropout masks.

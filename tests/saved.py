@@ -13,9 +13,12 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 
-from tvts_jax import checkpoint, distributed, preemption, sharding
-from tvts_jax.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
+from tvts_jax import sharding
 from tvts_jax.errors import UserError
+from tvts_jax.pod import distributed
+from tvts_jax.run import checkpoint
+from tvts_jax.run import stop as stop_lib
+from tvts_jax.run.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
 from tvts_jax.step import State
 
 SHAPES = {
@@ -115,9 +118,9 @@ def pod(folder: Path) -> None:
   spec = abstract(mesh)
   given, meta = Checkpoints(folder / 'given', None).restore(spec)
   print('restored', exact(given, 7, spec), meta, flush=True)
-  with preemption.WorkdirLock(folder), preemption.Stop() as stop:
+  with stop_lib.WorkdirLock(folder), stop_lib.Stop() as stop:
     try:
-      with preemption.WorkdirLock(folder):
+      with stop_lib.WorkdirLock(folder):
         print('both run', flush=True)
     except UserError as error:
       print('refused:', error, flush=True)
@@ -144,7 +147,7 @@ def pod(folder: Path) -> None:
     checkpoints.save_last(s, state(s, spec), {'by': index})
     checkpoints.close()
     print('stopped at', s, flush=True)
-  sys.exit(preemption.EXIT_CODE)
+  sys.exit(stop_lib.EXIT_CODE)
 
 
 def full(folder: Path) -> None:

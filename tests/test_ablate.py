@@ -22,7 +22,7 @@ from tvts_jax import ablate, ablate_page, claims, evaluators, train
 from tvts_jax.ablate import Study, Table, Variant
 from tvts_jax.claims import Claim
 from tvts_jax.errors import UserError
-from tvts_jax.preemption import EXIT_CODE
+from tvts_jax.run.stop import EXIT_CODE
 
 STEPS = 4
 SEEN = 'sorting/own/item'

@@ -19,10 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import saved
-from tvts_jax import checkpoint, checksums, sharding, storage
-from tvts_jax.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, differences, of_run
+from tvts_jax import sharding
 from tvts_jax.errors import UserError
-from tvts_jax.preemption import EXIT_CODE, WorkdirLock
+from tvts_jax.run import checkpoint, checkpoint_folder, checksums
+from tvts_jax.run.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, differences, of_run
+from tvts_jax.run.stop import EXIT_CODE, WorkdirLock
 
 # Libraries below orbax that are interrupted by an error complain to nobody in particular.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -157,7 +158,7 @@ def test_only_the_owner_cleans_up(tmp_path):
 
 def test_in_a_bucket_only_the_list_makes_it_complete(tmp_path, monkeypatch):
   """As if folders could not be renamed; what a save leaves that is killed there is all but the list."""
-  monkeypatch.setattr(storage, 'is_local', lambda path: False)
+  monkeypatch.setattr(checkpoint_folder, 'is_local', lambda path: False)
   monkeypatch.setattr(checkpoint, 'is_local', lambda path: False)
   save(tmp_path, 1, 2)
   (tmp_path / '2' / checksums.LIST).unlink()
@@ -185,7 +186,7 @@ def test_what_is_missing_is_said(tmp_path):
 
 def test_a_later_format_is_refused(tmp_path):
   save(tmp_path, 1)
-  meta = epath.Path(tmp_path) / '1' / storage.META
+  meta = epath.Path(tmp_path) / '1' / checkpoint_folder.META
   meta.write_text(meta.read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 99'))
   checksums.write(meta.parent)
   with pytest.raises(CheckpointError, match='has the format 99, and this version reads 2'):
@@ -231,7 +232,7 @@ def test_the_list_is_one_for_sha256sum(ready):
 DAMAGE = {
   'flipped': ('state/d/*', lambda path: path.write_bytes(flip(path.read_bytes(), 8 * path.stat().st_size // 2))),
   'cut': ('state/manifest.ocdbt', lambda path: os.truncate(path, path.stat().st_size - 1)),
-  'deleted': (storage.META, lambda path: path.unlink()),
+  'deleted': (checkpoint_folder.META, lambda path: path.unlink()),
   'emptied': (checksums.LIST, lambda path: os.truncate(path, 0)),
   'no file': ('state/_METADATA', lambda path: (path.unlink(), path.mkdir())),
 }

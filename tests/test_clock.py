@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvts_jax import clock as clock_lib
-from tvts_jax.clock import PARTS, Clock
+from tvts_jax.run import clock as clock_lib
+from tvts_jax.run.clock import PARTS, Clock
 
 
 class Time:

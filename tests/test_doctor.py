@@ -19,10 +19,10 @@ from etils import epath
 from data import vocab
 from tests import folders
 from tvts_jax import checks, convert, doctor
-from tvts_jax.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 from tvts_jax.convert import files, names
 from tvts_jax.models.tvts import TVTSConfig
-from tvts_jax.preemption import WorkdirLock
+from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints
+from tvts_jax.run.stop import WorkdirLock
 
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module')  # Used by ml_collections.
 

@@ -16,11 +16,11 @@ import pytest
 from data import vocab
 from tests import clips
 from tvts_jax import convert, evaluate
-from tvts_jax.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
+from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 # What the command is given, in every process of a pod.

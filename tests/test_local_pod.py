@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tvts_jax import distributed
 from tvts_jax.errors import UserError
+from tvts_jax.pod import distributed
 
 POD = Path(__file__).parents[1] / 'launch' / 'local_pod.py'
 

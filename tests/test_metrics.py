@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvts_jax import chips, metrics
-from tvts_jax.clock import Rates
+from tvts_jax import chips
 from tvts_jax.errors import UserError
+from tvts_jax.run import metrics
+from tvts_jax.run.clock import Rates
 
 
 @pytest.fixture

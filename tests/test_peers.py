@@ -7,9 +7,9 @@ import time
 import pytest
 
 from tests import adders
-from tvts_jax import distributed
 from tvts_jax.errors import UserError
-from tvts_jax.peers import RESTART
+from tvts_jax.pod import distributed
+from tvts_jax.pod.peers import RESTART
 
 HOST = socket.gethostname()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tvts_jax.errors import UserError
-from tvts_jax.preemption import LOCK, NO_LOCKS, SIGNALS, Stop, WorkdirLock
+from tvts_jax.run.stop import LOCK, NO_LOCKS, SIGNALS, Stop, WorkdirLock
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 STUBBORN = """
 import os, signal, sys, time
 import jax
-from tvts_jax.preemption import Stop
+from tvts_jax.run.stop import Stop
 with Stop() as stop:
   read, write = os.pipe()
   child = os.fork()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tvts_jax import profiling
+from tvts_jax.run import profiling
 
 
 def loop(workdir, steps, at=0, every=2, ask_at=None):

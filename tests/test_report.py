@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvts_jax import config, report, sorting_page
-from tvts_jax.clock import Clock
 from tvts_jax.errors import UserError
+from tvts_jax.run.clock import Clock
 
 VOID = {'meta', 'img'}
 ADDRESSES = {'src', 'href', 'action', 'data', 'poster', 'srcset', 'xlink:href'}

@@ -11,9 +11,9 @@ import pytest
 from tests import weights
 from tvts_jax import config as config_lib
 from tvts_jax import convert, sharding, step, train
-from tvts_jax.checkpoint import FOLDER, CheckpointConfig, CheckpointError, Checkpoints
 from tvts_jax.convert import names
 from tvts_jax.models.encoders.vit import resize_positions
+from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, CheckpointError, Checkpoints
 
 OLD = weights.config_of()
 PARAMS = weights.random_params(OLD)

@@ -8,12 +8,12 @@ import time
 import pytest
 
 from tests import adders
-from tvts_jax import watchdog
-from tvts_jax.clock import Clock
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.features import Progress
-from tvts_jax.peers import RESTART
-from tvts_jax.watchdog import Watchdog
+from tvts_jax.pod.peers import RESTART
+from tvts_jax.run import watchdog
+from tvts_jax.run.clock import Clock
+from tvts_jax.run.watchdog import Watchdog
 
 
 @pytest.mark.parametrize('what, where', [('hang', 'sleep_in_python'), ('stuck', 'wait_in_c')])

@@ -30,12 +30,13 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
-from tvts_jax import ablate_page, claims, clock, command, train
+from tvts_jax import ablate_page, claims, command, train
 from tvts_jax import config as config_lib
 from tvts_jax.errors import UserError
 from tvts_jax.evaluate import versions
 from tvts_jax.files import read_rows, write_whole
-from tvts_jax.preemption import EXIT_CODE, lock
+from tvts_jax.run import clock
+from tvts_jax.run.stop import EXIT_CODE, lock
 from tvts_jax.words import duration
 
 # Commands that write their --out whole, and refuse one that is there; the others go on where they stopped.

@@ -31,13 +31,14 @@ from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
-from tvts_jax import bench_page, charts, command, contest, metrics, sharding
+from tvts_jax import bench_page, charts, command, contest, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
 from tvts_jax.charts import Curve
-from tvts_jax.checkpoint import differences
 from tvts_jax.errors import UserError
 from tvts_jax.models import attention, flops
+from tvts_jax.run import metrics
+from tvts_jax.run.checkpoint import differences
 
 # The losses of one batch by ours and by PyTorch differ by less than this share: sums in another order. Accelerators
 # round the factors of float32 products, too.

@@ -46,7 +46,8 @@ class Late(UserError):
 def processes(run: Run) -> str:
   import jax
 
-  from tvts_jax import distributed, sharding
+  from tvts_jax import sharding
+  from tvts_jax.pod import distributed
 
   address = os.environ.get(distributed.ADDRESS) or 'the address that their cluster names'
   late = (
@@ -165,7 +166,7 @@ def lock(run: Run) -> str:
   from jax.experimental import multihost_utils
 
   from tvts_jax.files import is_local, write_whole
-  from tvts_jax.preemption import WorkdirLock
+  from tvts_jax.run.stop import WorkdirLock
 
   def share() -> None:
     with WorkdirLock(run.workdir):
@@ -282,9 +283,9 @@ def weights(run: Run) -> str:
   from etils import epath
 
   from tvts_jax import convert
-  from tvts_jax.checkpoint import of_run
   from tvts_jax.config import INIT
   from tvts_jax.models.tvts import HEADS
+  from tvts_jax.run.checkpoint import of_run
 
   found, wrong = [], []
   for part, path in run.config.init.items():
@@ -322,8 +323,8 @@ def memory(run: Run) -> str:
 
 def space(run: Run) -> str:
   """Room for all checkpoints that a run keeps and the one that it writes, less those that are there."""
-  from tvts_jax.checkpoint import FOLDER
   from tvts_jax.files import is_local
+  from tvts_jax.run.checkpoint import FOLDER
 
   each, keep = state_bytes(run.shapes), run.config.checkpoint.keep
   what = f'a checkpoint takes {size(each)}, and up to {keep + 1} lie in {run.workdir} at a time'

@@ -13,11 +13,11 @@ import ml_collections
 from etils import epath
 
 from tvts_jax import evaluators, objectives, sharding
-from tvts_jax.checkpoint import CheckpointConfig
 from tvts_jax.errors import UserError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.optim import OptimConfig
+from tvts_jax.run.checkpoint import CheckpointConfig
 
 # Settings of the input that the model has already: a file need not repeat them.
 SHARED = {

@@ -94,14 +94,14 @@ def everyone(run: Run, problem: str) -> list[str]:
   """The problem of each process, or ''. All make the same checks in the same order, so they ask at the same time."""
   import jax
 
-  from tvts_jax import talk
+  from tvts_jax.pod import messages
 
   if jax.process_count() == 1:
     return [problem]
-  number = talk.number()
-  hear = lambda: [talk.hear(number, index) for index in range(jax.process_count())]
+  number = messages.number()
+  hear = lambda: [messages.hear(number, index) for index in range(jax.process_count())]
   try:
-    talk.say(problem, number)
+    messages.say(problem, number)
     return within(PEERS, 'no answer', hear)
   except (Late, RuntimeError):
     print('!! processes: another one is gone or hangs; what it printed last says where', flush=True)

@@ -22,15 +22,16 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from tvts_jax import __version__, command, convert, distributed, evaluators, sharding
+from tvts_jax import __version__, command, convert, evaluators, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
-from tvts_jax.checkpoint import FOLDER, differences, of_run
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
 from tvts_jax.files import write_whole
 from tvts_jax.input.tokens import Tokenizer, check_fingerprint
 from tvts_jax.models import tvts
+from tvts_jax.pod import distributed
+from tvts_jax.run.checkpoint import FOLDER, differences, of_run
 from tvts_jax.train import from_run
 from tvts_jax.words import duration
 

@@ -29,10 +29,12 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'{argv[1]!r} is no flag; settings are given as --config.optim.lr=3e-4')
   command.tell_own()
-  from tvts_jax import config, distributed, preemption, storage, train
+  from tvts_jax import config, train
   from tvts_jax.errors import UserError
+  from tvts_jax.pod import distributed
+  from tvts_jax.run import checkpoint_folder, stop
 
-  sys.unraisablehook = storage.quieter(sys.unraisablehook)
+  sys.unraisablehook = checkpoint_folder.quieter(sys.unraisablehook)
   try:
     # Before anything touches a device, or the processes of a pod never find each other.
     distributed.initialize()
@@ -40,7 +42,7 @@ def main(argv):
   except (UserError, OSError) as error:
     print(f'tvts_jax: {error}', file=sys.stderr, flush=True)
     distributed.leave(1, error)
-  sys.exit(0 if finished else preemption.EXIT_CODE)
+  sys.exit(0 if finished else stop.EXIT_CODE)
 
 
 if __name__ == '__main__':

@@ -38,7 +38,7 @@ from tvts_jax import config as config_lib
 from tvts_jax.bill import Bill, Topology, has_compiler, of_one_source, plan
 from tvts_jax.errors import UserError
 from tvts_jax.models.layers import REMAT_POLICIES
-from tvts_jax.peers import LIBC
+from tvts_jax.pod.peers import LIBC
 from tvts_jax.words import columns, duration, number, percent, size
 
 DOES_NOT_FIT = 3

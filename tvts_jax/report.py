@@ -16,13 +16,14 @@ import time
 
 from etils import epath
 
-from tvts_jax import charts, clock, command, page, sorting_page
+from tvts_jax import charts, command, page, sorting_page
 from tvts_jax.charts import Curve
 from tvts_jax.errors import UserError
 from tvts_jax.files import read_rows, write_whole
 from tvts_jax.input import skipped as skipped_lib
 from tvts_jax.objectives.orders import CHANCE
 from tvts_jax.page import text
+from tvts_jax.run import clock
 from tvts_jax.words import duration, number, percent
 
 FILE = 'report.html'

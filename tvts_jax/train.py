@@ -10,20 +10,22 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from tvts_jax import __version__, chips, convert, evaluators, metrics, optim, preemption, report, sharding
-from tvts_jax import clock as clock_lib
+from tvts_jax import __version__, chips, convert, evaluators, optim, report, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
-from tvts_jax.checkpoint import FOLDER, Checkpoints, differences, of_run
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.sorting import Sorting, examples
 from tvts_jax.files import read_rows, sweep, write_whole
 from tvts_jax.input import pipeline
 from tvts_jax.models import flops, tvts
 from tvts_jax.models.encoders.vit import resize_positions
-from tvts_jax.profiling import Profile
+from tvts_jax.run import clock as clock_lib
+from tvts_jax.run import metrics
+from tvts_jax.run import stop as stop_lib
+from tvts_jax.run.checkpoint import FOLDER, Checkpoints, differences, of_run
+from tvts_jax.run.profiling import Profile
+from tvts_jax.run.watchdog import Watchdog
 from tvts_jax.shards import annotations
-from tvts_jax.watchdog import Watchdog
 
 EXAMPLES = 8  # Clips that the report shows.
 # Settings that change no number of a run, or by rounding alone, as other devices do, so resumes may change them. What
@@ -55,8 +57,8 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   workdir.mkdir(parents=True, exist_ok=True)
   with (
     Watchdog(clock),
-    preemption.WorkdirLock(workdir),
-    preemption.Stop() as stop,
+    stop_lib.WorkdirLock(workdir),
+    stop_lib.Stop() as stop,
     jax.set_mesh(mesh),
     Checkpoints(workdir / FOLDER, config.checkpoint) as checkpoints,
     Profile(workdir, config.profile_at, config.log_every) as profile,

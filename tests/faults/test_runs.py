@@ -19,9 +19,10 @@ from data import vocab
 from tests import folders, runs
 from tests.faults import small
 from tests.runs import ROOT, finish, rows, wait_for
-from tvts_jax import checksums, config, main, train
+from tvts_jax import config, main, train
 from tvts_jax.errors import UserError
 from tvts_jax.files import sweep, write_whole
+from tvts_jax.run import checksums
 
 HALF = small.STEPS // 2
 KILLS = (*['starting'] * 10, *['training'] * 5, *['saving'] * 5)

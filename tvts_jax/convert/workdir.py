@@ -3,11 +3,11 @@
 import jax
 from etils import epath
 
-from tvts_jax.checkpoint import FOLDER, of_run
 from tvts_jax.convert import names
 from tvts_jax.files import local, read_rows
 from tvts_jax.input import tokens
 from tvts_jax.models.tvts import HEADS, TVTSConfig
+from tvts_jax.run.checkpoint import FOLDER, of_run
 
 
 def is_workdir(path) -> bool:

@@ -18,13 +18,15 @@ from absl import logging
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tvts_jax import checksums, sharding, talk, watchdog
+from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
 from tvts_jax.input import pipeline
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import layers
+from tvts_jax.pod import messages
+from tvts_jax.run import checksums, watchdog
 from tvts_jax.words import duration, percent
 
 FEATURES = {
@@ -227,7 +229,7 @@ class Store:
       why = ''
     except Exception as e:  # noqa: BLE001 — a damaged archive shows in as many ways as it has parts.
       why = f'it is damaged ({e})'
-    if (said := talk.ask_all(why)) is None:
+    if (said := messages.ask_all(why)) is None:
       logging.info('features of %s are read from %s', clips, path)
       return found
     if said.partition(' (process')[0]:

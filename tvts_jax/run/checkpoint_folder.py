@@ -15,9 +15,9 @@ from concurrent.futures import Future
 import orbax.checkpoint as ocp
 from absl import logging
 
-from tvts_jax import checksums
 from tvts_jax.errors import UserError
 from tvts_jax.files import is_local, write_whole
+from tvts_jax.run import checksums
 
 STATE = 'state'
 META = 'meta.json'

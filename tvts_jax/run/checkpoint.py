@@ -22,11 +22,12 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from tvts_jax import checksums, storage, talk
 from tvts_jax.errors import UserError
 from tvts_jax.files import is_local
+from tvts_jax.pod import messages
+from tvts_jax.run import checkpoint_folder, checksums
+from tvts_jax.run.checkpoint_folder import CheckpointError
 from tvts_jax.sharding import path_name
-from tvts_jax.storage import CheckpointError
 
 FOLDER = 'checkpoints'  # Their place in a work directory.
 FORMAT = 2
@@ -66,10 +67,10 @@ class Checkpoints:
     self.folder = epath.Path(os.path.abspath(folder)) if is_local(folder) else epath.Path(folder)
     self.config = config
     found = self._list() if jax.process_index() == 0 else None
-    self._steps, why = talk.share(found, talk.number())
+    self._steps, why = messages.share(found, messages.number())
     if why is not None:
       raise CheckpointError(f'{self.folder} can not hold checkpoints: {why}')
-    self._token = talk.share(secrets.token_hex(4), talk.number())
+    self._token = messages.share(secrets.token_hex(4), messages.number())
     self._sound = set()  # Those whose files were read since, and found as listed; of process 0 alone.
     self._background = ThreadPoolExecutor(1, 'checkpoints')
     self._saving = None  # (step, future) of a save that may still be running
@@ -81,7 +82,7 @@ class Checkpoints:
 
   def _list(self) -> tuple[list[int], str | None]:
     """(the complete steps, None), or ([], why not). The owner removes the others."""
-    complete = lambda path: path.name.isdecimal() and storage.is_complete(path)
+    complete = lambda path: path.name.isdecimal() and checkpoint_folder.is_complete(path)
     try:
       if self.config is not None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ class Checkpoints:
           path.rmtree()
       return sorted(int(path.name) for path in paths if complete(path)), None
     except OSError as e:
-      return [], storage.reason(e)
+      return [], checkpoint_folder.reason(e)
 
   def latest(self) -> int | None:
     """The newest complete step; waits for a save that is running."""
@@ -149,12 +150,12 @@ class Checkpoints:
       'fingerprints': checksums.fingerprints(arrays),
       'meta': meta,
     }
-    number = talk.number()
+    number = messages.number()
     # A name that no try had before, whose processes may still write. A bucket, which can not rename, has but one.
     name = f'{step}-{number}-{self._token}{UNFINISHED}' if is_local(self.folder) else str(step)
     path = self.folder / name
     text = json.dumps(content)
-    writes = storage.begin(path, arrays)
+    writes = checkpoint_folder.begin(path, arrays)
     self._saving = step, self._background.submit(self._finish, step, path, text, writes, number)
 
   def save_last(self, step: int, state, meta: dict) -> None:
@@ -175,14 +176,14 @@ class Checkpoints:
 
   def _finish(self, step: int, path, content: str, writes: list, number: int) -> tuple[str | None, list[int]]:
     """In the background: (why the step could not be saved, the same in all processes, or None; the steps there)."""
-    why = talk.gather(storage.wait(writes), number)
+    why = messages.gather(checkpoint_folder.wait(writes), number)
     if jax.process_index() == 0:
-      why = why or storage.complete(path, content, self.folder / str(step))
+      why = why or checkpoint_folder.complete(path, content, self.folder / str(step))
       if why:
-        storage.remove(path)  # It may be what fills the disk.
+        checkpoint_folder.remove(path)  # It may be what fills the disk.
       else:
         self._sound.add(step)
-    why = talk.share(why, number)
+    why = messages.share(why, number)
     return why, self._steps if why else self._retain([*self._steps, step])
 
   def _retain(self, steps: list[int]) -> list[int]:
@@ -192,7 +193,7 @@ class Checkpoints:
     kept = []
     for step in reversed(steps):
       if len(kept) == self.config.keep:
-        storage.remove(self.folder / str(step))
+        checkpoint_folder.remove(self.folder / str(step))
       elif found := self._look(step):
         self._set_aside(step, found)
       else:
@@ -309,17 +310,17 @@ class Checkpoints:
 
   def _damage(self, step: int) -> str | None:
     """What process 0 sees, in all processes."""
-    return talk.share(self._look(step) if jax.process_index() == 0 else None, talk.number())
+    return messages.share(self._look(step) if jax.process_index() == 0 else None, messages.number())
 
   def _set_aside(self, step: int, found: str) -> None:
     path = self.folder / str(step)
     aside = self.folder / f'{step}{DAMAGED}'
-    storage.remove(aside)
+    checkpoint_folder.remove(aside)
     try:
       path.rename(aside)
       logging.warning('%s; it is kept aside as %s', found, aside.name)
     except OSError as e:
-      logging.warning('%s; it could not be renamed to %s: %s', found, aside.name, storage.reason(e))
+      logging.warning('%s; it could not be renamed to %s: %s', found, aside.name, checkpoint_folder.reason(e))
 
   def _open(self, step: int | None) -> tuple[int, dict]:
     """(step, what its META holds) of a checkpoint whose files are as they were saved; by default of the newest."""
@@ -335,7 +336,7 @@ class Checkpoints:
         good = next((s for s in reversed(self._steps) if s != step and self._damage(s) is None), None)
         found += '; no other is whole' if good is None else f'; move it away to use {good}, the newest that is whole'
       raise DamagedError(found)
-    content = storage.read_content(self.folder / str(step))
+    content = checkpoint_folder.read_content(self.folder / str(step))
     if content.get('format') != FORMAT:
       raise CheckpointError(
         f'{self.folder / str(step)} has the format {content.get("format")!r}, and this version reads {FORMAT}; '
@@ -344,12 +345,12 @@ class Checkpoints:
     return step, content
 
   def _arrays(self, step: int, wanted: dict, content: dict) -> dict:
-    arrays, why = storage.read_arrays(self.folder / str(step), wanted)
-    if why := talk.ask_all(why):
+    arrays, why = checkpoint_folder.read_arrays(self.folder / str(step), wanted)
+    if why := messages.ask_all(why):
       raise DamagedError(f'{self.folder / str(step)} can not be read: {why}')
     found, saved = checksums.fingerprints(arrays), content['fingerprints']
     wrong = next((name for name in wanted if found[name] != saved[name]), None)
-    if wrong := talk.ask_all(wrong):
+    if wrong := messages.ask_all(wrong):
       raise DamagedError(f'{self.folder / str(step)} is damaged: {wrong} is not what was saved, though the files are')
     return arrays
 

@@ -25,7 +25,7 @@ import jax
 from jax._src import distributed as jax_distributed  # Its store of keys and values has no public name.
 
 from tvts_jax.errors import UserError
-from tvts_jax.peers import RESTART, Peers
+from tvts_jax.pod.peers import RESTART, Peers
 
 VARIABLES = ADDRESS, COUNT, INDEX = 'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'
 HEARTBEAT, HEARTBEAT_S = 'TVTS_HEARTBEAT_S', 30

@@ -11,8 +11,8 @@ import sys
 import threading
 from typing import NoReturn
 
-from tvts_jax import distributed
-from tvts_jax.clock import PARTS
+from tvts_jax.pod import distributed
+from tvts_jax.run.clock import PARTS
 
 PATIENCE, PATIENCE_S = 'TVTS_PATIENCE_S', 300
 USUAL = 20  # How many times the usual step a step may take.

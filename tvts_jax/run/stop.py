@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from tvts_jax.errors import UserError
 from tvts_jax.files import is_local
-from tvts_jax.peers import LIBC
+from tvts_jax.pod.peers import LIBC
 
 EXIT_CODE = os.EX_TEMPFAIL  # 75: saved, run the same command again to go on.
 LOCK = '.lock'
