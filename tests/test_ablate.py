@@ -18,9 +18,12 @@ from configs import ablations, demo
 from data import vocab
 from tests import folders, runs
 from tests.faults import small
-from tvts_jax import ablate, ablate_page, claims, evaluators, train
-from tvts_jax.ablate import Study, Table, Variant
-from tvts_jax.claims import Claim
+from tvts_jax import evaluators, train
+from tvts_jax.ablate import __main__ as ablate
+from tvts_jax.ablate import claims
+from tvts_jax.ablate import page as page_lib
+from tvts_jax.ablate.__main__ import Study, Table, Variant
+from tvts_jax.ablate.claims import Claim
 from tvts_jax.errors import UserError
 from tvts_jax.run.stop import EXIT_CODE
 
@@ -136,7 +139,7 @@ def test_the_page_has_every_number(out, stopped):
   cells = Counter(shown.split('\n'))
   asked = Counter()
   for run in results['runs']:
-    asked.update(ablate_page.number(value) for value in [*run['metrics'].values(), run['seconds'], run['steps']])
+    asked.update(page_lib.number(value) for value in [*run['metrics'].values(), run['seconds'], run['steps']])
   assert not {number: count for number, count in asked.items() if cells[number] < count} and len(asked) > 5
   for claim in results['claims']:
     assert claim['says'] in shown and claim['sentence'] in shown and claims.VERDICTS[claim['holds']] in shown
@@ -242,7 +245,7 @@ def test_the_study_of_the_paper_is_sound(tmp_path):
     evaluators.check(config)
   assert {claim.metric for claim in study.claims} <= {'', *study.metrics}
   assert all(claim.clips for claim in study.claims if claim.rule in ('chance', 'over chance'))
-  assert set(study.drawn) <= {variant.name for variant in study.variants} and len(study.drawn) <= len(ablate_page.LOOKS)
+  assert set(study.drawn) <= {variant.name for variant in study.variants} and len(study.drawn) <= len(page_lib.LOOKS)
   plain, cued = (ablations.get_config(f'study=S,world={world}') for world in ('plain', 'hidden_cues'))
   assert cued.input.folder == 'S/hidden_cues/shards' and cued.evals.order_probe.folder == 'S/plain/shards'
   assert plain.evals == cued.evals or plain.evals.text_retrieval != cued.evals.text_retrieval

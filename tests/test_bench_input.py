@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests import media
-from tvts_jax import bench_input, contest
+from tvts_jax.bench import input, turns
 
 
 @pytest.fixture(scope='module')
@@ -12,9 +12,9 @@ def report(tmp_path_factory):
   media.make_video(folder / 'a.mp4', frames=60, fps=10)
   args = ['--records', '4', '--batch', '2', '--batches', '3', '--rounds', '1', '--from-mp4', str(folder / 'a.mp4')]
   patch = pytest.MonkeyPatch()
-  patch.setattr('tvts_jax.bench_media.SECONDS', 30)  # a smaller record; the setting stays the paper's
+  patch.setattr('tvts_jax.bench.synthetic.SECONDS', 30)  # a smaller record; the setting stays the paper's
   try:
-    assert bench_input.main([*args, '--out', str(folder / 'out.json')]) == 0
+    assert input.main([*args, '--out', str(folder / 'out.json')]) == 0
   finally:
     patch.undo()
   assert 'mp4, one seek a frame' in (folder / 'out.html').read_text()
@@ -41,23 +41,23 @@ def test_reports_every_contestant_and_stage(report):
 
 def test_other_load_voids_a_measurement(report, monkeypatch):
   for cores, void in ((0.05, False), (1.5, True), (None, True)):
-    text = bench_input.table({**report, 'other_load_cores': cores, 'void': contest.is_void(cores)})
+    text = input.table({**report, 'other_load_cores': cores, 'void': turns.is_void(cores)})
     assert ('VOID' in text) == void
 
 
 def test_load_counts_others_and_not_ourselves(monkeypatch):
   clock = {'wall': 0.0, 'own': 0.0, 'children': 0.0, 'all': 0.0}
-  monkeypatch.setattr(contest.time, 'monotonic', lambda: clock['wall'])
-  monkeypatch.setattr(contest.os, 'times', lambda: (clock['own'], 0.0, clock['children'], 0.0, clock['wall']))
-  monkeypatch.setattr(contest.Load, '_busy_seconds', staticmethod(lambda: clock['all']))
-  load = contest.Load()
+  monkeypatch.setattr(turns.time, 'monotonic', lambda: clock['wall'])
+  monkeypatch.setattr(turns.os, 'times', lambda: (clock['own'], 0.0, clock['children'], 0.0, clock['wall']))
+  monkeypatch.setattr(turns.Load, '_busy_seconds', staticmethod(lambda: clock['all']))
+  load = turns.Load()
   clock.update(wall=10.0, own=7.0, children=1.0, all=23.0)
   assert load.other_cores() == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize('args', [['--batches', '1'], ['--folder', '/nowhere'], ['--from-mp4', '/nowhere.mp4']])
 def test_bad_requests_are_one_sentence(args, capsys, monkeypatch):
-  monkeypatch.setattr('tvts_jax.bench_media.SECONDS', 30)
-  assert bench_input.main(['--records', '2', '--batch', '1', '--rounds', '1', *args]) == 2
+  monkeypatch.setattr('tvts_jax.bench.synthetic.SECONDS', 30)
+  assert input.main(['--records', '2', '--batch', '1', '--rounds', '1', *args]) == 2
   lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
   assert len(lines) == 1

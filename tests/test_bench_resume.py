@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from tvts_jax import bench_page, bench_resume
+from tvts_jax.bench import resume
 from tvts_jax.errors import UserError
+from tvts_jax.pages import results
 
 
 @pytest.fixture(scope='module')
@@ -13,12 +14,12 @@ def found(tmp_path_factory):
   """Of real shards, but read in this process."""
   out, calls = tmp_path_factory.mktemp('bench') / 'resume.json', []
   patch = pytest.MonkeyPatch()
-  patch.setattr('tvts_jax.bench_media.SECONDS', 30)
-  patch.setattr(bench_resume, 'BATCHES', 1)
-  patch.setattr(bench_resume, 'apart', lambda *args: calls.append(args) or bench_resume.read(*args))
+  patch.setattr('tvts_jax.bench.synthetic.SECONDS', 30)
+  patch.setattr(resume, 'BATCHES', 1)
+  patch.setattr(resume, 'apart', lambda *args: calls.append(args) or resume.read(*args))
   args = ['--records', '4', '--sizes', '2', '--batch', '2', '--rounds', '1', '--out', str(out)]
   try:
-    assert bench_resume.main(args) == 0
+    assert resume.main(args) == 0
   finally:
     patch.undo()
   return json.loads(out.read_text()), calls, out
@@ -39,14 +40,14 @@ def test_what_is_said_follows_from_what_was_measured(found):
   result = dict(found[0])
   result |= {'seconds_to_first_batch': {'start': [2.0, 2.0], 'late': [3.0, 5.0]}, 'void': True}
   result |= {'late_in_times_of_start': {'median': 2.0, 'min': 1.5, 'max': 2.5}, 'bytes_a_record': 48.0}
-  said = '\n'.join(bench_resume.lines(result | {'peak_bytes': {100: 2**20, 400: 2**21}}))
+  said = '\n'.join(resume.lines(result | {'peak_bytes': {100: 2**20, 400: 2**21}}))
   assert '2.0 s from step 0, 4.0 s from step 1,000,000' in said and '2.00 times as long [1.50 to 2.50]' in said
   assert '400 records: 2.0 MiB at most' in said and 'adds 48 bytes' in said and 'VOID' in said
-  assert 'VOID' in bench_page.build('', result, [])
+  assert 'VOID' in results.build('', result, [])
 
 
 def test_what_goes_wrong_is_one_sentence(tmp_path, capsys):
   with pytest.raises(UserError, match='nowhere.*step 3'):
-    bench_resume.apart(str(tmp_path / 'nowhere'), str(tmp_path / 'none'), 3, 2)
-  assert bench_resume.main(['--rounds', '0']) == 2
+    resume.apart(str(tmp_path / 'nowhere'), str(tmp_path / 'none'), 3, 2)
+  assert resume.main(['--rounds', '0']) == 2
   assert capsys.readouterr().err.startswith('error: --step')

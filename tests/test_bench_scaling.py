@@ -8,22 +8,24 @@ import numpy as np
 import pytest
 
 from tests.test_bench_step import make
-from tvts_jax import bench_page, bench_scaling, sharding
+from tvts_jax import sharding
 from tvts_jax import step as step_lib
+from tvts_jax.bench import scaling
+from tvts_jax.pages import results
 
 F32, WAYS = 4, 8
 
 
 def test_a_device_sends_what_the_sizes_of_split_parameters_say():
   """Around a ring of n devices a sum is 2 (n-1)/n of its size, and a gathering (n-1)/n."""
-  config = bench_scaling.on(make(), 'fsdp', WAYS, batch=1)
+  config = scaling.on(make(), 'fsdp', WAYS, batch=1)
   mesh = sharding.make_mesh(config.mesh)
   parts = step_lib.describe(config, 10)
   place = sharding.state_layout(parts.shapes, config.sharding, mesh)
   rng = jax.eval_shape(lambda: jax.random.key(0))
   with jax.set_mesh(mesh):
     compiled = step_lib.compile_step(parts.train_step, parts.shapes, parts.spec, rng, place, mesh)
-  moved = bench_scaling.moved(type('Compiled', (), dict(compiled=compiled, mesh=mesh)))
+  moved = scaling.moved(type('Compiled', (), dict(compiled=compiled, mesh=mesh)))
   sizes = {sharding.path_name(path): F32 * leaf.size for path, leaf in jax.tree.leaves_with_path(parts.shapes.params)}
   share = (WAYS - 1) / WAYS
   summed = moved['all-reduce'] + moved.get('reduce-scatter', 0)
@@ -50,17 +52,15 @@ def test_shares_are_of_what_one_device_does(monkeypatch, tmp_path):
     def __call__(self):
       pass
 
-  monkeypatch.setattr(bench_scaling, 'Step', Step)
+  monkeypatch.setattr(scaling, 'Step', Step)
   six = jax.devices()[:6]
-  monkeypatch.setattr(bench_scaling.jax, 'devices', lambda: six)
-  monkeypatch.setattr(
-    bench_scaling.contest, 'turn', lambda step, steps: bench_scaling.contest.Turn(pace[step.mesh.size], 0)
-  )
-  found = bench_scaling.measure(make(), batch=3, steps=1)
+  monkeypatch.setattr(scaling.jax, 'devices', lambda: six)
+  monkeypatch.setattr(scaling.contest, 'turn', lambda step, steps: scaling.contest.Turn(pace[step.mesh.size], 0))
+  found = scaling.measure(make(), batch=3, steps=1)
   assert [(row['axis'], row['devices']) for row in found['rows']] == [
     (a, n) for a in ('data', 'fsdp') for n in (1, 2, 4)
   ]
   np.testing.assert_allclose([row['efficiency'] for row in found['rows']], [1, 0.8, 0.5] * 2)
   assert [row['sent_bytes'] for row in found['rows'][:3]] == [{}, {'all-reduce': 16.0}, {'all-reduce': 24.0}]
-  html = bench_page.save(str(tmp_path / 'scaling.json'), 'Scaling', found, bench_scaling.parts(found)).read_text()
+  html = results.save(str(tmp_path / 'scaling.json'), 'Scaling', found, scaling.parts(found)).read_text()
   assert '80.0%' in html and 'all-reduce 24.0 bytes' in html and 'devices 4' in html

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from tvts_jax import bench_page, bench_step, contest
 from tvts_jax import config as config_lib
+from tvts_jax.bench import step as step_lib
+from tvts_jax.bench import turns as turns_lib
 from tvts_jax.errors import UserError
+from tvts_jax.pages import results
 
-bench_torch = pytest.importorskip('tvts_jax.bench_torch')
+bench_torch = pytest.importorskip('tvts_jax.bench.torch_step')
 
 
 def make(**changes):
@@ -32,11 +34,11 @@ def found():
   """A race, of which the two contestants' losses are kept."""
   losses = {'ours': [], 'theirs': []}
   patch = pytest.MonkeyPatch()
-  for name, kind in (('ours', bench_step.Step), ('theirs', bench_torch.TorchStep)):
+  for name, kind in (('ours', step_lib.Step), ('theirs', bench_torch.TorchStep)):
     take = kind.__call__
     patch.setattr(kind, '__call__', lambda self, take=take, name=name: losses[name].append(take(self)))
   try:
-    result = bench_step.race_torch(make(), fused=True, compiled=False, rounds=1, steps=1)
+    result = step_lib.race_torch(make(), fused=True, compiled=False, rounds=1, steps=1)
   finally:
     patch.undo()
   return result, losses
@@ -61,31 +63,31 @@ def test_what_the_benchmark_says(found, tmp_path):
     assert len(pairs) == 2 and result['ratio'][kind] == pytest.approx(
       {'median': np.median(pairs), 'min': min(pairs), 'max': max(pairs)}
     )
-  assert result['void'] == contest.is_void(result['other_load_cores'])
+  assert result['void'] == turns_lib.is_void(result['other_load_cores'])
   assert result['cached_compile_s'] > 0 and result['compile_s'] > 0 and result['attention'] == 'xla'
-  page = bench_page.save(str(tmp_path / 'new' / 'step.json'), 'Step <1>', result, bench_step.parts(result))
+  page = results.save(str(tmp_path / 'new' / 'step.json'), 'Step <1>', result, step_lib.parts(result))
   assert json.loads((tmp_path / 'new' / 'step.json').read_text()) == json.loads(json.dumps(result))
   html = page.read_text()
   assert page.name == 'step.html' and 'Step &lt;1&gt;' in html and 'turn 2' in html and 'PyTorch' in html
-  assert ('VOID' in bench_page.build('', {**result, 'void': True}, [])) and (
-    'VOID' not in bench_page.build('', {**result, 'void': False}, [])
+  assert ('VOID' in results.build('', {**result, 'void': True}, [])) and (
+    'VOID' not in results.build('', {**result, 'void': False}, [])
   )
 
 
 def test_other_weights_are_found_out(monkeypatch):
-  monkeypatch.setattr(bench_step, 'Step', Other)
+  monkeypatch.setattr(step_lib, 'Step', Other)
   with pytest.raises(UserError, match='do not do the same'):
-    bench_step.race_torch(make(), fused=False, compiled=False, rounds=1, steps=1)
+    step_lib.race_torch(make(), fused=False, compiled=False, rounds=1, steps=1)
 
 
 class Other:
   """What a race asks of our step before it compares losses."""
 
   def __init__(self, config, devices):
-    model, _, spec = bench_step.step_lib.build(config)
+    model, _, spec = step_lib.step_lib.build(config)
     params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
-    self.state = bench_step.step_lib.State(0, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), params), None)
-    self.batch = bench_step.random_batch(config)
+    self.state = step_lib.step_lib.State(0, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), params), None)
+    self.batch = step_lib.random_batch(config)
 
   def loss_without_dropout(self):
     return 3.0
@@ -94,23 +96,23 @@ class Other:
 def test_a_setting_is_measured_beside_another(monkeypatch):
   config = make()
   other = dataclasses.replace(config, model=dataclasses.replace(config.model, remat='full'))
-  monkeypatch.setattr(bench_step, 'Step', lambda config: config)
-  monkeypatch.setattr(bench_step, 'race', lambda *given: {'raced': given})
-  found = bench_step.race_other(config, other, rounds=5, steps=1)
+  monkeypatch.setattr(step_lib, 'Step', lambda config: config)
+  monkeypatch.setattr(step_lib, 'race', lambda *given: {'raced': given})
+  found = step_lib.race_other(config, other, rounds=5, steps=1)
   assert found == {'raced': (config, other, 5, 1), 'against': "that with model.remat: 'none' → 'full'"}
   with pytest.raises(UserError, match='the same run'):
-    bench_step.race_other(config, config, rounds=1, steps=1)
+    step_lib.race_other(config, config, rounds=1, steps=1)
 
 
 def test_turns_are_a_b_b_a_and_the_first_step_of_each_is_dropped(monkeypatch):
   taken = []
-  turns = contest.take_turns({'a': lambda: taken.append('a'), 'b': lambda: taken.append('b')}, 2)
+  turns = turns_lib.take_turns({'a': lambda: taken.append('a'), 'b': lambda: taken.append('b')}, 2)
   assert ''.join(taken) == 'abbaabba' and [len(of) for of in turns.values()] == [4, 4]
   clock, pace = {'now': 0.0}, iter([100.0, 1.0, 5.0, 2.0])
-  monkeypatch.setattr(contest.time, 'perf_counter', lambda: clock['now'])
-  monkeypatch.setattr(contest.time, 'process_time', lambda: 2 * clock['now'])
+  monkeypatch.setattr(turns_lib.time, 'perf_counter', lambda: clock['now'])
+  monkeypatch.setattr(turns_lib.time, 'process_time', lambda: 2 * clock['now'])
   step = lambda: clock.update(now=clock['now'] + next(pace))
-  assert contest.turn(step, 3) == (2.0, 4.0)
+  assert turns_lib.turn(step, 3) == (2.0, 4.0)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvts_jax import charts
-from tvts_jax.charts import Curve
-from tvts_jax.words import percent
+from tvts_jax.human import percent
+from tvts_jax.pages import charts
+from tvts_jax.pages.charts import Curve
 
 
 def axis(html):

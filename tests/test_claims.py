@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tvts_jax import claims
-from tvts_jax.claims import Claim
+from tvts_jax.ablate import claims
+from tvts_jax.ablate.claims import Claim
 from tvts_jax.errors import UserError
 
 

@@ -18,8 +18,10 @@ from etils import epath
 
 from data import vocab
 from tests import folders
-from tvts_jax import checks, convert, doctor
+from tvts_jax import convert
 from tvts_jax.convert import files, names
+from tvts_jax.doctor import __main__ as doctor
+from tvts_jax.doctor import checks
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 from tvts_jax.run.stop import WorkdirLock

@@ -15,8 +15,8 @@ from data.builder import quality
 from data.inspect import __main__ as inspect
 from data.inspect import record_page
 from tests import folders
-from tvts_jax import page
 from tvts_jax.input.order import Order
+from tvts_jax.pages import kit
 from tvts_jax.shards import index, records
 from tvts_jax.shards.rng import example_rng
 from tvts_jax.shards.sampling import SamplingConfig, draw
@@ -280,7 +280,7 @@ def test_stills_are_pictures_that_do_not_change():
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40))
 @settings(max_examples=50, deadline=None)
 def test_histogram_counts_every_value(values):
-  counts = [int(n) for n in re.findall(r': (\d+)</title>', page.histogram(values, 's'))]
+  counts = [int(n) for n in re.findall(r': (\d+)</title>', kit.histogram(values, 's'))]
   assert sum(counts) == len(values)
 
 

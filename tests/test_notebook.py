@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from tvts_jax.notebook import strip
+from tvts_jax.pages.notebook import strip
 
 
 def test_each_frame_has_its_place():

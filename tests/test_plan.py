@@ -19,11 +19,12 @@ from jax.sharding import PartitionSpec as P
 
 from configs import pretrain
 from tests.test_model import make
-from tvts_jax import bill, hlo, sharding
 from tvts_jax import config as config_lib
-from tvts_jax import plan as plan_lib
+from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.models import flops
+from tvts_jax.plan import __main__ as plan_lib
+from tvts_jax.plan import bill, hlo
 
 ROOT = pathlib.Path(__file__).parents[1]
 LOOP = """HloModule step

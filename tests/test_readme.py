@@ -19,7 +19,8 @@ from data.transcripts import dialects
 from data.transcripts.formats import Word
 from tests import media, notebooks, pages
 from tvts_jax import config as config_lib
-from tvts_jax import doctor, evaluate, sharding, train
+from tvts_jax import evaluate, sharding, train
+from tvts_jax.doctor import __main__ as doctor
 
 OWN = 'docs/your_own_videos.md'
 # What pages leave to the reader.

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvts_jax import config, report, sorting_page
+from tvts_jax import config, report
 from tvts_jax.errors import UserError
+from tvts_jax.pages import sorting
 from tvts_jax.run.clock import Clock
 
 VOID = {'meta', 'img'}
@@ -188,7 +189,7 @@ def test_other_evaluators_have_their_curves(run):
 )
 def test_verdicts(own, blank, other, look, headline):
   scores = list(sorting_rows(own, blank, other))[-1]
-  found = sorting_page.verdict(scores, 4)
+  found = sorting.verdict(scores, 4)
   assert found[:2] == (look, headline)
   assert ('with the video blanked' in found[2]) == (blank is not None)
   if look == 'mixed':
@@ -203,10 +204,10 @@ def test_chance_is_called_chance(K, clips):
   order = np.stack([rng.permutation(K) for _ in range(clips)])
   wrong = 0
   for _ in range(100):
-    guessed = {v: (rng.integers(K, size=(clips, K)) == order).all(1).mean() for v in sorting_page.VIDEOS}
-    wrong += sorting_page.verdict({f'{v}/exact': s for v, s in guessed.items()} | {'clips': clips}, K)[0] != 'none'
+    guessed = {v: (rng.integers(K, size=(clips, K)) == order).all(1).mean() for v in sorting.VIDEOS}
+    wrong += sorting.verdict({f'{v}/exact': s for v, s in guessed.items()} | {'clips': clips}, K)[0] != 'none'
     blind = {f'{v}/exact': (np.argsort(rng.random((clips, K))) == order).all(1).mean() for v in ('blank', 'other')}
-    wrong += sorting_page.verdict({'own/exact': 1.0, **blind, 'clips': clips}, K)[0] != 'good'
+    wrong += sorting.verdict({'own/exact': 1.0, **blind, 'clips': clips}, K)[0] != 'good'
   assert wrong <= 3, 'of 200 verdicts, each wrong at most three times in a thousand'
 
 
@@ -218,7 +219,7 @@ def test_chance_is_called_chance(K, clips):
 def test_clips_are_judged_place_by_place(K, seed):
   rng = np.random.default_rng(seed)
   order, logits = rng.permutation(K), rng.normal(size=(K, K)) + 2 * rng.random() * np.eye(K)
-  html = sorting_page.clip(
+  html = sorting.clip(
     {'id': 'x', 'frames': [], 'transcripts': ['word'] * K, 'order': order.tolist(), 'logits': logits.tolist()}
   )
   right = logits.argmax(1) == order

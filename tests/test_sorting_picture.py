@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from docs import picture
 from tests import folders
-from tvts_jax import sorting_picture
 
 SVG = '{http://www.w3.org/2000/svg}'
 LOGITS = [[5, 4, 0, 0], [6, 0, 0, 0], [0, 0, 1, 2], [0, 0, 3, 0]]
@@ -35,7 +35,7 @@ def workdir(tmp_path):
 
 def run(workdir, *arguments, code=0):
   out = workdir / 'out.svg'
-  assert sorting_picture.main([str(workdir), '--out', str(out), *arguments]) == code
+  assert picture.main([str(workdir), '--out', str(out), *arguments]) == code
   return ElementTree.parse(out).getroot() if code == 0 else None
 
 
@@ -45,7 +45,7 @@ def test_it_shows_frames_words_and_the_likeliest_order(workdir):
   ways = [path for path in root.iter(f'{SVG}path') if path.get('class') == 'way']
   ends = [float(path.get('d').split()[-1]) for path in ways]
   assert np.argsort(np.argsort(ends)).tolist() == list(best) == [1, 0, 3, 2]
-  right = [path.get('stroke') == sorting_picture.RIGHT for path in ways]
+  right = [path.get('stroke') == picture.RIGHT for path in ways]
   assert right == [place == true for place, true in zip(best, ORDER)] == [True, True, False, False]
   texts = [text.text for text in root.iter(f'{SVG}text')]
   assert texts.count('first & <i>words</i>') == 2 and not any(len(text) > 60 for text in texts)

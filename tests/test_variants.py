@@ -14,7 +14,7 @@ from configs import variants
 from tests.faults import small
 from tests.test_config import load
 from tvts_jax import config as config_lib
-from tvts_jax import objectives, sharding, sorting_page
+from tvts_jax import objectives, sharding
 from tvts_jax.convert.workdir import load_workdir
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import sorting
@@ -22,6 +22,7 @@ from tvts_jax.input import pipeline
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.models.tvts import HEADS
+from tvts_jax.pages import sorting as sorting_lib
 
 
 @pytest.fixture(scope='module')
@@ -156,7 +157,7 @@ def test_a_variant_is_scored_by_the_orders_that_it_reads_off(root):
     for score, expected in zip(('item', 'assigned', 'kendall_tau'), np.mean(seen, axis=0)):
       assert numbers[f'{name}/{score}'] == pytest.approx(expected, abs=1e-6), (name, score)
   assert 'Sorting by sort_pairwise' in result.protocol and 'chance 4.2%' in result.protocol
-  page = sorting_page.hero({3: numbers}, 4, 3)
+  page = sorting_lib.hero({3: numbers}, 4, 3)
   assert 'chance is 4.2%' in page and 'blind permutation' not in page
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tvts_jax.words import duration, number, percent
+from tvts_jax.human import duration, number, percent
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,12 @@ from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
 from tvts_jax.files import write_whole
+from tvts_jax.human import duration
 from tvts_jax.input.tokens import Tokenizer, check_fingerprint
 from tvts_jax.models import tvts
 from tvts_jax.pod import distributed
 from tvts_jax.run.checkpoint import FOLDER, differences, of_run
 from tvts_jax.train import from_run
-from tvts_jax.words import duration
 
 RANDOM = 'random'
 PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'tensorflow-cpu', 'tokenizers')

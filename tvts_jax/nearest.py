@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from data.outcomes import ItemError
-from tvts_jax import command, page
+from tvts_jax import command
 from tvts_jax.embed import Embedder, lines_of
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import similarities
 from tvts_jax.files import write_whole
 from tvts_jax.input.errors import InputError
+from tvts_jax.pages import kit
 from tvts_jax.progress import told
 from tvts_jax.shards import index, records
 
@@ -67,27 +68,27 @@ def document(weights, split: Split, texts: list[str], scores_QxG: np.ndarray) ->
   manifest = split.manifest
   facts = [f'{len(split.rows):,} records of {manifest.split!r} in {manifest.folder}', f'weights {weights}']
   facts += [f'{len(split.left_out):,} records could not be read'] if split.left_out else []
-  parts = ['<h1>Nearest videos</h1>', *(f'<p class="soft">{page.text(fact)}</p>' for fact in facts)]
+  parts = ['<h1>Nearest videos</h1>', *(f'<p class="soft">{kit.text(fact)}</p>' for fact in facts)]
   for text, scores_G in zip(texts, scores_QxG):
     # Of equal scores the first in storage order.
     best = np.argsort(-scores_G, kind='stable')[:NEAREST].tolist()
     figures = ''.join(figure(split.read(split.rows[n]), float(scores_G[n]), scores_G) for n in best)
     parts.append(
-      f'<section class="card"><h3><bdi>{page.text(text, 500)}</bdi></h3><div class="five">{figures}</div>'
-      f'{page.histogram(scores_G, "cosine")}</section>'
+      f'<section class="card"><h3><bdi>{kit.text(text, 500)}</bdi></h3><div class="five">{figures}</div>'
+      f'{kit.histogram(scores_G, "cosine")}</section>'
     )
-  return page.document('Nearest videos', _STYLE, '\n'.join(parts))
+  return kit.document('Nearest videos', _STYLE, '\n'.join(parts))
 
 
 def figure(record: records.Record, score: float, scores_G: np.ndarray) -> str:
   """The frame in the middle, how near, and what is said; the bar is full for the nearest of all videos."""
   low, high = float(scores_G.min()), float(scores_G.max())
   level = (score - low) / (high - low) if high > low else 1.0
-  picture = page.picture(record.frames[len(record.frames) // 2], record.height * record.width, 2 * HEIGHT)
+  picture = kit.picture(record.frames[len(record.frames) // 2], record.height * record.width, 2 * HEIGHT)
   return (
     f'<figure><img src="{picture or ""}" alt=""><div class="level" style="width: {100 * level:.1f}%"></div>'
-    f'<b>{score:.3f}</b> <bdi>{page.text(record.video_id, 60)}</bdi> #{record.window_index}'
-    f'<p class="soft"><bdi>{page.text(" ".join(record.words), 160)}</bdi></p></figure>'
+    f'<b>{score:.3f}</b> <bdi>{kit.text(record.video_id, 60)}</bdi> #{record.window_index}'
+    f'<p class="soft"><bdi>{kit.text(" ".join(record.words), 160)}</bdi></p></figure>'
   )
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tvts_jax import command, page
+from tvts_jax import command
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
+from tvts_jax.pages import kit
 from tvts_jax.shards import index, records
 
 FRAMES = 4  # of a clip
@@ -66,7 +67,7 @@ def bars(item: dict) -> str:
   names, scores = zip(*item['best'])
   signed = min(scores) < 0
   return ''.join(
-    f'<div class="row{" true" if name == item["class"] else ""}"><bdi>{page.text(name, 90)}</bdi>'
+    f'<div class="row{" true" if name == item["class"] else ""}"><bdi>{kit.text(name, 90)}</bdi>'
     f'<div><div class="level" style="width: {100 * share:.0f}%"></div></div>'
     f'<b>{f"{score:.3f}" if signed else f"{share:.1%}"}</b></div>'
     for name, score, share in zip(names, scores, shares(scores))
@@ -76,15 +77,15 @@ def bars(item: dict) -> str:
 def card(record: records.Record, results: dict[str, dict]) -> str:
   """results: {name of a model: its item}"""
   picked = (2 * np.arange(FRAMES) + 1) * len(record.frames) // (2 * FRAMES)
-  pictures = (page.picture(record.frames[i], record.height * record.width, 2 * HEIGHT) for i in picked)
+  pictures = (kit.picture(record.frames[i], record.height * record.width, 2 * HEIGHT) for i in picked)
   strip = ''.join(f'<img src="{picture or ""}" alt="">' for picture in pictures)
   columns = ''.join(
-    f'<div><h4>{page.text(name, 60)}: {"right" if item["right"] == 1 else "wrong"}</h4>{bars(item)}</div>'
+    f'<div><h4>{kit.text(name, 60)}: {"right" if item["right"] == 1 else "wrong"}</h4>{bars(item)}</div>'
     for name, item in results.items()
   )
   truth = next(iter(results.values()))['class']
   return (
-    f'<section class="card"><h3><bdi>{page.text(truth)}</bdi></h3><p class="soft"><bdi>{page.text(record.video_id)}'
+    f'<section class="card"><h3><bdi>{kit.text(truth)}</bdi></h3><p class="soft"><bdi>{kit.text(record.video_id)}'
     f'</bdi></p><div class="strip">{strip}</div><div class="of">{columns}</div></section>'
   )
 
@@ -112,7 +113,7 @@ def write(args) -> None:
   results = dict(zip(names_of(args.results), map(read, args.results)))
   common = set.intersection(*(set(items) for items in results.values()))
   shown = 0
-  parts = ['<h1>Predictions</h1>', f'<p class="soft">{page.text(args.shards)}; clips: {args.only}</p>']
+  parts = ['<h1>Predictions</h1>', f'<p class="soft">{kit.text(args.shards)}; clips: {args.only}</p>']
   for record in found(args.shards, common):
     own = {name: items[record.video_id] for name, items in results.items()}
     if ONLY[args.only]([item['right'] == 1 for item in own.values()]):
@@ -126,7 +127,7 @@ def write(args) -> None:
       'for others by --only'
     )
   args.out.parent.mkdir(parents=True, exist_ok=True)
-  write_whole(args.out, page.document('Predictions', _STYLE, '\n'.join(parts)))
+  write_whole(args.out, kit.document('Predictions', _STYLE, '\n'.join(parts)))
   print(f'{shown} clips in {args.out}')
 
 

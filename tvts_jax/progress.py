@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from tvts_jax.words import duration, number
+from tvts_jax.human import duration, number
 
 EVERY_S = 10.0
 

@@ -16,15 +16,16 @@ import time
 
 from etils import epath
 
-from tvts_jax import charts, command, page, sorting_page
-from tvts_jax.charts import Curve
+from tvts_jax import command
 from tvts_jax.errors import UserError
 from tvts_jax.files import read_rows, write_whole
+from tvts_jax.human import duration, number, percent
 from tvts_jax.input import skipped as skipped_lib
 from tvts_jax.objectives.orders import CHANCE
-from tvts_jax.page import text
+from tvts_jax.pages import charts, kit, sorting
+from tvts_jax.pages.charts import Curve
+from tvts_jax.pages.kit import text
 from tvts_jax.run import clock
-from tvts_jax.words import duration, number, percent
 
 FILE = 'report.html'
 SHOWN = 50  # Damaged records.
@@ -168,14 +169,14 @@ def is_number(value) -> bool:
 
 def build(run: Run) -> str:
   end = max(run.setting('steps') or 0, run.step, 1)
-  sorters = [points for points in run.evals.values() if sorting_page.is_sorting(points)]
+  sorters = [points for points in run.evals.values() if sorting.is_sorting(points)]
   parts = [header(run), *(missing(note) for note in run.notes)]
   if sorters:
-    parts.append(sorting_page.hero(sorters[0], run.setting('model.transcripts'), end))
+    parts.append(sorting.hero(sorters[0], run.setting('model.transcripts'), end))
   else:
     parts.append(missing('No sorting was evaluated: eval/ has no results with own/exact or own/assigned.'))
   parts += [*evaluations(run, end), *training(run, end), time_split(run), *damage(run), *clips(run), *texts(run)]
-  return page.document(f'{run.name} report', charts.STYLE + sorting_page.STYLE + STYLE, '\n'.join(parts))
+  return kit.document(f'{run.name} report', charts.STYLE + sorting.STYLE + STYLE, '\n'.join(parts))
 
 
 def missing(sentence: str) -> str:
@@ -224,15 +225,15 @@ def evaluations(run: Run, end: int):
   """Numbers and curves of every evaluator."""
   transcripts = run.setting('model.transcripts')
   for name, points in run.evals.items():
-    scores = sorting_page.last(points)
+    scores = sorting.last(points)
     clips = f', {scores["clips"]:,.0f} clips' if 'clips' in scores else ''
     clips += f', {scores["missing"]:,.0f} missing' if scores.get('missing') else ''
     yield f'<h2>Evaluation: {text(name)} <span class="soft">step {max(points):,}{clips}</span></h2>'
-    if sorting_page.is_sorting(points):
+    if sorting.is_sorting(points):
       plots = {
-        (title, meaning): sorting_page.curves(points, score, transcripts, end)
-        for score, (title, meaning) in sorting_page.SCORES.items()
-        if f'own/{score}' in scores and score != sorting_page.score_of(scores)
+        (title, meaning): sorting.curves(points, score, transcripts, end)
+        for score, (title, meaning) in sorting.SCORES.items()
+        if f'own/{score}' in scores and score != sorting.score_of(scores)
       }
     else:
       names = sorted({name for row in points.values() for name in row} - {'step', 'clips', 'missing'})
@@ -320,7 +321,7 @@ def clips(run: Run):
     'Each has the place with the highest probability, and beside it the place it was really spoken in; the '
     'probabilities follow, that of the true place framed.</p>'
   )
-  yield from map(sorting_page.clip, run.examples[: sorting_page.CLIPS])
+  yield from map(sorting.clip, run.examples[: sorting.CLIPS])
 
 
 def texts(run: Run):

@@ -6,7 +6,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from tvts_jax import page
+from tvts_jax.pages import kit
 from tvts_jax.shards.index import Manifest
 from tvts_jax.shards.records import Record
 from tvts_jax.shards.sampling import SamplingConfig, valid_starts
@@ -86,7 +86,7 @@ def _share_of_begins(record: Record, config: SamplingConfig) -> float | None:
 
 
 def _stills(record: Record) -> float | None:
-  if len(record.frames) < 2 or record.height * record.width > page.MAX_PIXELS:
+  if len(record.frames) < 2 or record.height * record.width > kit.MAX_PIXELS:
     return None
   count = min(PAIRS, len(record.frames) - 1)
   same = []
@@ -111,7 +111,7 @@ def report(measures: list[Measures], manifest: Manifest, config: SamplingConfig)
       ends = (0, 100) if unit == '%' else None
       cards.append(
         f'<div class="card"><h4 style="margin-top: 0">{title}</h4><div class="big">{np.median(values):.3g} '
-        f'{unit}</div><p class="soft">median; {meaning}</p>{page.histogram(values, unit, ends)}</div>'
+        f'{unit}</div><p class="soft">median; {meaning}</p>{kit.histogram(values, unit, ends)}</div>'
       )
   seconds = ', '.join(f'{s:g}' for s in config.seconds)
   kinds = collections.Counter(' \u00b7 '.join(k or '?' for k in m.kind) for m in measures)
@@ -127,7 +127,7 @@ def report(measures: list[Measures], manifest: Manifest, config: SamplingConfig)
 def _table(title: str, meaning: str, counts: dict[str, int]) -> str:
   total = max(1, sum(counts.values()))
   rows = ''.join(
-    f'<tr><td>{page.text(name, 60)}</td><td>{n}</td><td>{n / total:.1%}</td></tr>'
+    f'<tr><td>{kit.text(name, 60)}</td><td>{n}</td><td>{n / total:.1%}</td></tr>'
     for name, n in sorted(counts.items(), key=lambda item: -item[1])[:12]
   )
   return (

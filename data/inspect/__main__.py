@@ -21,9 +21,10 @@ import numpy as np
 
 from data.builder import quality
 from data.inspect import record_page
-from tvts_jax import command, page
+from tvts_jax import command
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
+from tvts_jax.pages import kit
 from tvts_jax.shards import index, records
 from tvts_jax.shards.rng import example_rng
 from tvts_jax.shards.sampling import Draw, SamplingConfig, draw
@@ -81,9 +82,9 @@ def page_of_run(args) -> str:
   shown = [clip for clip, (video, _) in zip(clips, names) if args.id in (None, video)][: args.records]
   if not shown:
     raise InputError(f'no video {args.id!r} in the batch of step {args.step}.')
-  listed = ' \u00b7 '.join(f'<bdi>{page.text(video, 120)}</bdi> #{window}' for video, window in names)
+  listed = ' \u00b7 '.join(f'<bdi>{kit.text(video, 120)}</bdi> #{window}' for video, window in names)
   parts = [
-    f'<h1>{page.text(args.run)} step {args.step}</h1>',
+    f'<h1>{kit.text(args.run)} step {args.step}</h1>',
     f'<h2>Batch <span class="soft">of {len(clips)}, by place</span></h2><p class="soft">{listed}</p>',
     f'<h2>Records <span class="soft">{len(shown)} of {len(clips)}</span></h2>',
   ]
@@ -92,9 +93,9 @@ def page_of_run(args) -> str:
   ) if there]  # fmt: skip
   parts += [f'<p class="soft">Not shown: {what}.</p>' for what in hidden]
   for part, row, epoch in shown:
-    note = f' \u00b7 {page.text(part.manifest.folder)} {page.text(part.manifest.split)}'
+    note = f' \u00b7 {kit.text(part.manifest.folder)} {kit.text(part.manifest.split)}'
     parts.append(card(part.manifest, part.index, row, epoch, config.seed, part.config, note))
-  return page.document(f'{args.run} step {args.step}', record_page.STYLE, '\n'.join(parts))
+  return kit.document(f'{args.run} step {args.step}', record_page.STYLE, '\n'.join(parts))
 
 
 def page_of_folder(args) -> str:
@@ -105,20 +106,20 @@ def page_of_folder(args) -> str:
   chosen, epochs = choose(manifest, ids, args)
   sampled = spread(len(ids), args.sample)
   facts = [
-    f'split <b>{page.text(manifest.split)}</b>',
+    f'split <b>{kit.text(manifest.split)}</b>',
     f'{len(ids)} records, {sum(s.bytes for s in manifest.shards) / 1e6:.1f} MB',
     f'manifest {manifest.sha256[:12]}',
     f'draws of seed {args.seed}' + (f', step {args.step} with batches of {args.batch}' if args.batch else ''),
   ]
   parts = [
-    f'<h1>{page.text(manifest.folder.name or manifest.folder)}</h1>',
+    f'<h1>{kit.text(manifest.folder.name or manifest.folder)}</h1>',
     '<p class="soft">' + ' \u00b7 '.join(facts) + '</p>',
     f'<h2>Quality <span class="soft">of {len(sampled)} records, evenly spread</span></h2>',
     quality.report([quality.measure(read(i), config) for i in sampled], manifest, config),
     f'<h2>Records <span class="soft">{len(chosen)} of {len(ids)}</span></h2>',
   ]
   parts += [card(manifest, ids, row, epoch, args.seed, config) for row, epoch in zip(chosen, epochs)]
-  return page.document(f'{manifest.folder.name} {manifest.split}', record_page.STYLE, '\n'.join(parts))
+  return kit.document(f'{manifest.folder.name} {manifest.split}', record_page.STYLE, '\n'.join(parts))
 
 
 def sampling_config(manifest: index.Manifest, changes: list[str]) -> SamplingConfig:

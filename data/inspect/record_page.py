@@ -2,7 +2,7 @@
 
 import math
 
-from tvts_jax import page
+from tvts_jax.pages import kit
 from tvts_jax.shards.records import Record
 from tvts_jax.shards.sampling import Draw
 
@@ -40,17 +40,17 @@ def card(record: Record, sample: Draw | str, note: str) -> str:
     f'{_seconds(record.duration_ms)}',
     f'{len(record.frames)} frames of {record.height}\u00d7{record.width}',
     f'{len(record.words)} words',
-    ' '.join(page.text(v, 40) for v in (record.lang, record.transcript_source, record.transcript_timing) if v),
+    ' '.join(kit.text(v, 40) for v in (record.lang, record.transcript_source, record.transcript_timing) if v),
     note,
     f'source {record.source_sha256[:12]}',
   ]
   facts = ' \u00b7 '.join(facts)
-  parts = [f'<h3><bdi>{page.text(record.video_id, 120)}</bdi></h3><p class="soft">{facts}</p>']
+  parts = [f'<h3><bdi>{kit.text(record.video_id, 120)}</bdi></h3><p class="soft">{facts}</p>']
   if isinstance(sample, Draw):
     parts.append(_given(sample))
     parts.append(f'<h4>{len(sample.frames)} frames drawn</h4><div class="strip">{_strip(sample, pictures)}</div>')
   else:
-    parts.append(f'<p class="warn">Nothing can be drawn: {page.text(sample, 400)}</p>')
+    parts.append(f'<p class="warn">Nothing can be drawn: {kit.text(sample, 400)}</p>')
   rows = ''.join(f'<div class="row">{row}</div>' for row in _rows(record, sample, pictures))
   parts.append(f'<h4>Time line</h4><div class="scroll">{rows}</div>')
   return f'<section class="card">{"".join(parts)}</section>'
@@ -59,7 +59,7 @@ def card(record: Record, sample: Draw | str, note: str) -> str:
 def _given(sample: Draw) -> str:
   lines = ''.join(
     f'<div class="given"><span class="chip" style="background: {_hue(place, 45)}">{place + 1}</span>'
-    f'<bdi class="words">{page.text(words, 2000) or "<i>no word</i>"}</bdi></div>'
+    f'<bdi class="words">{kit.text(words, 2000) or "<i>no word</i>"}</bdi></div>'
     for words, place in zip(sample.texts, sample.order.tolist())
   )
   return f'<h4>{len(sample.texts)} transcripts as given, with their true places</h4>{lines}'
@@ -149,7 +149,7 @@ class _Row:
       y = _WORDS_Y + lane * LANE_H + 10
       anchor = ' text-anchor="end"' if at + width > WIDTH else ''
       parts.append(
-        f'<text x="{WIDTH if anchor else at:.1f}" y="{y}"{anchor}>{page.text(word, 24)}<title>{_seconds(start)} to '
+        f'<text x="{WIDTH if anchor else at:.1f}" y="{y}"{anchor}>{kit.text(word, 24)}<title>{_seconds(start)} to '
         f'{_seconds(end)}</title></text><line class="said" x1="{at:.1f}" x2="{self.x(end):.1f}" y1="{y + 4}" '
         f'y2="{y + 4}"/>'
       )
@@ -181,7 +181,7 @@ class _Pictures:
   def __getitem__(self, i: int) -> str | None:
     if i not in self._made:
       pixels = self._record.height * self._record.width
-      self._made[i] = page.picture(self._record.frames[i], pixels, 2 * FRAME_H)
+      self._made[i] = kit.picture(self._record.frames[i], pixels, 2 * FRAME_H)
     return self._made[i]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from data.leakage.hashes import BITS, frame_distances
 from data.leakage.match import HEIGHT, SAME, Hashed, Pair
-from tvts_jax import page
+from tvts_jax.pages import kit
 from tvts_jax.shards.records import Record
 
 SHOWN, STRIP = 40, 4  # Pairs on the page, and frames of each.
@@ -29,7 +29,7 @@ def page_of(args, down: Hashed, pre: Hashed, listed: list[Pair], alike: list[tup
   counts += [(sum(p.same == same for p in found), said) for same, said in SAME.items()]
   tiles = ''.join(f'<div class="card"><div class="big">{n:,}</div>{said}</div>' for n, said in counts)
   bare = sum(not np.ptp(hashed.start[r : r + 2]) for hashed in (down, pre) for r in range(len(hashed.names)))
-  facts = [f'{len(h.names):,} records, {len(h.frame_N):,} frames of {page.text(h.source.name)}' for h in (pre, down)]
+  facts = [f'{len(h.names):,} records, {len(h.frame_N):,} frames of {kit.text(h.source.name)}' for h in (pre, down)]
   facts.append(f'{bare:,} records show nothing that could be compared')
   parts = [
     '<h1>Is a downstream video in pre-training?</h1>',
@@ -43,12 +43,12 @@ def page_of(args, down: Hashed, pre: Hashed, listed: list[Pair], alike: list[tup
     more(others),
   ]
   if args.weights:
-    parts.append(f'<h2>Nearest by features <span class="soft">of {page.text(args.weights)}; not counted</span></h2>')
+    parts.append(f'<h2>Nearest by features <span class="soft">of {kit.text(args.weights)}; not counted</span></h2>')
     parts += [strip(f'cosine {cosine:.3f}', down, d, pre, p, 'pair') for cosine, d, p in alike[:SHOWN]]
   if unread := down.unread + pre.unread:
     parts.append(f'<h2>Could not be read <span class="soft">{len(unread):,}</span></h2>')
-    parts += [f'<p class="soft">{page.text(line, 400)}</p>' for line in unread[:SHOWN]] + [more(unread)]
-  return page.document('Leakage', _STYLE, '\n'.join(parts))
+    parts += [f'<p class="soft">{kit.text(line, 400)}</p>' for line in unread[:SHOWN]] + [more(unread)]
+  return kit.document('Leakage', _STYLE, '\n'.join(parts))
 
 
 def more(values: list) -> str:
@@ -73,7 +73,7 @@ def strip(badge: str, down: Hashed, d: int, pre: Hashed, p: int, look: str) -> s
       both = zip(records_, (int(down.frame_N[theirs][f]), int(pre.frame_N[ours][n])))
       shown = ''.join(f'<img src="{picture(record, i)}" alt="frame {i}">' for record, i in both)
       figures.append(f'<figure>{shown}{bits_FxN[f, n]} bits</figure>')
-  name = lambda hashed, r: f'<bdi>{page.text(hashed.names[r][0], 120)}</bdi> #{hashed.names[r][1]}'
+  name = lambda hashed, r: f'<bdi>{kit.text(hashed.names[r][0], 120)}</bdi> #{hashed.names[r][1]}'
   return (
     f'<section class="card {look}"><div class="head"><h3>{name(down, d)}</h3><span class="badge">{badge}</span>'
     f'<span class="soft">{name(pre, p)}</span></div><div class="frames">{"".join(figures)}</div></section>'
@@ -81,4 +81,4 @@ def strip(badge: str, down: Hashed, d: int, pre: Hashed, p: int, look: str) -> s
 
 
 def picture(record: Record, i: int) -> str:
-  return page.picture(record.frames[i], record.height * record.width, 2 * HEIGHT) or ''
+  return kit.picture(record.frames[i], record.height * record.width, 2 * HEIGHT) or ''

@@ -33,7 +33,7 @@ from absl import logging
 
 from tests import runs
 from tests.faults import small
-from tvts_jax.words import duration
+from tvts_jax.human import duration
 
 SILENCE_S = 20  # Until a process that stands still is given up by the other.
 MOST_S = 600  # That a run may take from its start to its end.

@@ -21,13 +21,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
+from tvts_jax.human import duration, percent
 from tvts_jax.input import pipeline
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import layers
 from tvts_jax.pod import messages
 from tvts_jax.run import checksums, watchdog
-from tvts_jax.words import duration, percent
 
 FEATURES = {
   'cls': 'the [CLS] of the video encoder after its last norm',

@@ -14,11 +14,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tvts_jax import objectives, sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.results import Result
+from tvts_jax.human import percent
 from tvts_jax.input import pipeline
 from tvts_jax.models.encoders import vit
 from tvts_jax.objectives import orders, sorting
 from tvts_jax.run import watchdog
-from tvts_jax.words import percent
 
 # The mean colour: what is left of a video when all that it shows is taken away.
 GREY = np.round(255 * np.array(vit.PIXEL_MEAN)).astype(np.uint8)

@@ -1,6 +1,6 @@
 """Texts to word pieces of a fixed length, and a fingerprint of the vocabulary they are made with.
 
-A fast tokenizer spends well under 5 % of the pipeline's time (python -m tvts_jax.bench_input says how much), so
+A fast tokenizer spends well under 5 % of the pipeline's time (python -m tvts_jax.bench.input says how much), so
 texts stay texts in the shards, and the vocabulary can change without building them again.
 """
 

@@ -18,10 +18,10 @@ from etils import epath
 from tvts_jax import chips
 from tvts_jax.errors import UserError
 from tvts_jax.files import is_local, read_rows, write_whole
+from tvts_jax.human import duration, number, percent
 from tvts_jax.input import host_tf
 from tvts_jax.objectives.orders import CHANCE
 from tvts_jax.run.clock import Rates
-from tvts_jax.words import duration, number, percent
 
 FILE = 'metrics.jsonl'
 TENSORBOARD = 'tensorboard'  # The folder for `tensorboard --logdir`.

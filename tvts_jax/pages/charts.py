@@ -8,8 +8,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from tvts_jax.page import text
-from tvts_jax.words import number, percent
+from tvts_jax.human import number, percent
+from tvts_jax.pages.kit import text
 
 STYLE = """
 :root { --own: #2f6fde; --blank: #8a6fc4; --other: #d97a1e; --calm: #2a9d8f; --plain: #7d8899; --bad: #d64550; }

@@ -1,9 +1,9 @@
 """How fast is the train step of a config on these devices, on random data? And beside PyTorch's, or another config's?
 
-  python -m tvts_jax.bench_step --config=configs/pretrain.py --config.input.batch=256
-  python -m tvts_jax.bench_step --config=configs/pretrain.py --config.input.batch=4 --config.model.dtype=float32 \
+  python -m tvts_jax.bench.step --config=configs/pretrain.py --config.input.batch=256
+  python -m tvts_jax.bench.step --config=configs/pretrain.py --config.input.batch=4 --config.model.dtype=float32 \
     --against=torch --out=runs/bench/step.json
-  python -m tvts_jax.bench_step --config=configs/pretrain.py --other=configs/pretrain.py --other.model.remat=full
+  python -m tvts_jax.bench.step --config=configs/pretrain.py --other=configs/pretrain.py --other.model.remat=full
 
 Prints clips/s, the model's own arithmetic per second, its share of the devices' peak where that is known (MFU), memory,
 and how long compiling takes, without a cache and out of JAX's persistent one; then the same as one line of JSON. No
@@ -31,12 +31,14 @@ from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
-from tvts_jax import bench_page, charts, command, contest, sharding
+from tvts_jax import command, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
-from tvts_jax.charts import Curve
+from tvts_jax.bench import turns as turns_lib
 from tvts_jax.errors import UserError
 from tvts_jax.models import attention, flops
+from tvts_jax.pages import charts, results
+from tvts_jax.pages.charts import Curve
 from tvts_jax.run import metrics
 from tvts_jax.run.checkpoint import differences
 
@@ -128,12 +130,12 @@ class Step:
 
 def bench(step: Step, steps: int) -> dict:
   step()
-  load, times = contest.Load(), []
+  load, times = turns_lib.Load(), []
   for _ in range(steps + 1):
     began = time.perf_counter()
     step()
     times.append(time.perf_counter() - began)
-  quiet = contest.quiet(load)
+  quiet = turns_lib.quiet(load)
   return (
     about(step)
     | speed(step, statistics.median(times[1:]))
@@ -162,20 +164,20 @@ def about(step: Step) -> dict:
     'dtype': model.dtype,
     'attention': attention.kernel(model.dtype, model.video.width // model.video.heads),
     'devices': f'{step.mesh.size} × {jax.devices()[0].device_kind}',
-    'host': contest.host(),
-    'versions': contest.versions('jax', 'jaxlib'),
+    'host': turns_lib.host(),
+    'versions': turns_lib.versions('jax', 'jaxlib'),
   }
 
 
 def race_torch(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rounds: int, steps: int) -> dict:
   """Ours beside PyTorch's."""
   try:
-    from tvts_jax import bench_torch
+    from tvts_jax.bench import torch_step
   except ImportError as error:
     raise UserError(f'--against=torch needs PyTorch ({error}); install torch') from error
-  bench_torch.check(config, compiled)
+  torch_step.check(config, compiled)
   ours = Step(config, jax.devices()[:1])
-  theirs = bench_torch.TorchStep(config, jax.device_get(ours.state.params), ours.batch, fused=fused, compiled=compiled)
+  theirs = torch_step.TorchStep(config, jax.device_get(ours.state.params), ours.batch, fused=fused, compiled=compiled)
   losses = {'ours': ours.loss_without_dropout(), 'theirs': theirs.loss_without_dropout()}
   agree = AGREE[config.model.dtype if jax.default_backend() == 'cpu' else 'bfloat16']
   if not abs(losses['ours'] - losses['theirs']) <= agree * abs(losses['theirs']):
@@ -185,7 +187,7 @@ def race_torch(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rou
     )
   how = ', '.join(['torch.compile'] * compiled + ['fused AdamW' if fused else "PyTorch's other AdamW", theirs.about])
   found = race(ours, theirs, rounds, steps)
-  versions = found['versions'] | contest.versions('torch')
+  versions = found['versions'] | turns_lib.versions('torch')
   return found | {'loss_without_dropout': losses, 'against': f'PyTorch ({how})', 'versions': versions}
 
 
@@ -201,11 +203,11 @@ def race(ours: Step, theirs, rounds: int, steps: int) -> dict:
   result = about(ours)
   for step in (ours, theirs):
     step()  # Memory is taken and, by torch.compile, the program made.
-  load = contest.Load()
-  turns = contest.take_turns(
-    {'ours': lambda: contest.turn(ours, steps), 'theirs': lambda: contest.turn(theirs, steps)}, rounds
+  load = turns_lib.Load()
+  turns = turns_lib.take_turns(
+    {'ours': lambda: turns_lib.turn(ours, steps), 'theirs': lambda: turns_lib.turn(theirs, steps)}, rounds
   )
-  quiet = contest.quiet(load)
+  quiet = turns_lib.quiet(load)
   seconds = {
     kind: {name: [getattr(turn, kind) for turn in taken] for name, taken in turns.items()} for kind in ('wall', 'cpu')
   }
@@ -214,7 +216,7 @@ def race(ours: Step, theirs, rounds: int, steps: int) -> dict:
     | speed(ours, statistics.median(seconds['wall']['ours']))
     | {
       **quiet,
-      'ratio': {kind: contest.paired(of['theirs'], of['ours']) for kind, of in seconds.items()},
+      'ratio': {kind: turns_lib.paired(of['theirs'], of['ours']) for kind, of in seconds.items()},
       'seconds_a_step': seconds,
       'rounds': rounds,
       'steps_a_turn': steps,
@@ -235,12 +237,12 @@ def lines(found: dict):
       spread = f'{ratio["median"]:.2f} [{ratio["min"]:.2f} to {ratio["max"]:.2f}]'
       yield f'by {kind} time {spread} times as fast as {found["against"]}'
   if found['void']:
-    yield contest.void_sentence(found['other_load_cores'])
+    yield turns_lib.void_sentence(found['other_load_cores'])
 
 
 def parts(found: dict) -> list[str]:
   """Of the page."""
-  batch, says = found['batch'], [f'<p>{bench_page.text(line, 500)}</p>' for line in lines(found)]
+  batch, says = found['batch'], [f'<p>{results.text(line, 500)}</p>' for line in lines(found)]
   if 'ratio' not in found:
     return says
   for kind, of in found['seconds_a_step'].items():
@@ -250,7 +252,7 @@ def parts(found: dict) -> list[str]:
     ]
     told = 'The median step of each turn, in the order in which they were taken.'
     drawn = charts.curves(curves, len(of['ours']), unit='turn')
-    says.append(bench_page.card(f'clips per second of {kind} time', told, drawn))
+    says.append(results.card(f'clips per second of {kind} time', told, drawn))
   return says
 
 
@@ -274,7 +276,7 @@ def main(argv):
     sys.exit(f'bench_step: {error}')
   print('\n'.join(lines(found)))
   if given.out:
-    print(f'the page is {bench_page.save(given.out, "The train step", found, parts(found))}')
+    print(f'the page is {results.save(given.out, "The train step", found, parts(found))}')
   print(json.dumps(found))
 
 

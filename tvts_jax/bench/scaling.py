@@ -1,7 +1,7 @@
 """How does the step of a config scale over the devices of this machine, and what does it move between them?
 
-  python -m tvts_jax.bench_scaling --config=configs/pretrain.py --out=runs/bench/scaling.json
-  python -m tvts_jax.bench_scaling --config=configs/demo.py --devices=4 --batch=8
+  python -m tvts_jax.bench.scaling --config=configs/pretrain.py --out=runs/bench/scaling.json
+  python -m tvts_jax.bench.scaling --config=configs/demo.py --devices=4 --batch=8
 
 takes 1, 2, 4, ... devices, doubling while there are as many (of six it takes four), with --batch clips on each, once
 with parameters copied to all (data) and once with parameters split over all (fsdp). It prints clips/s for each device,
@@ -18,12 +18,15 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from tvts_jax import bench_page, charts, command, contest, hlo
+from tvts_jax import command
 from tvts_jax import config as config_lib
-from tvts_jax.bench_step import Step
-from tvts_jax.charts import Curve
+from tvts_jax.bench import turns
+from tvts_jax.bench.step import Step
 from tvts_jax.errors import UserError
-from tvts_jax.words import columns, number, percent, size
+from tvts_jax.human import columns, number, percent, size
+from tvts_jax.pages import charts, results
+from tvts_jax.pages.charts import Curve
+from tvts_jax.plan import hlo
 
 MESHES = {'data': 'own', 'fsdp': 'other'}  # Axes that are tried, and how each is drawn.
 
@@ -44,7 +47,7 @@ def moved(step: Step) -> dict[str, float]:
 
 def measure(config: config_lib.RunConfig, batch: int, steps: int) -> dict:
   everyone, rows = jax.devices(), []
-  load = contest.Load()
+  load = turns.Load()
   counts = [2**k for k in range(len(everyone).bit_length())]
   for axis in MESHES:
     for count in counts:
@@ -53,7 +56,7 @@ def measure(config: config_lib.RunConfig, batch: int, steps: int) -> dict:
         continue
       step = Step(on(config, axis, count, batch), everyone[:count])
       step()
-      seconds = contest.turn(step, steps).wall
+      seconds = turns.turn(step, steps).wall
       each = batch / seconds
       rows.append(
         {'axis': axis, 'devices': count, 'clips_per_s_each': each, 'step_s': seconds, 'sent_bytes': moved(step)}
@@ -61,15 +64,15 @@ def measure(config: config_lib.RunConfig, batch: int, steps: int) -> dict:
       del step  # The next one needs its memory.
   for row in rows:
     row['efficiency'] = row['clips_per_s_each'] / rows[0]['clips_per_s_each']
-  quiet = contest.quiet(load)
+  quiet = turns.quiet(load)
   return {
     'rows': rows,
     'batch_each': batch,
     'device': everyone[0].device_kind,
     **quiet,
     'pretended': jax.default_backend() == 'cpu' and len(everyone) > 1,
-    'host': contest.host(),
-    'versions': contest.versions('jax', 'jaxlib'),
+    'host': turns.host(),
+    'versions': turns.versions('jax', 'jaxlib'),
   }
 
 
@@ -86,7 +89,7 @@ def doubts(found: dict):
   if found['pretended']:
     yield 'Pretended devices share the cores that one has to itself: their speed and efficiency mean nothing.'
   if found['void']:
-    yield contest.void_sentence(found['other_load_cores'])
+    yield turns.void_sentence(found['other_load_cores'])
 
 
 def parts(found: dict) -> list[str]:
@@ -101,12 +104,12 @@ def parts(found: dict) -> list[str]:
 
   sent = drawn(lambda row: sum(row['sent_bytes'].values()), form=size)
   return [
-    *(f'<p class="missing">{bench_page.text(line, 500)}</p>' for line in doubts(found)),
-    bench_page.card(
+    *(f'<p class="missing">{results.text(line, 500)}</p>' for line in doubts(found)),
+    results.card(
       'clips per second of each device', 'A fixed number of clips on each.', drawn(lambda row: row['clips_per_s_each'])
     ),
-    bench_page.card('what a device sends in a step', 'As the compiled program says it.', sent),
-    bench_page.table(head, rows),
+    results.card('what a device sends in a step', 'As the compiled program says it.', sent),
+    results.table(head, rows),
   ]
 
 
@@ -126,7 +129,7 @@ def main(argv):
   for line in doubts(found):
     print(line)
   if given.out:
-    print(f'the page is {bench_page.save(given.out, "The step on more devices", found, parts(found))}')
+    print(f'the page is {results.save(given.out, "The step on more devices", found, parts(found))}')
   print(json.dumps(found))
 
 

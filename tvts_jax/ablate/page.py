@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from tvts_jax import charts, claims, page, report
-from tvts_jax.charts import Curve
-from tvts_jax.page import text
-from tvts_jax.words import duration, percent
+from tvts_jax import report
+from tvts_jax.ablate import claims
+from tvts_jax.human import duration, percent
+from tvts_jax.pages import charts, kit
+from tvts_jax.pages.charts import Curve
+from tvts_jax.pages.kit import text
 
 LOOKS = ('own', 'other', 'calm', 'blank', 'bad', 'plain')
 BADGES = {
@@ -36,7 +38,7 @@ def build(study, results: Mapping, numbers: Mapping, verdicts: Sequence[claims.V
     *curves(study, results['runs']),
     every_number(results['runs']),
   ]
-  return page.document(study.title, charts.STYLE + report.STYLE + STYLE, '\n'.join(parts))
+  return kit.document(study.title, charts.STYLE + report.STYLE + STYLE, '\n'.join(parts))
 
 
 def header(results: Mapping) -> str:

@@ -33,13 +33,15 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from tvts_jax import bench_page, charts, command, contest
+from tvts_jax import command
 from tvts_jax import config as config_lib
-from tvts_jax.bill import Bill, Topology, has_compiler, of_one_source, plan
+from tvts_jax.bench import turns
 from tvts_jax.errors import UserError
+from tvts_jax.human import columns, duration, number, percent, size
 from tvts_jax.models.layers import REMAT_POLICIES
+from tvts_jax.pages import charts, results
+from tvts_jax.plan.bill import Bill, Topology, has_compiler, of_one_source, plan
 from tvts_jax.pod.peers import LIBC
-from tvts_jax.words import columns, duration, number, percent, size
 
 DOES_NOT_FIT = 3
 LOOKS = ('own', 'other', 'calm', 'blank', 'plain', 'bad')  # Of kinds of memory and time on the page.
@@ -192,9 +194,9 @@ def parts(bills: list[tuple[Bill, str]]) -> list[str]:
   fill = {bill.topology: (bill.peak_bytes / bill.has_bytes, 'own' if bill.fits else 'bad') for bill, _ in bills}
   spent = {bill.topology: (bill.efficiency, 'calm') for bill, _ in bills if bill.floor}
   cards = [
-    bench_page.card('memory', 'The share of what a chip has, full at the right end.', charts.bars(fill, None)),
-    bench_page.card('efficiency', 'The share of arithmetic where nothing runs beside it.', charts.bars(spent, None)),
-    bench_page.table(head, rows),
+    results.card('memory', 'The share of what a chip has, full at the right end.', charts.bars(fill, None)),
+    results.card('efficiency', 'The share of arithmetic where nothing runs beside it.', charts.bars(spent, None)),
+    results.table(head, rows),
   ]
   for bill, words in bills:
     colour = lambda amounts: {name: (amount, look) for (name, amount), look in zip(amounts.items(), LOOKS)}
@@ -202,7 +204,7 @@ def parts(bills: list[tuple[Bill, str]]) -> list[str]:
     if bill.floor:
       drawn += charts.split(colour(bill.floor), lambda seconds: f'{number(1e3 * seconds)} ms')
     says = 'What memory holds, and what would take the time of a step.'
-    cards.append(bench_page.card(f'{bill.topology} {words}', says, drawn))
+    cards.append(results.card(f'{bill.topology} {words}', says, drawn))
   return cards
 
 
@@ -244,8 +246,8 @@ def main(argv):
       print('\n' + columns(table(shown)))
     if given.out:
       found = {'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}
-      found |= {'host': contest.host(), 'versions': contest.versions('jax', 'jaxlib')}
-      print(f'the page is {bench_page.save(given.out, "What a step takes", found, parts(shown))}')
+      found |= {'host': turns.host(), 'versions': turns.versions('jax', 'jaxlib')}
+      print(f'the page is {results.save(given.out, "What a step takes", found, parts(shown))}')
   except UserError as error:
     sys.exit(f'plan: {error}')
   sys.exit(0 if all(bill.fits for bill in bills) else DOES_NOT_FIT)

@@ -30,14 +30,15 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
-from tvts_jax import ablate_page, claims, command, train
+from tvts_jax import command, train
 from tvts_jax import config as config_lib
+from tvts_jax.ablate import claims, page
 from tvts_jax.errors import UserError
 from tvts_jax.evaluate import versions
 from tvts_jax.files import read_rows, write_whole
+from tvts_jax.human import duration
 from tvts_jax.run import clock
 from tvts_jax.run.stop import EXIT_CODE, lock
-from tvts_jax.words import duration
 
 # Commands that write their --out whole, and refuse one that is there; the others go on where they stopped.
 WHOLE = ('data.vocab', 'tvts_jax.warm_text')
@@ -260,7 +261,7 @@ def write(study: Study, out: Path, jobs: list[Job], line: str) -> dict:
     'claims': [dataclasses.asdict(claim) | verdict._asdict() for claim, verdict in zip(study.claims, found)],
   }
   write_whole(out / RESULTS, json.dumps(results, indent=1) + '\n')
-  write_whole(out / PAGE, ablate_page.build(study, results, numbers, found))
+  write_whole(out / PAGE, page.build(study, results, numbers, found))
   return results
 
 

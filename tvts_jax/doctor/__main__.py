@@ -16,7 +16,7 @@ import traceback
 from typing import NoReturn
 
 from tvts_jax import command
-from tvts_jax.checks import CHECKS, Late, Run, within
+from tvts_jax.doctor.checks import CHECKS, Late, Run, within
 from tvts_jax.errors import UserError
 
 PEERS = 600  # Seconds that a check may take another process.

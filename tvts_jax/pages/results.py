@@ -4,9 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tvts_jax import charts, contest, page, report
+from tvts_jax import report
+from tvts_jax.bench import turns
 from tvts_jax.files import write_whole
-from tvts_jax.page import text
+from tvts_jax.pages import charts, kit
+from tvts_jax.pages.kit import text
 
 
 def save(out: str, title: str, result: Mapping, parts: Sequence[str]) -> Path:
@@ -25,7 +27,7 @@ def build(title: str, result: Mapping, parts: Sequence[str]) -> str:
   host = result['host']
   facts = {'CPU': host['cpu'], 'cores': host['cores'], **host['environment'], **result['versions']}
   chips = ''.join(f'<span>{text(name)} <b>{text(value)}</b></span>' for name, value in facts.items())
-  void = contest.void_sentence(result['other_load_cores']) if result.get('void') else ''
+  void = turns.void_sentence(result['other_load_cores']) if result.get('void') else ''
   numbers = '\n'.join(text(line, 1000) for line in json.dumps(result, indent=2).splitlines())
   body = [
     f'<h1>{text(title)}</h1><p class="soft">{text(host["system"])}</p><div class="chips">{chips}</div>',
@@ -33,7 +35,7 @@ def build(title: str, result: Mapping, parts: Sequence[str]) -> str:
     *parts,
     f'<details class="card"><summary>Every number</summary><pre>{numbers}</pre></details>',
   ]
-  return page.document(title, charts.STYLE + report.STYLE, '\n'.join(body))
+  return kit.document(title, charts.STYLE + report.STYLE, '\n'.join(body))
 
 
 def card(title: str, says: str, drawing: str) -> str:

@@ -19,7 +19,7 @@ import threading
 from concurrent import futures
 
 from tvts_jax.errors import UserError
-from tvts_jax.words import size
+from tvts_jax.human import size
 
 WAIT = 60  # Seconds that other processes, devices and storage have to answer.
 HUB = 15  # Seconds that a hub of tokenizers has.

@@ -1,6 +1,6 @@
 """A clip that a run was evaluated on, as a picture: frames, shuffled transcripts, and where the model puts them.
 
-  python -m tvts_jax.sorting_picture runs/demo/run --out sorting.svg
+  python -m docs.picture runs/demo/run --out sorting.svg
 
 The clip is one of those at the end of the run's report, and --example says which. The picture is a drawing, frames and
 all, with nothing in it that is fetched: it shows in any document, and in any browser.
@@ -16,11 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tvts_jax import command, page, sorting_page
+from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
 from tvts_jax.objectives import orders
+from tvts_jax.pages import kit, sorting
 from tvts_jax.predictions import found
 from tvts_jax.shards.records import Record
 
@@ -74,7 +75,7 @@ def strip(record: Record) -> str:
 def box(words: str, place: int, x: float, y: float, mark: str) -> str:
   return (
     f'<rect class="box" x="{x:g}" y="{y:g}" width="{BOX}" height="{ROW - 12}" rx="8"/>'
-    f'<text x="{x + 12:g}" y="{y + 21:g}">{page.text(words, WORDS)}</text>{mark}'
+    f'<text x="{x + 12:g}" y="{y + 21:g}">{kit.text(words, WORDS)}</text>{mark}'
   )
 
 
@@ -113,7 +114,7 @@ def of_run(workdir: Path, nth: int) -> str:
   path = workdir / 'eval' / 'examples.json'
   if not path.exists():
     raise UserError(f'{path} is not there; a run with a sorting evaluator writes it when it comes to its end')
-  examples = [e for e in json.loads(path.read_text()) if sorting_page.fault(e) is None]
+  examples = [e for e in json.loads(path.read_text()) if sorting.fault(e) is None]
   if not 1 <= nth <= len(examples):
     raise UserError(f'{path} has {len(examples)} examples, and none is number {nth}; choose one of them by --example')
   example = examples[nth - 1]
@@ -132,7 +133,7 @@ def write(args) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-  parser = command.parser('tvts_jax.sorting_picture', __doc__)
+  parser = command.parser('docs.picture', __doc__)
   parser.add_argument('workdir', type=Path, metavar='WORKDIR', help='work directory of a run')
   parser.add_argument('--example', type=int, default=1, metavar='N', help='which clip of its report (%(default)s)')
   parser.add_argument('--out', type=Path, default=Path('sorting.svg'), metavar='FILE', help='(%(default)s)')

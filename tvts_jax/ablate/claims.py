@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from tvts_jax.errors import UserError
-from tvts_jax.words import percent
+from tvts_jax.human import percent
 
 SEEDS = 3  # Fewer decide nothing.
 ERRORS = 3.0  # Standard errors of a share above chance that count as chance.

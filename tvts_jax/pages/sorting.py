@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 from scipy import special
 
-from tvts_jax import charts, page
-from tvts_jax.charts import Curve
+from tvts_jax.human import percent
 from tvts_jax.objectives.orders import CHANCE
-from tvts_jax.page import text
+from tvts_jax.pages import charts, kit
+from tvts_jax.pages.charts import Curve
+from tvts_jax.pages.kit import text
 from tvts_jax.shards.records import RecordError, jpeg_size
-from tvts_jax.words import percent
 
 # What the model was shown: the clip's own video, and the controls.
 VIDEOS = {'own': 'its own video', 'blank': 'video blanked', 'other': "another clip's video"}
@@ -191,7 +191,7 @@ def frame(encoded: str) -> str:
   try:
     jpeg = base64.b64decode(encoded, validate=True)
     height, width = jpeg_size(jpeg)
-    picture = page.picture(jpeg, height * width, 2 * FRAME_HEIGHT)
+    picture = kit.picture(jpeg, height * width, 2 * FRAME_HEIGHT)
   except (ValueError, RecordError):
     picture = None
   if picture is None:

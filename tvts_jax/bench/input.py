@@ -1,6 +1,6 @@
 """How fast one core turns shards into batches, and where its time goes.
 
-python -m tvts_jax.bench_input [--folder DIR --tokenizer NAME] [--from-mp4 FILE ...] [--out FILE.json]
+python -m tvts_jax.bench.input [--folder DIR --tokenizer NAME] [--from-mp4 FILE ...] [--out FILE.json]
 
 At the paper's setting (16 frames, crops of 224, 4 transcripts, 75 % masked), beside (a) decoding the same JPEGs and
 nothing else, whole and cropped, and (b) decoding as many frames of as long a span from mp4 by one seek a frame, as
@@ -19,8 +19,10 @@ import sys
 import tempfile
 import time
 
-from tvts_jax import bench_page, charts, command, contest
+from tvts_jax import command
+from tvts_jax.bench import turns
 from tvts_jax.errors import UserError
+from tvts_jax.pages import charts, results
 from tvts_jax.progress import told
 
 
@@ -141,16 +143,16 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
   runs = contestants(source, part, args.batches, videos, restarts)
   for video in videos:
     seek_a_clip(video, config)  # before the long part, in case it cannot be read
-  load, taken = contest.Load(), {name: [] for name in runs}
+  load, taken = turns.Load(), {name: [] for name in runs}
   spent = {}
   for _ in told(range(args.rounds), 'rounds'):
-    for name, seconds in contest.take_turns(runs, 1).items():
+    for name, seconds in turns.take_turns(runs, 1).items():
       taken[name] += seconds
     for name, seconds in stages(source, part, args.batch * args.batches).items():
       spent.setdefault(name, []).append(seconds)
-  quiet = contest.quiet(load)
+  quiet = turns.quiet(load)
   ours = taken['shards to batches']
-  speeds = {name: contest.spread([1 / s for s in seconds]) for name, seconds in taken.items()}
+  speeds = {name: turns.spread([1 / s for s in seconds]) for name, seconds in taken.items()}
   each = {name: statistics.median(values) for name, values in spent.items()}
   total = 1 / speeds['shards to batches']['median']
   each['hand over and batch'] = total - sum(each.values())
@@ -158,7 +160,7 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
   return {
     **quiet,
     'clips_per_core_s': speeds,
-    'share_of': {name: contest.paired(taken[name], ours)['median'] for name in runs if name != 'shards to batches'},
+    'share_of': {name: turns.paired(taken[name], ours)['median'] for name in runs if name != 'shards to batches'},
     'ms_a_clip': {name: 1000 * seconds for name, seconds in each.items()},
     'share_of_time': {name: seconds / total for name, seconds in each.items()},
     'mean_jpeg_bytes': statistics.mean(jpegs),
@@ -166,8 +168,8 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
     'rounds': args.rounds,
     'clips_a_turn': args.batches * args.batch,
     'setting': {n: getattr(config, n) for n in ('frames', 'image_size', 'transcripts', 'mask_ratio', 'max_tokens')},
-    'host': contest.host(),
-    'versions': contest.versions('numpy', 'tensorflow', 'tokenizers', 'cv2'),
+    'host': turns.host(),
+    'versions': turns.versions('numpy', 'tensorflow', 'tokenizers', 'cv2'),
   }
 
 
@@ -184,7 +186,7 @@ def table(result: dict) -> str:
     lines.append(f'{name:<28}{ms:>9.3f}{result["share_of_time"][name]:>9.1%}')
   lines += ['', f'{result["host"]["cpu"]}; JPEGs of {result["mean_jpeg_bytes"]:.0f} bytes, {result["rounds"]} rounds']
   if result['void']:
-    lines.append(contest.void_sentence(result['other_load_cores']))
+    lines.append(turns.void_sentence(result['other_load_cores']))
   return '\n'.join(lines)
 
 
@@ -194,13 +196,13 @@ def parts(result: dict) -> list[str]:
   rows = [(name, *(f'{speed[key]:.1f}' for key in head[1:])) for name, speed in result['clips_per_core_s'].items()]
   shares = {f'{name}, {ms:.2f} ms': (result['share_of_time'][name], 'own') for name, ms in result['ms_a_clip'].items()}
   return [
-    bench_page.table(head, rows),
-    bench_page.card('where our time goes', 'Of a clip, on one core.', charts.bars(shares, None)),
+    results.table(head, rows),
+    results.card('where our time goes', 'Of a clip, on one core.', charts.bars(shares, None)),
   ]
 
 
 def main(argv=None) -> int:
-  parser = command.parser('tvts_jax.bench_input', __doc__)
+  parser = command.parser('tvts_jax.bench.input', __doc__)
   parser.add_argument('--folder', help='shards to read (default: made up)')
   parser.add_argument('--split', default='train', help='(default: %(default)s)')
   parser.add_argument('--tokenizer', help='a folder or hub name (default: trained on the transcripts)')
@@ -221,28 +223,28 @@ def main(argv=None) -> int:
     return 2
   print(table(result))
   if args.out:
-    print(f'the page is {bench_page.save(args.out, "The input", result, parts(result))}')
+    print(f'the page is {results.save(args.out, "The input", result, parts(result))}')
   return 0
 
 
 def _media(args, temp: str) -> tuple[str, str, list[str], str]:
   """Folder, tokenizer and videos, made up where they are not given; and a folder with restarts, if that is made up."""
   from data import vocab
-  from tvts_jax import bench_media
+  from tvts_jax.bench import synthetic
 
   folder, tokenizer, videos, restarts = args.folder, args.tokenizer, args.from_mp4, ''
   if not folder:
     folder, restarts = f'{temp}/shards', f'{temp}/restarts'
     print(f'making {args.records} records, twice ...', file=sys.stderr)
-    bench_media.make_folder(folder, args.records)
-    bench_media.make_folder(restarts, args.records, restarts=True)
+    synthetic.make_folder(folder, args.records)
+    synthetic.make_folder(restarts, args.records, restarts=True)
   if not tokenizer:
     tokenizer = f'{temp}/tokenizer'
     vocab.save(vocab.train(vocab.words(folder, args.split), 30522), tokenizer)
   if not videos:
     videos = [f'{temp}/video.mp4']
     print('making a video ...', file=sys.stderr)
-    bench_media.make_mp4(videos[0], seconds=24)
+    synthetic.make_mp4(videos[0], seconds=24)
   return folder, tokenizer, videos, restarts
 
 

@@ -13,13 +13,14 @@ import time
 import jax
 
 from tvts_jax import config as config_lib
-from tvts_jax import hlo, sharding
+from tvts_jax import sharding
 from tvts_jax import step as step_lib
 from tvts_jax.chips import CHIPS, Chip
 from tvts_jax.errors import UserError
 from tvts_jax.models import flops
+from tvts_jax.plan import hlo
 
-CLIPS_PER_CORE = 300  # Of 16 frames, a second: what python -m tvts_jax.bench_input measures.
+CLIPS_PER_CORE = 300  # Of 16 frames, a second: what python -m tvts_jax.bench.input measures.
 FRAME_BYTES = 13_300  # A stored frame of 256 pixels.
 FAR_TOO_LARGE = 1.5  # An estimate that is so many times what a chip has is believed without the compiler.
 

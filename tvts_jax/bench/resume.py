@@ -1,6 +1,6 @@
 """Does a run resume late as fast as it starts, and does its input's memory grow with the data?
 
-python -m tvts_jax.bench_resume [--out FILE.json]
+python -m tvts_jax.bench.resume [--out FILE.json]
 
 Each measurement is a process of its own, as a resume is: it opens the shards, makes the batches from one step on, and
 says how long it took until the first one was there, and the most memory that it held. At steps 0 and --step such
@@ -20,10 +20,12 @@ import sys
 import tempfile
 import time
 
-from tvts_jax import bench_page, charts, command, contest
-from tvts_jax.charts import Curve
+from tvts_jax import command
+from tvts_jax.bench import turns as turns_lib
 from tvts_jax.errors import UserError
-from tvts_jax.words import duration, size
+from tvts_jax.human import duration, size
+from tvts_jax.pages import charts, results
+from tvts_jax.pages.charts import Curve
 
 SIDE = 64  # pixels of a frame
 BATCHES = 8  # that a process makes after the first one
@@ -31,11 +33,11 @@ DISTINCT = 4  # records; all others are copies under names of their own
 
 
 def make_folder(folder: str, count: int):
-  from tvts_jax import bench_media
+  from tvts_jax.bench import synthetic
 
-  made = [bench_media.make_record(number, size=(SIDE, SIDE)) for number in range(min(count, DISTINCT))]
+  made = [synthetic.make_record(number, size=(SIDE, SIDE)) for number in range(min(count, DISTINCT))]
   copies = (dataclasses.replace(made[i % len(made)], video_id=f'bench {i}') for i in range(count))
-  bench_media.write_folder(folder, count, copies)
+  synthetic.write_folder(folder, count, copies)
 
 
 def read(folder: str, tokenizer: str, step: int, batch: int) -> dict[str, float]:
@@ -59,7 +61,7 @@ def read(folder: str, tokenizer: str, step: int, batch: int) -> dict[str, float]
 def apart(folder: str, tokenizer: str, step: int, batch: int) -> dict[str, float]:
   """`read` in a process of its own."""
   call = (
-    f'import json; from tvts_jax.bench_resume import read; print(json.dumps(read{(folder, tokenizer, step, batch)}))'
+    f'import json; from tvts_jax.bench.resume import read; print(json.dumps(read{(folder, tokenizer, step, batch)}))'
   )
   done = subprocess.run([sys.executable, '-c', call], capture_output=True, text=True)
   if done.returncode:
@@ -78,24 +80,24 @@ def measure(args, temp: str) -> dict:
     make_folder(folders[count], count)
   tokenizer = f'{temp}/tokenizer'
   vocab.save(vocab.train(vocab.words(folders[args.records], 'train'), 1000), tokenizer)
-  load = contest.Load()
+  load = turns_lib.Load()
   run = lambda step, count=args.records: apart(folders[count], tokenizer, step, args.batch)
-  turns = contest.take_turns({'start': lambda: run(0), 'late': lambda: run(args.step)}, args.rounds)
+  turns = turns_lib.take_turns({'start': lambda: run(0), 'late': lambda: run(args.step)}, args.rounds)
   peaks = {count: run(args.step, count)['peak_bytes'] for count in folders}
-  quiet = contest.quiet(load)
+  quiet = turns_lib.quiet(load)
   seconds = {name: [one['open_s'] + one['first_batch_s'] for one in taken] for name, taken in turns.items()}
   least, most = min(peaks), max(peaks)
   return {
     'step': args.step,
     'seconds_to_first_batch': seconds,
-    'late_in_times_of_start': contest.paired(seconds['late'], seconds['start']),
+    'late_in_times_of_start': turns_lib.paired(seconds['late'], seconds['start']),
     'peak_bytes': peaks,
     'bytes_a_record': (peaks[most] - peaks[least]) / (most - least) if most > least else None,
     **quiet,
     'rounds': args.rounds,
     'batch': args.batch,
-    'host': contest.host(),
-    'versions': contest.versions('tensorflow', 'tokenizers'),
+    'host': turns_lib.host(),
+    'versions': turns_lib.versions('tensorflow', 'tokenizers'),
   }
 
 
@@ -110,7 +112,7 @@ def lines(found: dict):
   if found['bytes_a_record'] is not None:
     yield f'each further record adds {found["bytes_a_record"]:,.0f} bytes'
   if found['void']:
-    yield contest.void_sentence(found['other_load_cores'])
+    yield turns_lib.void_sentence(found['other_load_cores'])
 
 
 def parts(found: dict) -> list[str]:
@@ -122,11 +124,11 @@ def parts(found: dict) -> list[str]:
   turns = len(found['seconds_to_first_batch']['late'])
   memory = [Curve('memory', [(count, float(peak)) for count, peak in found['peak_bytes'].items()])]
   return [
-    *(f'<p>{bench_page.text(line, 500)}</p>' for line in lines(found)),
-    bench_page.card(
+    *(f'<p>{results.text(line, 500)}</p>' for line in lines(found)),
+    results.card(
       'seconds to the first batch', 'Each turn is a process of its own.', charts.curves(curves, turns, unit='turn')
     ),
-    bench_page.card(
+    results.card(
       'the most memory held',
       'By the size of the data.',
       charts.curves(memory, max(found['peak_bytes']), form=size, level=0.0, level_name='nothing', unit='record'),
@@ -135,7 +137,7 @@ def parts(found: dict) -> list[str]:
 
 
 def main(argv=None) -> int:
-  parser = command.parser('tvts_jax.bench_resume', __doc__)
+  parser = command.parser('tvts_jax.bench.resume', __doc__)
   parser.add_argument('--step', type=int, default=1_000_000, help='the late one (default: %(default)s)')
   parser.add_argument('--records', type=int, default=64, help='of the smallest folder (default: %(default)s)')
   parser.add_argument('--sizes', type=int, default=3, help='folders, each four times the last (default: %(default)s)')
@@ -153,7 +155,7 @@ def main(argv=None) -> int:
     return 2
   print('\n'.join(lines(found)))
   if args.out:
-    print(f'the page is {bench_page.save(args.out, "Resuming late", found, parts(found))}')
+    print(f'the page is {results.save(args.out, "Resuming late", found, parts(found))}')
   return 0
 
 
