@@ -16,8 +16,8 @@ import pytest
 
 from configs import ablations, demo
 from data import vocab
-from tests import folders, runs
 from tests.faults import small
+from tests.support import folders, runs
 from tvts_jax import evaluators, train
 from tvts_jax.ablate import __main__ as ablate
 from tvts_jax.ablate import claims

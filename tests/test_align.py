@@ -1,5 +1,4 @@
 import json
-import pathlib
 import string
 
 import hypothesis
@@ -9,8 +8,8 @@ import pytest
 
 from data.outcomes import ItemError
 from data.transcripts import align
+from tests.support.paths import GOLDEN
 
-GOLDEN = pathlib.Path(__file__).parent / 'golden'
 RECORD = json.loads((GOLDEN / 'WAaKRUoY6Io.grover.json').read_text())
 EXPECTED = json.loads((GOLDEN / 'transcript_sampling.json').read_text())
 

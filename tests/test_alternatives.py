@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import alternatives
-from tests.alternatives import ALL, CONFIG, B, K, S, T, V
+from tests.support import alternatives
+from tests.support.alternatives import ALL, CONFIG, B, K, S, T, V
 from tvts_jax.errors import UserError
 from tvts_jax.objectives import OBJECTIVES, contrastive, orders, reconstruct, sorting
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from tests import clips
+from tests.support import clips
 from tvts_jax.input import augment, examples, pipeline
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests import media
+from tests.support import media
 from tvts_jax.bench import input, turns
 
 

@@ -27,10 +27,10 @@ from data.builder import shard as shard_lib
 from data.builder.windows import WindowConfig
 from data.outcomes import EXITS, BuildError
 from data.sources.items import Item
-from tests import folders, media, tasks
+from tests.support import folders, media, tasks
+from tests.support.paths import ROOT
 from tvts_jax.shards import index, records
 
-ROOT = Path(__file__).parent.parent
 # Windows of 4 s that hold two transcripts of a second each: the smallest that is like the real thing.
 SMALL = '--window-s 4 --fps 2 --short-side 32 --transcripts 2 --seconds 1 --gap-s 0.5 --min-words 2 --items-per-shard 2'
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from fractions import Fraction
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,10 +16,10 @@ from data import build as builder
 from data import check as checker
 from data.benchmarks import BENCHMARKS
 from data.outcomes import EXITS
-from tests import media
+from tests.support import media
+from tests.support.paths import ROOT
 from tvts_jax.shards import annotations, index, records
 
-ROOT = Path(__file__).parent.parent
 CLASSES = ('brush_hair', 'walk')
 BUILD = ['--caption-frames', '32', '--short-side', '32', '--workers', '1']
 

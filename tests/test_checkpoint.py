@@ -18,7 +18,8 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import saved
+from tests.support import saved
+from tests.support.paths import ROOT
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.run import checkpoint, checkpoint_folder, checksums
@@ -28,7 +29,6 @@ from tvts_jax.run.stop import EXIT_CODE, WorkdirLock
 # Libraries below orbax that are interrupted by an error complain to nobody in particular.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
-ROOT = Path(__file__).parents[1]
 MESH = {'data': 2, 'fsdp': -1}
 
 
@@ -475,7 +475,9 @@ def test_differences_read_as_lines():
 def test_a_full_disk_and_a_death_amid_a_save_lose_nothing(tmp_path):
   out, run = tmp_path / 'out', tmp_path / 'run'
   with open(out, 'w') as file:
-    child = subprocess.Popen([sys.executable, '-m', 'tests.saved', 'faults', run], stdout=file, stderr=file, cwd=ROOT)
+    child = subprocess.Popen(
+      [sys.executable, '-m', 'tests.support.saved', 'faults', run], stdout=file, stderr=file, cwd=ROOT
+    )
   stopped = lambda: Path(f'/proc/{child.pid}/stat').read_text().rpartition(')')[2].split()[0] == 'T'
   try:
     until(lambda: child.poll() is not None or stopped())
@@ -498,7 +500,7 @@ def test_a_full_disk_and_a_death_amid_a_save_lose_nothing(tmp_path):
 
 
 def pod(name, folder, *options, **files):
-  command = [sys.executable, '-m', 'tests.saved', name, folder]
+  command = [sys.executable, '-m', 'tests.support.saved', name, folder]
   return subprocess.Popen(
     [sys.executable, 'launch/local_pod.py', '--devices', '2', *options, '--', *command], cwd=ROOT, **files
   )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import weights
+from tests.support import weights
 from tvts_jax import optim
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers

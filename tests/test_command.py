@@ -6,7 +6,7 @@ import pytest
 from absl import app, flags
 from ml_collections import config_flags
 
-from tests.runs import ROOT
+from tests.support.paths import ROOT
 from tvts_jax import command
 from tvts_jax.errors import UserError
 

@@ -1,6 +1,5 @@
 """Configs: every setting's resolved value, in a text that a review shows, and what is refused by name."""
 
-import pathlib
 import re
 import subprocess
 import sys
@@ -10,12 +9,12 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from tests import pages
+from tests.support import pages
+from tests.support.paths import ROOT
 from tvts_jax import config as config_lib
 from tvts_jax import objectives
 from tvts_jax.errors import UserError
 
-ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'golden' / 'configs'
 CONFIGS = ['demo', 'demo_evals', 'pretrain', 'pretrain:size=H/14', 'pretrain:size=S/16,batch=256,epochs=1']
 CONFIGS += ['finetune', 'finetune:set=k400', 'linear_probe', 'retrieval', 'retrieval:set=didemo']

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from tests import weights
+from tests.support import weights
+from tests.support.paths import GOLDEN
 from tvts_jax import convert
 from tvts_jax.convert import names, sources
 from tvts_jax.convert.__main__ import main
@@ -25,7 +26,6 @@ from tvts_jax.models.tvts import TVTSConfig
 
 torch = pytest.importorskip('torch')
 
-GOLDEN = pathlib.Path(__file__).parent / 'golden'
 OFFICIAL, PLAIN = GOLDEN / 'tvts_v1_tiny_official_style.pth', GOLDEN / 'tvts_v1_tiny_state_dict.pth'
 MAE = GOLDEN / 'mae_tiny.pth'
 FLOAT32 = {'dtype': 'float32'}

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from etils import epath
 
 from data import vocab
-from tests import folders
+from tests.support import folders
+from tests.support.paths import ROOT
 from tvts_jax import convert
 from tvts_jax.convert import files, names
 from tvts_jax.doctor import __main__ as doctor
@@ -28,7 +28,6 @@ from tvts_jax.run.stop import WorkdirLock
 
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module')  # Used by ml_collections.
 
-ROOT = Path(__file__).parents[1]
 MODEL = {
   'video': {'width': 32, 'depth': 1, 'heads': 2, 'patch': 8, 'image_size': 16, 'frames': 4},
   'text': {'vocab_size': 100, 'max_position_embeddings': 16, 'dim': 32, 'hidden_dim': 32, 'n_layers': 1, 'n_heads': 2},

@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 import tvts_jax
 from data import build, vocab
-from tests import media, weights
+from tests.support import media, weights
 from tvts_jax import convert, embed
 from tvts_jax.input import pipeline
 from tvts_jax.input.errors import InputError

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import types
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 
 from data import vocab
-from tests import clips
+from tests.support import clips
+from tests.support.paths import ROOT
 from tvts_jax import convert, evaluate
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
@@ -22,7 +22,6 @@ from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
 from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 
-ROOT = pathlib.Path(__file__).parents[1]
 # What the command is given, in every process of a pod.
 CONFIG = """
 from ml_collections import ConfigDict

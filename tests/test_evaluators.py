@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import clips
+from tests.support import clips
 from tvts_jax import evaluators
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers, attentive_probe, features, knn, probes

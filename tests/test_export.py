@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -10,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests import weights
+from tests.support import weights
+from tests.support.paths import ROOT
 from tvts_jax import convert
 from tvts_jax.convert import files, names
 from tvts_jax.models.encoders import vit
@@ -21,7 +21,6 @@ from safetensors.torch import load_file  # noqa: E402
 
 from tvts_jax.convert.modeling_tvts import TVTS  # noqa: E402
 
-ROOT = pathlib.Path(__file__).parents[1]
 SWEEP = {
   'as published': {},
   'plain mean, narrow text, one slot': dict(

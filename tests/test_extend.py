@@ -9,7 +9,7 @@ import pytest
 
 from data.outcomes import ItemError
 from data.transcripts import formats
-from tests import clips, pages
+from tests.support import clips, pages
 from tvts_jax import config as config_lib
 from tvts_jax import evaluators, objectives
 from tvts_jax.evaluators import features

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from ml_collections import config_flags
 
-from tests import clips, runs
-from tests.runs import ROOT, rows
+from tests.support import clips, runs
+from tests.support.paths import ROOT
+from tests.support.runs import rows
 from tvts_jax import config as config_lib
 from tvts_jax import convert, evaluate, evaluators, sharding, step, train
 from tvts_jax.convert import workdir

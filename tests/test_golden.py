@@ -5,7 +5,6 @@ within 1e-9. It covers every intermediate result, the losses, the gradients and 
 """
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,12 @@ import optax
 import pytest
 from einops import rearrange
 
+from tests.support.paths import GOLDEN
 from tvts_jax import objectives, optim
 from tvts_jax.convert import load, names
 from tvts_jax.models import layers, tvts
 from tvts_jax.models.encoders import vit
 
-GOLDEN = pathlib.Path(__file__).parent / 'golden'
 TOLERANCE = {'float32': 2e-5, 'float64': 1e-9}
 LOSS = objectives.build({'contrastive': {}, 'sort': {'weight': 2.0}})
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import folders
+from tests.support import folders
 from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.shards import index, records, tfrecord, writer
 

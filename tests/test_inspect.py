@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data.builder import quality
 from data.inspect import __main__ as inspect
 from data.inspect import record_page
-from tests import folders
+from tests.support import folders
 from tvts_jax.input.order import Order
 from tvts_jax.pages import kit
 from tvts_jax.shards import index, records

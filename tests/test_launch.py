@@ -14,7 +14,8 @@ import yaml
 from absl import flags
 from ml_collections import config_flags
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 SCRIPTS = sorted(path.name for path in (ROOT / 'launch').glob('tpu_*.sh')) + ['slurm.sbatch']
 CHECK = pathlib.Path(sys.executable).with_name('shellcheck')
 FLAGS = ['--config.optim.lr=3e-4', '--config.seed=3']

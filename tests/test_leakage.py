@@ -15,7 +15,7 @@ from data.leakage import page as page_lib
 from data.sources.items import Item
 from data.world import __main__ as world
 from data.world import scene
-from tests import folders, weights
+from tests.support import folders, weights
 from tests.test_inspect import read as read_page
 from tvts_jax import convert
 

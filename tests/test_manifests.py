@@ -6,7 +6,6 @@ kubectl does, it takes no others.
 
 import copy
 import fnmatch
-import pathlib
 import re
 import shlex
 import subprocess
@@ -16,7 +15,8 @@ import tomllib
 import pytest
 import yaml
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 LABEL = re.compile('[a-z]([-a-z0-9]*[a-z0-9])?')  # RFC 1035
 TEXTS, COUNT = {'*': str}, (int, lambda n: n >= 0)
 # How a Job can fail, by names of batch/v1.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.support.paths import GOLDEN
 from tvts_jax import objectives
 from tvts_jax.errors import UserError
 from tvts_jax.models import tvts
@@ -18,7 +18,6 @@ from tvts_jax.models.encoders import vit
 from tvts_jax.models.encoders.vit import VideoConfig
 from tvts_jax.models.texts.distilbert import TextConfig
 
-GOLDEN = pathlib.Path(__file__).parent / 'golden'
 TINY = {
   'video': {'width': 32, 'depth': 2, 'heads': 2, 'patch': 8, 'image_size': 32, 'frames': 4},
   'text': {'vocab_size': 50, 'dim': 32, 'hidden_dim': 64, 'n_layers': 2, 'n_heads': 2},

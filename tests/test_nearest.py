@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests import clips, folders
+from tests.support import clips, folders
 from tests.test_inspect import read as read_page
 from tvts_jax import convert, nearest, progress
 from tvts_jax.models import tvts

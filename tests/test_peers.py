@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests import adders
+from tests.support import adders
 from tvts_jax.errors import UserError
 from tvts_jax.pod import distributed
 from tvts_jax.pod.peers import RESTART

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data import vocab
-from tests import folders, media
+from tests.support import folders, media
 from tvts_jax.input import pipeline
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import math
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs import pretrain
+from tests.support.paths import ROOT
 from tests.test_model import make
 from tvts_jax import config as config_lib
 from tvts_jax import sharding
@@ -26,7 +26,6 @@ from tvts_jax.models import flops
 from tvts_jax.plan import __main__ as plan_lib
 from tvts_jax.plan import bill, hlo
 
-ROOT = pathlib.Path(__file__).parents[1]
 LOOP = """HloModule step
 
 %add (a: f32[], b: f32[]) -> f32[] {

@@ -12,8 +12,9 @@ import pytest
 from ml_collections import config_flags
 
 from data import vocab
-from tests import folders, runs, weights
-from tests.runs import ROOT, rows
+from tests.support import folders, runs, weights
+from tests.support.paths import ROOT
+from tests.support.runs import rows
 from tvts_jax import config as config_lib
 from tvts_jax import convert, sharding, train
 from tvts_jax import step as step_lib

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests import folders
+from tests.support import folders
 from tests.test_inspect import read as read_page
 from tvts_jax import predictions
 

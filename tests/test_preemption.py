@@ -7,14 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from tvts_jax.errors import UserError
 from tvts_jax.run.stop import LOCK, NO_LOCKS, SIGNALS, Stop, WorkdirLock
-
-ROOT = Path(__file__).parents[1]
 
 # Asked once, it goes on for good, in a call that never comes back to Python. A child of its own is not its business.
 STUBBORN = """

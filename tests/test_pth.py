@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.support.paths import GOLDEN, ROOT
 from tvts_jax.convert import ConvertError, pth, sources
 from tvts_jax.convert.__main__ import main
 from tvts_jax.convert.tensors import Tensor
 
 torch = pytest.importorskip('torch')
 
-ROOT = pathlib.Path(__file__).parents[1]
-GOLDEN = ROOT / 'tests' / 'golden'
 PLAIN = GOLDEN / 'tvts_v1_tiny_state_dict.pth'
 FORMATS = {'zip': True, 'legacy': False}
 

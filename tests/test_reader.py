@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from tests import folders
+from tests.support import folders
 from tvts_jax.input.order import Order
 from tvts_jax.input.skipped import Trouble
 from tvts_jax.shards import index, reader

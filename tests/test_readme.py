@@ -17,7 +17,7 @@ import pytest
 
 from data.transcripts import dialects
 from data.transcripts.formats import Word
-from tests import media, notebooks, pages
+from tests.support import media, notebooks, pages
 from tvts_jax import config as config_lib
 from tvts_jax import evaluate, sharding, train
 from tvts_jax.doctor import __main__ as doctor

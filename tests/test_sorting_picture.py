@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from docs import picture
-from tests import folders
+from tests.support import folders
 
 SVG = '{http://www.w3.org/2000/svg}'
 LOGITS = [[5, 4, 0, 0], [6, 0, 0, 0], [0, 0, 1, 2], [0, 0, 3, 0]]

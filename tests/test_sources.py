@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import os
-import pathlib
 import shutil
 import tarfile
 
@@ -16,9 +15,9 @@ from data.outcomes import BuildError, ItemError
 from data.sources import find
 from data.sources.items import SOURCE_CODES, Item, SourceError
 from data.transcripts import formats
-from tests import folders
+from tests.support import folders
+from tests.support.paths import GOLDEN
 
-GOLDEN = pathlib.Path(__file__).parent / 'golden'
 RECORD = json.loads((GOLDEN / 'WAaKRUoY6Io.grover.json').read_text())
 JSON3 = json.dumps({'events': [{'tStartMs': 0, 'segs': [{'utf8': 'hello'}, {'utf8': ' you', 'tOffsetMs': 400}]}]})
 VTT = 'WEBVTT\n\n00:00.000 --> 00:02.000\nhello you\n'

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import weights
+from tests.support import weights
 from tvts_jax import config as config_lib
 from tvts_jax import convert, sharding, step, train
 from tvts_jax.convert import names

@@ -3,7 +3,6 @@
 import functools
 import math
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -14,14 +13,14 @@ import numpy as np
 import optax
 import pytest
 
-from tests import meshes
+from tests.support import meshes
+from tests.support.paths import ROOT
 from tests.test_model import LOSS, TINY, assert_close, loss_and_gradient, make
 from tvts_jax import config as config_lib
 from tvts_jax import optim
 from tvts_jax import step as step_lib
 from tvts_jax.models import flops, tvts
 
-ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN_STEP = {'loss': 10.044304, 'sort/loss': 1.531592, 'gradient_norm': 40.098099, 'update_norm': 2.893365}
 
 
@@ -92,7 +91,9 @@ def test_steps_of_two_processes_equal_those_on_one_device(alone, tmp_path):
   pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '4', '--']
   own = {**os.environ, 'TVTS_HEARTBEAT_S': '300'}  # A loaded machine may leave a process without time for long.
   files = [tmp_path / 'fsdp.npz', tmp_path / 'tensor.npz']
-  subprocess.run([*pod, sys.executable, '-m', 'tests.meshes', *files], cwd=ROOT, env=own, check=True, timeout=500)
+  subprocess.run(
+    [*pod, sys.executable, '-m', 'tests.support.meshes', *files], cwd=ROOT, env=own, check=True, timeout=500
+  )
   for file in files:
     assert_same_run(alone, meshes.load(file))
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.runs import STEPS, arguments, assert_equal_ends, call, demo, finish, rows, start, variables, wait_for
+from tests.support.runs import STEPS, arguments, assert_equal_ends, call, demo, finish, rows, start, variables, wait_for
 
 __all__ = ['demo']  # A fixture.
 

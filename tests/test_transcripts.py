@@ -2,7 +2,6 @@ import contextlib
 import gzip
 import json
 import math
-import pathlib
 import re
 
 import hypothesis
@@ -13,8 +12,8 @@ from data.outcomes import ItemError
 from data.transcripts import formats
 from data.transcripts import spans as spans_lib
 from data.transcripts.spans import Word
+from tests.support.paths import GOLDEN
 
-GOLDEN = pathlib.Path(__file__).parent / 'golden'
 VTT, RECORD = GOLDEN / 'WAaKRUoY6Io.en.vtt', GOLDEN / 'WAaKRUoY6Io.grover.json'
 MINUTE = 60_000
 

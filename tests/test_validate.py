@@ -10,7 +10,7 @@ import pytest
 
 from data import validate
 from data.outcomes import EXITS
-from tests import folders
+from tests.support import folders
 from tvts_jax.shards import index, tfrecord
 
 SHARD = 'train-00000-of-00002.tfrecord'

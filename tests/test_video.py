@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.outcomes import ItemError
-from tests import media
+from tests.support import media
 from tvts_jax.media import container, pictures, video
 
 OPEN_GOP = {'x264-params': 'bframes=3:open-gop=1:b-adapt=0:scenecut=0:b-pyramid=2:keyint=9:min-keyint=9'}

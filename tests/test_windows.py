@@ -20,7 +20,7 @@ from data.builder.windows import Window, WindowConfig, choose
 from data.outcomes import ItemError
 from data.sources.items import Item
 from data.transcripts.formats import Word
-from tests import media
+from tests.support import media
 from tvts_jax.input.errors import InputError
 from tvts_jax.shards import records, sampling
 

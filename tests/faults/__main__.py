@@ -31,8 +31,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 
 from absl import logging
 
-from tests import runs
 from tests.faults import small
+from tests.support import runs
 from tvts_jax.human import duration
 
 SILENCE_S = 20  # Until a process that stands still is given up by the other.

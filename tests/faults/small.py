@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from data import vocab
-from tests import folders, runs
+from tests.support import folders, runs
 from tvts_jax import config as config_lib
 
 STEPS = runs.STEPS

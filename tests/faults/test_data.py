@@ -3,14 +3,13 @@
 import dataclasses
 import itertools
 import json
-import pathlib
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from data import vocab
-from tests import folders, runs
+from tests.support import folders, runs
 from tvts_jax import report
 from tvts_jax.input import pipeline, skipped
 from tvts_jax.input.errors import InputError
@@ -18,7 +17,6 @@ from tvts_jax.input.order import Order
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import index, reader
 
-ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 18  # three epochs of 24 records
 RUN = 8  # steps of a whole run
 BAD = 13  # in the second shard, which begins with record 10

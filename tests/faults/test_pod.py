@@ -7,9 +7,9 @@ import signal
 import numpy as np
 import pytest
 
-from tests import runs
 from tests.faults import small
-from tests.runs import finish, rows
+from tests.support import runs
+from tests.support.runs import finish, rows
 
 STEPS = 30  # Enough to agree on one at which to stop.
 LONG = f'--config.steps={STEPS}', '--config.checkpoint.every_steps=5', '--config.spike_sigmas=6'

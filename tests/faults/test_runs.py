@@ -16,9 +16,10 @@ import pytest
 from etils import epath
 
 from data import vocab
-from tests import folders, runs
 from tests.faults import small
-from tests.runs import ROOT, finish, rows, wait_for
+from tests.support import folders, runs
+from tests.support.paths import ROOT
+from tests.support.runs import finish, rows, wait_for
 from tvts_jax import config, main, train
 from tvts_jax.errors import UserError
 from tvts_jax.files import sweep, write_whole

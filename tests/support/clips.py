@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from data import vocab
-from tests import folders
+from tests.support import folders
 from tvts_jax import config as config_lib
 from tvts_jax import sharding
 from tvts_jax.input.tokens import Tokenizer

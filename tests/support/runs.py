@@ -13,7 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 STEPS = 12
 FORKING = multiprocessing.get_context('forkserver')
 # What costs most of a start.

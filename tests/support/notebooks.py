@@ -6,7 +6,7 @@ import io
 import json
 from typing import NamedTuple
 
-from tests.pages import ROOT
+from tests.support.paths import ROOT
 
 
 class Shown(NamedTuple):

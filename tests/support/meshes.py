@@ -1,4 +1,4 @@
-"""A few train steps on a mesh, for one process or the processes of a pod: python -m tests.meshes FSDP.npz TENSOR.npz"""
+"""A few train steps on a mesh, for one process or the processes of a pod: python -m tests.support.meshes FSDP.npz TENSOR.npz"""
 
 import sys
 

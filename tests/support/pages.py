@@ -13,7 +13,8 @@ from unittest import mock
 from absl import flags
 from ml_collections import config_flags
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 PAGES = ['README.md', 'launch/README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
 
 

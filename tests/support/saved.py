@@ -1,4 +1,4 @@
-"""A train state whose every bit is known, and the processes that save it: python -m tests.saved NAME FOLDER"""
+"""A train state whose every bit is known, and the processes that save it: python -m tests.support.saved NAME FOLDER"""
 
 import logging
 import os

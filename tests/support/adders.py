@@ -1,22 +1,21 @@
-"""Processes that add numbers together, and what may happen to them: python -m tests.adders WHAT"""
+"""Processes that add numbers together, and what may happen to them: python -m tests.support.adders WHAT"""
 
 import itertools
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from launch.local_pod import environment, free_port
+from tests.support.paths import ROOT
 from tvts_jax.pod import distributed
 from tvts_jax.pod.peers import LIBC
 from tvts_jax.run.clock import Clock
 from tvts_jax.run.watchdog import Watchdog
 
-ROOT = Path(__file__).parents[1]
 TROUBLE = 20  # The step at which it comes.
 
 
@@ -24,7 +23,7 @@ def start(what: str, count: int, **variables) -> list[subprocess.Popen]:
   """Without a launcher, which would have its own ways with those that are left."""
   address = f'127.0.0.1:{free_port()}'
   pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-  command = [sys.executable, '-m', 'tests.adders', what]
+  command = [sys.executable, '-m', 'tests.support.adders', what]
   return [
     subprocess.Popen(command, env=environment(address, count, index, 1) | variables, **pipes) for index in range(count)
   ]
