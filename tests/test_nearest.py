@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.data.inspect.test_inspect import read as read_page
 from tests.support import clips, folders
-from tests.test_inspect import read as read_page
 from tvts_jax import convert, nearest, progress
 from tvts_jax.models import tvts
 

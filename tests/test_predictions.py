@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from tests.data.inspect.test_inspect import read as read_page
 from tests.support import folders
-from tests.test_inspect import read as read_page
 from tvts_jax import predictions
 
 BEST = [['<b>up</b>', 0.6], ['down', 0.2], ['left', 0.1], ['right', 0.06], ['spin', 0.04]]

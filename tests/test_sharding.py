@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from tests.test_model import LOSS, make
+from tests.models.test_tvts import LOSS, make
 from tvts_jax import sharding
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 import pytest
 
+from tests.models.test_tvts import LOSS, TINY, assert_close, loss_and_gradient, make
 from tests.support import meshes
 from tests.support.paths import ROOT
-from tests.test_model import LOSS, TINY, assert_close, loss_and_gradient, make
 from tvts_jax import config as config_lib
 from tvts_jax import optim
 from tvts_jax import step as step_lib

@@ -10,7 +10,7 @@ import pytest
 
 from data import archives
 from data.outcomes import ItemError
-from tests.test_archives import tar
+from tests.data.test_archives import tar
 from tvts_jax import config
 from tvts_jax.errors import UserError
 

@@ -57,7 +57,7 @@ def test_two_processes_train_like_one(root, undisturbed):
 
 
 def test_a_pod_with_a_hang_a_death_and_a_request_to_stop_ends_like_an_undisturbed_one(root, undisturbed):
-  """A process that is stopped from outside is one of tests/test_peers.py."""
+  """A process that is stopped from outside is one of tests/pod/test_peers.py."""
   folder = root / 'faults'
   program = folder.with_suffix('.py')
   program.write_text(HANGING.format(once=folder.with_suffix('.once')))

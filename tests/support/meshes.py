@@ -1,4 +1,4 @@
-"""A few train steps on a mesh, for one process or the processes of a pod: python -m tests.support.meshes FSDP.npz TENSOR.npz"""
+"""A few train steps on a mesh, alone or in a pod: python -m tests.support.meshes FSDP.npz TENSOR.npz"""
 
 import sys
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tests.test_model import LOSS, make
+from tests.models.test_tvts import LOSS, make
 from tvts_jax import optim, sharding
 from tvts_jax import step as step_lib
 from tvts_jax.pod import distributed

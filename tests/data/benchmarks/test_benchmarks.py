@@ -298,7 +298,7 @@ class Thing:
     (pickle.dumps({'a': [[1]]}), "has no captions of 'a'"),
     (pickle.dumps({'a': []}), "has no captions of 'a'"),
     (pickle.dumps({'a': pytest.Item}), "has no captions of 'a'"),
-    (pickle.dumps({'a': Thing()}, 2), 'asks for an object of tests.test_benchmarks.Thing'),
+    (pickle.dumps({'a': Thing()}, 2), 'asks for an object of tests.data.benchmarks.test_benchmarks.Thing'),
     (b'cos\nsystem\n.', 'holds Name, not a dict'),
     (b'(S"true"\nios\nsystem\n.', 'uses the pickle operation INST'),
     (b'\x80\x02X\x01\x00\x00\x00aQ.', 'asks for a tensor'),

@@ -15,8 +15,8 @@ from data.leakage import page as page_lib
 from data.sources.items import Item
 from data.world import __main__ as world
 from data.world import scene
+from tests.data.inspect.test_inspect import read as read_page
 from tests.support import folders, weights
-from tests.test_inspect import read as read_page
 from tvts_jax import convert
 
 WIDE, HIGH, TIMES = 192, 108, 30

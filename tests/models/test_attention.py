@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.test_model import LOSS, assert_close, make
+from tests.models.test_tvts import LOSS, assert_close, make
 from tvts_jax.models import attention, layers
 from tvts_jax.models.encoders import vit
 

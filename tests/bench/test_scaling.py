@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_bench_step import make
+from tests.bench.test_step import make
 from tvts_jax import sharding
 from tvts_jax import step as step_lib
 from tvts_jax.bench import scaling

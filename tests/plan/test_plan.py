@@ -17,8 +17,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs import pretrain
+from tests.models.test_tvts import make
 from tests.support.paths import ROOT
-from tests.test_model import make
 from tvts_jax import config as config_lib
 from tvts_jax import sharding
 from tvts_jax.errors import UserError

@@ -4,13 +4,13 @@ import re
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import pytest
 
 from data import validate
 from data.outcomes import EXITS
 from tests.support import folders
+from tests.support.paths import ROOT
 from tvts_jax.shards import index, tfrecord
 
 SHARD = 'train-00000-of-00002.tfrecord'
@@ -238,7 +238,7 @@ def test_duplicates_and_overlap(tmp_path):
 def run(*args):
   return subprocess.run(
     [sys.executable, '-m', 'data.validate', *map(str, args)],
-    cwd=Path(__file__).parent.parent,
+    cwd=ROOT,
     capture_output=True,
     text=True,
   )

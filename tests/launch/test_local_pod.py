@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from tvts_jax.errors import UserError
 from tvts_jax.pod import distributed
 
-POD = Path(__file__).parents[1] / 'launch' / 'local_pod.py'
+POD = ROOT / 'launch' / 'local_pod.py'
 
 
 def start(*args, **options):

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from tests.test_model import LOSS, make
+from tests.models.test_tvts import LOSS, make
 from tvts_jax import config as config_lib
 from tvts_jax import objectives
 from tvts_jax import step as step_lib
