@@ -208,9 +208,9 @@ def crash(config, topology, clips, own=False, sparing=False):
 
 
 def test_a_compiler_that_crashes_takes_nothing_with_it(config, monkeypatch):
-  monkeypatch.setattr(plan_lib, 'has_compiler', lambda topology: True)
-  monkeypatch.setattr(plan_lib, 'plan', crash)
-  assert plan_lib.apart(config, bill.Topology.parse('v6e:2x2'), None) == 'an estimate'
+  monkeypatch.setattr(bill, 'has_compiler', lambda topology: True)
+  monkeypatch.setattr(bill, 'plan', crash)
+  assert bill.apart(config, bill.Topology.parse('v6e:2x2'), None) == 'an estimate'
 
 
 @pytest.mark.parametrize('text', ['v9:4x4', 'v5e', 'h100:2x4', '2*h100:8', 'v5e:4y4'])
@@ -255,7 +255,7 @@ def test_tpus_gather_split_weights_whole_and_twice(fsdp, least, most, passed_on,
   values.model.video.depth, values.model.sort_depth, values.model.text.n_layers = 4, 1, 1
   values.model.remat, values.mesh.fsdp = 'full', fsdp
   config = config_lib.resolve(values)
-  made = plan_lib.apart(config, bill.Topology.parse('v5e:4x4'), None)
+  made = bill.apart(config, bill.Topology.parse('v5e:4x4'), None)
   assert made.compiled and made.fits
   weights = sum(2 * leaf.size for leaf in jax.tree.leaves(bill.step_lib.describe(config, 10).shapes.params))
   permuted = sum(sent for name, sent in made.moved.items() if name.startswith('collective-permute'))

@@ -21,13 +21,9 @@ Exit codes: 0 all fit, 1 an error that one sentence names, 3 one or more do not 
 
 import dataclasses
 import logging as stdlib_logging
-import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 import jax
 from absl import flags, logging
@@ -40,8 +36,7 @@ from tvts_jax.errors import UserError
 from tvts_jax.human import columns, duration, number, percent, size
 from tvts_jax.models.layers import REMAT_POLICIES
 from tvts_jax.pages import charts, results
-from tvts_jax.plan.bill import Bill, Topology, has_compiler, of_one_source, plan
-from tvts_jax.pod.peers import LIBC
+from tvts_jax.plan.bill import Bill, Topology, apart, of_one_source
 
 DOES_NOT_FIT = 3
 LOOKS = ('own', 'other', 'calm', 'blank', 'plain', 'bad')  # Of kinds of memory and time on the page.
@@ -91,23 +86,6 @@ def mend(config: config_lib.RunConfig, topology: Topology, clips: int | None) ->
     if bill.fits:
       return words, bill
   return None
-
-
-def apart(config: config_lib.RunConfig, topology: Topology, clips: int | None, sparing: bool = False) -> Bill:
-  """plan(), which for TPUs calls their compiler in another process, since it may crash."""
-  if not has_compiler(topology):
-    return plan(config, topology, clips, sparing=sparing)
-  with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), end_with_parent) as child:
-    try:
-      return child.submit(plan, config, topology, clips, True, sparing).result()
-    except BrokenProcessPool:
-      logging.warning('the compiler of %s crashed, so its memory is estimated', topology.name)
-  return plan(config, topology, clips, sparing=sparing)
-
-
-def end_with_parent() -> None:
-  """Nothing else would stop a compiler whose caller was killed."""
-  LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def lines(bill: Bill) -> Iterator[str]:

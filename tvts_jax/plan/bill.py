@@ -7,10 +7,15 @@ step is compiled for as many pretended devices, to see what it moves.
 import dataclasses
 import importlib.util
 import math
+import multiprocessing
 import re
+import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import jax
+from absl import logging
 
 from tvts_jax import config as config_lib
 from tvts_jax import sharding
@@ -19,6 +24,7 @@ from tvts_jax.chips import CHIPS, Chip
 from tvts_jax.errors import UserError
 from tvts_jax.models import flops
 from tvts_jax.plan import hlo
+from tvts_jax.pod.peers import LIBC
 
 CLIPS_PER_CORE = 300  # Of 16 frames, a second: what python -m tvts_jax.bench.input measures.
 FRAME_BYTES = 13_300  # A stored frame of 256 pixels.
@@ -246,3 +252,20 @@ def price(bill: Bill, config, topology: Topology, memory: dict, clips: int | Non
   bill.run = {'chip_hours_per_million_clips': 1e6 / rate * N / 3600}
   if steps:
     bill.run |= {'steps': steps, 'hours': steps * step / 3600, 'chip_hours': steps * step * N / 3600}
+
+
+def apart(config: config_lib.RunConfig, topology: Topology, clips: int | None, sparing: bool = False) -> Bill:
+  """plan(), which for TPUs calls their compiler in another process, since it may crash."""
+  if not has_compiler(topology):
+    return plan(config, topology, clips, sparing=sparing)
+  with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), end_with_parent) as child:
+    try:
+      return child.submit(plan, config, topology, clips, True, sparing).result()
+    except BrokenProcessPool:
+      logging.warning('the compiler of %s crashed, so its memory is estimated', topology.name)
+  return plan(config, topology, clips, sparing=sparing)
+
+
+def end_with_parent() -> None:
+  """Nothing else would stop a compiler whose caller was killed."""
+  LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -13,8 +13,7 @@ from data.leakage import __main__ as leakage
 from data.leakage import hashes, match
 from data.leakage import page as page_lib
 from data.sources.items import Item
-from data.world import __main__ as world
-from data.world import scene
+from data.world import scene, write
 from tests.data.inspect.test_inspect import read as read_page
 from tests.support import folders, weights
 from tvts_jax import convert
@@ -71,7 +70,7 @@ PRETRAINED = 12
 
 def save(path, frames):
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(world.encode_mp4(np.ascontiguousarray(frames)))
+  path.write_bytes(write.encode_mp4(np.ascontiguousarray(frames)))
 
 
 def record_of(path):

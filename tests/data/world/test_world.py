@@ -19,7 +19,7 @@ from data.sources import find
 from data.transcripts import dialects
 from data.transcripts import formats as formats_lib
 from data.world import __main__ as world
-from data.world import scene
+from data.world import scene, write
 from tvts_jax.shards import sampling
 
 SMALL = ['--clips', '8', '--val', '2', '--probe-train', '0', '--probe-test', '1']
@@ -125,7 +125,7 @@ def test_refusals(folder, tmp_path, capsys):
   (tmp_path / 'notes.txt').write_text('mine')
   refused(2, 'holds other files', '--out', tmp_path)
   refused(2, 'is no folder', '--out', tmp_path / 'notes.txt')
-  with world.claim(tmp_path / 'busy', {}):
+  with write.claim(tmp_path / 'busy', {}):
     refused(3, 'another process', '--out', tmp_path / 'busy', *SMALL)
   (tmp_path / 'busy/world.json').write_text('{"version": ')
   refused(4, 'can not be read', '--out', tmp_path / 'busy', *SMALL)
@@ -201,7 +201,8 @@ def test_render_is_pure_and_paints_any_even_size():
 
 
 def test_scene_needs_no_tensorflow():
-  code = 'import sys, data.world; data.world.render(0, 0); assert not {"tensorflow", "jax"} & set(sys.modules)'
+  code = 'from data.world.scene import render; render(0, 0)'
+  code += '; import sys; assert not {"tensorflow", "jax"} & set(sys.modules)'
   subprocess.run([sys.executable, '-c', code], check=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from data.outcomes import BuildError
 from data.world import __main__ as world
-from data.world import scene
+from data.world import scene, write
 from data.world.scene import WORLDS
 
 CLIPS = 200
@@ -119,9 +119,9 @@ def test_a_folder_remembers_its_world(tmp_path, capsys):
   del settings['world']
   (tmp_path / 'old').mkdir()
   (tmp_path / 'old/world.json').write_text(json.dumps(settings))
-  with world.claim(tmp_path / 'old', {**settings, 'world': 'plain'}):
+  with write.claim(tmp_path / 'old', {**settings, 'world': 'plain'}):
     pass
-  with pytest.raises(BuildError, match='world was plain, is slow'), world.claim(tmp_path / 'old', {'world': 'slow'}):
+  with pytest.raises(BuildError, match='world was plain, is slow'), write.claim(tmp_path / 'old', {'world': 'slow'}):
     pass
 
 
