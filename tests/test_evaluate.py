@@ -25,7 +25,7 @@ from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 # What the command is given, in every process of a pod.
 CONFIG = """
 from ml_collections import ConfigDict
-from tests import clips
+from tests.support import clips
 
 def get_config():
   return ConfigDict(clips.values({root!r}, clips.EVALS))

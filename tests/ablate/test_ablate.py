@@ -105,7 +105,7 @@ def out(tmp_path_factory):
 @pytest.fixture(scope='module')
 def stopped(out):
   """What stop_and_go prints, of a process with one device, as the command has it."""
-  code = f'import pathlib; from tests import test_ablate; test_ablate.stop_and_go(pathlib.Path({str(out)!r}))'
+  code = f'import pathlib; from tests.ablate import test_ablate; test_ablate.stop_and_go(pathlib.Path({str(out)!r}))'
   done = subprocess.run(
     [sys.executable, '-c', code],
     cwd=runs.ROOT,

@@ -103,7 +103,7 @@ def problems(said: dict[str, str]) -> dict[str, str]:
 
 def start(code: str, *arguments, pod=(), **environment):
   """The doctor in a process of its own, after some lines of Python."""
-  before = 'import os, sys, time\nfrom tvts_jax import checks, doctor\nchecks.WAIT = 500\n'
+  before = 'import os, sys, time\nfrom tvts_jax.doctor import checks, __main__ as doctor\nchecks.WAIT = 500\n'
   code = f'{before}{code}\nsys.exit(doctor.main(sys.argv[1:]))'
   command = [*pod, sys.executable, '-c', code, *map(str, arguments)]
   env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2', 'PYTHONPATH': str(ROOT), **environment}

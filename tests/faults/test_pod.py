@@ -19,7 +19,8 @@ HANGING = """
 import pathlib, threading
 import jax
 from absl import app
-from tvts_jax import main, metrics
+from tvts_jax import main
+from tvts_jax.run import metrics
 
 def hang_once(self, step, values, write=metrics.Writers.write):
   once = pathlib.Path('{once}')

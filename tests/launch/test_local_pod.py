@@ -216,11 +216,11 @@ def test_variables_that_do_not_fit_together(monkeypatch, values, text):
 
 def test_a_process_alone_stays_alone():
   alone = (
-    'import jax; from tvts_jax import distributed; distributed.initialize(); print(jax.distributed.is_initialized())'
+    'from tvts_jax.pod.distributed import initialize; import jax; initialize(); print(jax.distributed.is_initialized())'
   )
   own = {name: value for name, value in os.environ.items() if name not in distributed.VARIABLES}
   names = ('SLURM_JOB_ID', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
   slurm = {'SLURM_STEP_NODELIST': 'localhost', **dict(zip(names, ('1', '1', '0', '0')))}
   for more in ({}, {'JAX_NUM_PROCESSES': '1', 'SLURM_JOB_ID': '1'}, slurm):
-    got = subprocess.run([sys.executable, '-c', alone], env=own | more, cwd=POD.parents[1], capture_output=True)
+    got = subprocess.run([sys.executable, '-c', alone], env=own | more, cwd=ROOT, capture_output=True)
     assert got.stdout == b'False\n', got.stderr

@@ -178,7 +178,7 @@ import logging, os, sys
 sys.modules[{module!r}] = None
 from absl import logging as absl_logging
 absl_logging.set_verbosity('info')
-from tvts_jax import metrics
+from tvts_jax.run import metrics
 writers = metrics.Writers({str(workdir)!r}, 0, 0)
 writers.write(5, {{'loss': 0.5}})
 writers.write(6, {{'loss': 0.125}})

@@ -168,7 +168,7 @@ def test_jpeg_size_of_anything_is_a_size_or_refused(noise, at):
 
 def test_no_tensorflow_at_import():
   code = (
-    'import sys; from tvts_jax.input import records, index; records.decode\n'
+    'import sys; from tvts_jax.shards import records, index; records.decode\n'
     'assert not {"tensorflow", "jax", "cv2"} & set(sys.modules)'
   )
   subprocess.run([sys.executable, '-c', code], check=True)
