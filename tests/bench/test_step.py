@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tvts_jax import config as config_lib
-from tvts_jax.bench import step as step_lib
+from tvts_jax import step as step_lib
+from tvts_jax.bench import jax_step
+from tvts_jax.bench import step as bench
 from tvts_jax.bench import turns as turns_lib
 from tvts_jax.errors import UserError
 from tvts_jax.pages import results
@@ -34,11 +36,11 @@ def found():
   """A race, of which the two contestants' losses are kept."""
   losses = {'ours': [], 'theirs': []}
   patch = pytest.MonkeyPatch()
-  for name, kind in (('ours', step_lib.Step), ('theirs', bench_torch.TorchStep)):
+  for name, kind in (('ours', bench.Step), ('theirs', bench_torch.TorchStep)):
     take = kind.__call__
     patch.setattr(kind, '__call__', lambda self, take=take, name=name: losses[name].append(take(self)))
   try:
-    result = step_lib.race_torch(make(), fused=True, compiled=False, rounds=1, steps=1)
+    result = bench.race_torch(make(), fused=True, compiled=False, rounds=1, steps=1)
   finally:
     patch.undo()
   return result, losses
@@ -65,7 +67,7 @@ def test_what_the_benchmark_says(found, tmp_path):
     )
   assert result['void'] == turns_lib.is_void(result['other_load_cores'])
   assert result['cached_compile_s'] > 0 and result['compile_s'] > 0 and result['attention'] == 'xla'
-  page = results.save(str(tmp_path / 'new' / 'step.json'), 'Step <1>', result, step_lib.parts(result))
+  page = results.save(str(tmp_path / 'new' / 'step.json'), 'Step <1>', result, bench.parts(result))
   assert json.loads((tmp_path / 'new' / 'step.json').read_text()) == json.loads(json.dumps(result))
   html = page.read_text()
   assert page.name == 'step.html' and 'Step &lt;1&gt;' in html and 'turn 2' in html and 'PyTorch' in html
@@ -75,19 +77,19 @@ def test_what_the_benchmark_says(found, tmp_path):
 
 
 def test_other_weights_are_found_out(monkeypatch):
-  monkeypatch.setattr(step_lib, 'Step', Other)
+  monkeypatch.setattr(bench, 'Step', Other)
   with pytest.raises(UserError, match='do not do the same'):
-    step_lib.race_torch(make(), fused=False, compiled=False, rounds=1, steps=1)
+    bench.race_torch(make(), fused=False, compiled=False, rounds=1, steps=1)
 
 
 class Other:
   """What a race asks of our step before it compares losses."""
 
   def __init__(self, config, devices):
-    model, _, spec = step_lib.step_lib.build(config)
+    model, _, spec = step_lib.build(config)
     params = jax.eval_shape(lambda key: model.init(key, spec), jax.random.key(0))
-    self.state = step_lib.step_lib.State(0, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), params), None)
-    self.batch = step_lib.random_batch(config)
+    self.state = step_lib.State(0, jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), params), None)
+    self.batch = jax_step.random_batch(config)
 
   def loss_without_dropout(self):
     return 3.0
@@ -96,12 +98,12 @@ class Other:
 def test_a_setting_is_measured_beside_another(monkeypatch):
   config = make()
   other = dataclasses.replace(config, model=dataclasses.replace(config.model, remat='full'))
-  monkeypatch.setattr(step_lib, 'Step', lambda config: config)
-  monkeypatch.setattr(step_lib, 'race', lambda *given: {'raced': given})
-  found = step_lib.race_other(config, other, rounds=5, steps=1)
+  monkeypatch.setattr(bench, 'Step', lambda config: config)
+  monkeypatch.setattr(bench, 'race', lambda *given: {'raced': given})
+  found = bench.race_other(config, other, rounds=5, steps=1)
   assert found == {'raced': (config, other, 5, 1), 'against': "that with model.remat: 'none' → 'full'"}
   with pytest.raises(UserError, match='the same run'):
-    step_lib.race_other(config, config, rounds=1, steps=1)
+    bench.race_other(config, config, rounds=1, steps=1)
 
 
 def test_turns_are_a_b_b_a_and_the_first_step_of_each_is_dropped(monkeypatch):

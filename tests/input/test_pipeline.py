@@ -17,6 +17,7 @@ from tvts_jax.input import pipeline
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import records
+from tvts_jax.shards.reader import Reader
 
 SIDE, PATCH, FRAMES = 64, 16, 8
 WORDS = [f'w{chr(97 + i)}{chr(97 + j)}' for i in range(20) for j in range(20)]  # unlike pieces of one another
@@ -161,6 +162,22 @@ def test_a_batch_is_a_function_of_the_step(config, source):
       for s in range(start, 8):
         same(next(batches), steps[s])
   assert (steps[0]['patches'] != steps[1]['patches']).any()
+
+
+def test_a_far_step_reads_what_the_first_reads(config, monkeypatch):
+  """A resume finds its place in the order by arithmetic: nothing before it is read or walked through."""
+  read, rows = Reader.read, []
+  monkeypatch.setattr(Reader, 'read', lambda self, row: rows.append(row) or read(self, row))
+  counts = []
+  for step in (0, 10**6):
+    source = pipeline.open(config)
+    rows.clear()
+    with source.batches(step) as batches:
+      batch = next(batches)
+    counts.append(len(rows))
+    same(batch, source.batch(step))
+  ahead = pipeline._PREFETCH + 3  # Batches in the making when the first one is taken.
+  assert all(config.batch <= count <= ahead * config.batch for count in counts)
 
 
 def test_an_epoch_holds_everything_once_and_no_video_twice_in_a_batch(source, talks):

@@ -1,27 +1,12 @@
-"""How does the step of a config scale over the devices of this machine, and what does it move between them?
-
-  python -m tvts_jax.bench.scaling --config=configs/pretrain.py --out=runs/bench/scaling.json
-  python -m tvts_jax.bench.scaling --config=configs/demo.py --devices=4 --batch=8
-
-takes 1, 2, 4, ... devices, doubling while there are as many (of six it takes four), with --batch clips on each, once
-with parameters copied to all (data) and once with parameters split over all (fsdp). It prints clips/s for each device,
-that as a share of what one device does alone (efficiency), and the bytes that a device sends in a step as the compiled
-program has it. No data or weights are needed. --devices=N pretends N devices on a CPU: one of them already computes on
-all cores, so that their speed means nothing, while what they move is as it would be.
-"""
+"""The step of a config on 1, 2, 4, ... devices: how it scales, and what the devices send each other."""
 
 import dataclasses
-import json
-import sys
 
 import jax
-from absl import flags
-from ml_collections import config_flags
 
-from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.bench import turns
-from tvts_jax.bench.step import Step
+from tvts_jax.bench.jax_step import Step
 from tvts_jax.errors import UserError
 from tvts_jax.human import columns, number, percent, size
 from tvts_jax.pages import charts, results
@@ -31,10 +16,10 @@ from tvts_jax.plan import hlo
 MESHES = {'data': 'own', 'fsdp': 'other'}  # Axes that are tried, and how each is drawn.
 
 
-def on(config: config_lib.RunConfig, axis: str, devices: int, batch: int) -> config_lib.RunConfig:
-  """The config with so many clips on each device."""
-  given = dataclasses.replace(config.input, batch=batch * devices)
-  return dataclasses.replace(config, input=given, mesh={'data': 1, 'fsdp': 1, 'tensor': 1, axis: devices})
+def on(config: config_lib.RunConfig, axis: str, devices: int) -> config_lib.RunConfig:
+  """The config with its batch on each device."""
+  spread = dataclasses.replace(config.input, batch=config.input.batch * devices)
+  return dataclasses.replace(config, input=spread, mesh={'data': 1, 'fsdp': 1, 'tensor': 1, axis: devices})
 
 
 def moved(step: Step) -> dict[str, float]:
@@ -45,19 +30,20 @@ def moved(step: Step) -> dict[str, float]:
   return sent
 
 
-def measure(config: config_lib.RunConfig, batch: int, steps: int) -> dict:
-  everyone, rows = jax.devices(), []
-  load = turns.Load()
-  counts = [2**k for k in range(len(everyone).bit_length())]
+def measure(config: config_lib.RunConfig, devices: int, steps: int) -> dict:
+  if len(everyone := jax.devices()) < devices:
+    raise UserError(f'--devices={devices}, but there are {len(everyone)}; take as many')
+  load, rows = turns.Load(), []
+  counts = [2**k for k in range(devices.bit_length())]
   for axis in MESHES:
     for count in counts:
       if count == 1 and axis != 'data':
         rows.append({**rows[0], 'axis': axis})  # One device has nothing to split.
         continue
-      step = Step(on(config, axis, count, batch), everyone[:count])
+      step = Step(on(config, axis, count), everyone[:count])
       step()
       seconds = turns.turn(step, steps).wall
-      each = batch / seconds
+      each = config.input.batch / seconds
       rows.append(
         {'axis': axis, 'devices': count, 'clips_per_s_each': each, 'step_s': seconds, 'sent_bytes': moved(step)}
       )
@@ -67,10 +53,10 @@ def measure(config: config_lib.RunConfig, batch: int, steps: int) -> dict:
   quiet = turns.quiet(load)
   return {
     'rows': rows,
-    'batch_each': batch,
+    'batch_each': config.input.batch,
     'device': everyone[0].device_kind,
     **quiet,
-    'pretended': jax.default_backend() == 'cpu' and len(everyone) > 1,
+    'pretended': jax.default_backend() == 'cpu' and devices > 1,
     'host': turns.host(),
     'versions': turns.versions('jax', 'jaxlib'),
   }
@@ -92,6 +78,12 @@ def doubts(found: dict):
     yield turns.void_sentence(found['other_load_cores'])
 
 
+def lines(found: dict):
+  """For people."""
+  yield columns(table(found))
+  yield from doubts(found)
+
+
 def parts(found: dict) -> list[str]:
   """Of the page."""
   head, *rows = table(found)
@@ -111,33 +103,3 @@ def parts(found: dict) -> list[str]:
     results.card('what a device sends in a step', 'As the compiled program says it.', sent),
     results.table(head, rows),
   ]
-
-
-def main(argv):
-  del argv
-  given = flags.FLAGS
-  if given.devices:
-    jax.config.update('jax_platforms', 'cpu')
-    jax.config.update('jax_num_cpu_devices', given.devices)
-  try:
-    if min(given.batch, given.steps) < 1:
-      raise UserError('--batch and --steps must be at least 1')
-    found = measure(config_lib.resolve(given.config), given.batch, given.steps)
-  except UserError as error:
-    sys.exit(f'bench_scaling: {error}')
-  print(columns(table(found)))
-  for line in doubts(found):
-    print(line)
-  if given.out:
-    print(f'the page is {results.save(given.out, "The step on more devices", found, parts(found))}')
-  print(json.dumps(found))
-
-
-if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config', None, 'the run whose step is meant')
-  flags.DEFINE_integer('devices', 0, 'pretend so many CPU devices; 0: take the accelerators that are there')
-  flags.DEFINE_integer('batch', 8, 'clips on each device')
-  flags.DEFINE_integer('steps', 10, 'timed steps')
-  flags.DEFINE_string('out', None, 'a JSON file for all numbers, beside which a page is written')
-  flags.mark_flag_as_required('config')
-  command.run(main)

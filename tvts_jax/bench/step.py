@@ -1,9 +1,10 @@
-"""How fast is the train step of a config on these devices, on random data? And beside PyTorch's, or another config's?
+"""How fast is the train step of a config, on random data? And beside PyTorch's, another config's, or on more devices?
 
   python -m tvts_jax.bench.step --config=configs/pretrain.py --config.input.batch=256
   python -m tvts_jax.bench.step --config=configs/pretrain.py --config.input.batch=4 --config.model.dtype=float32 \
     --against=torch --out=runs/bench/step.json
   python -m tvts_jax.bench.step --config=configs/pretrain.py --other=configs/pretrain.py --other.model.remat=full
+  python -m tvts_jax.bench.step --config=configs/demo.py --config.input.batch=8 --devices=4
 
 Prints clips/s, the model's own arithmetic per second, its share of the devices' peak where that is known (MFU), memory,
 and how long compiling takes, without a cache and out of JAX's persistent one; then the same as one line of JSON. No
@@ -14,29 +15,31 @@ torch.compile, with fused AdamW or PyTorch's other one. Both start from the same
 the batch. --other has the step of a second config take turns, which tells what a setting buys. Turns are taken in the
 order A B B A, and the first step of each is dropped. What counts is the ratio of turns side by side; it is void where
 the rest of the machine was busy. On CPUs give both huge pages: GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
+
+--devices=N takes 1, 2, 4, ... up to N devices, with config.input.batch clips on each, once with parameters copied to
+all (data) and once with parameters split over all (fsdp). It prints clips/s for each device, that as a share of what
+one device does alone (efficiency), and the bytes that a device sends in a step as the compiled program has it. Where
+there is no accelerator, N devices of the CPU are pretended: one of them already computes on all cores, so that their
+speed means nothing, while what they move is as it would be.
 """
 
-import contextlib
-import functools
 import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 
 import jax
-import numpy as np
 from absl import flags
-from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
-from tvts_jax import command, sharding
+from tvts_jax import command
 from tvts_jax import config as config_lib
-from tvts_jax import step as step_lib
+from tvts_jax.bench import scaling
 from tvts_jax.bench import turns as turns_lib
+from tvts_jax.bench.jax_step import Step
 from tvts_jax.errors import UserError
-from tvts_jax.models import attention, flops
+from tvts_jax.models import attention
 from tvts_jax.pages import charts, results
 from tvts_jax.pages.charts import Curve
 from tvts_jax.run import metrics
@@ -45,87 +48,6 @@ from tvts_jax.run.checkpoint import differences
 # The losses of one batch by ours and by PyTorch differ by less than this share: sums in another order. Accelerators
 # round the factors of float32 products, too.
 AGREE = {'float32': 1e-4, 'bfloat16': 3e-2}
-
-
-def random_batch(config: config_lib.RunConfig) -> dict[str, np.ndarray]:
-  """A batch with the shapes and types of the input pipeline."""
-  rng = np.random.default_rng(config.seed)
-  given = config.input
-  _, _, spec = step_lib.build(config)
-  places = np.stack([rng.permutation(given.grid)[: given.visible] for _ in range(given.slices)])
-  positions = (np.sort(places) + np.arange(given.slices)[:, None] * given.grid).reshape(-1)
-  # What objectives ask for beyond the usual may be anything: it changes no time.
-  return {name: np.zeros(x.shape, x.dtype) for name, x in spec.items()} | {
-    'patches': rng.integers(0, 256, spec['patches'].shape, np.uint8),
-    'positions': np.tile(positions[: given.tubelets].astype(np.int32), (given.batch, 1)),
-    'tokens': rng.integers(0, config.model.text.vocab_size, spec['tokens'].shape, np.int32),
-    'token_mask': np.ones(spec['token_mask'].shape, bool),
-    'order': np.argsort(rng.random((given.batch, given.transcripts))).astype(np.int32),
-  }
-
-
-@contextlib.contextmanager
-def fresh_cache():
-  """An empty persistent cache for what is compiled within."""
-  with tempfile.TemporaryDirectory(prefix='bench_step.') as folder:
-    given = {'jax_compilation_cache_dir': folder, 'jax_persistent_cache_min_compile_time_secs': 0.0}
-    before = {name: getattr(jax.config, name) for name in given}
-    try:
-      for name, value in given.items():
-        jax.config.update(name, value)
-      compilation_cache.reset_cache()
-      yield
-    finally:
-      for name, value in before.items():
-        jax.config.update(name, value)
-      compilation_cache.reset_cache()
-
-
-class Step:
-  """The step of a config, compiled and with all that it is given on the devices. Calling it takes one."""
-
-  def __init__(self, config: config_lib.RunConfig, devices=None):
-    self.config, self.mesh = config, sharding.make_mesh(config.mesh, devices)
-    sharding.check_batch(config.input.batch, config.micro_batches, self.mesh)
-    self.batch = random_batch(config)
-    self.parts = step_lib.describe(config, steps=1000)
-    self.place = sharding.state_layout(self.parts.shapes, config.sharding, self.mesh)
-    self.rng = jax.random.key(config.seed)
-    with jax.set_mesh(self.mesh):
-      self.state = jax.jit(self.parts.init, out_shardings=self.place)(self.rng)
-      self.on_devices = sharding.put(self.batch, self.mesh)
-    if self.mesh.size > 1 and jax.default_backend() == 'cpu':
-      # Programs of several CPU devices must not come out of the cache: they hang.
-      (self.compiled, self.compile_s), self.cached_compile_s = self.compile(), None
-    else:
-      with fresh_cache():
-        self.compiled, self.compile_s = self.compile()
-        jax.clear_caches()
-        _, self.cached_compile_s = self.compile()
-
-  def compile(self):
-    """The program, and the seconds from a Python function to it."""
-    spec = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in self.batch.items()}
-    began = time.perf_counter()
-    with jax.set_mesh(self.mesh):
-      compiled = step_lib.compile_step(self.parts.train_step, self.state, spec, self.rng, self.place, self.mesh)
-    return compiled, time.perf_counter() - began
-
-  def __call__(self) -> float:
-    self.state, values = self.compiled(self.state, self.on_devices, self.rng)
-    values = jax.device_get(values)
-    if not values['finite']:
-      raise UserError('the step gave no number, so its time means nothing; lower config.optim.lr')
-    return float(values['loss'])
-
-  def loss_without_dropout(self) -> float:
-    apply = jax.jit(lambda params, batch: self.parts.loss_fn(self.parts.model.apply(params, batch), batch)[0])
-    with jax.set_mesh(self.mesh):
-      return float(apply(self.state.params, self.on_devices))
-
-  @functools.cached_property
-  def clip_flops(self) -> float:
-    return flops.of_clip(self.config.model, self.parts.loss_fn, self.parts.spec)
 
 
 def bench(step: Step, steps: int) -> dict:
@@ -261,8 +183,13 @@ def main(argv):
   given = flags.FLAGS
   # PyTorch must find memory left.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false' if given.against == 'torch' else 'true')
+  if given.devices:
+    jax.config.update('jax_num_cpu_devices', given.devices)
+  title, to_lines, to_parts = 'The train step', lines, parts
   try:
     config = config_lib.resolve(given.config)
+    if sum(map(bool, (given.against, given.other, given.devices))) > 1:
+      raise UserError('--against, --other and --devices are three measurements; give one of them')
     if given.rounds < 5 and (given.against or given.other):
       raise UserError(f'--rounds={given.rounds} is too few to tell a difference from chance; take at least 5')
     if given.against:
@@ -270,20 +197,24 @@ def main(argv):
       found = race_torch(config, **how, rounds=given.rounds, steps=given.steps)
     elif given.other:
       found = race_other(config, config_lib.resolve(given.other), rounds=given.rounds, steps=given.steps)
+    elif given.devices:
+      found = scaling.measure(config, given.devices, given.steps)
+      title, to_lines, to_parts = 'The train step on more devices', scaling.lines, scaling.parts
     else:
       found = bench(Step(config), given.steps)
   except UserError as error:
-    sys.exit(f'bench_step: {error}')
-  print('\n'.join(lines(found)))
+    sys.exit(f'bench.step: {error}')
+  print('\n'.join(to_lines(found)))
   if given.out:
-    print(f'the page is {results.save(given.out, "The train step", found, parts(found))}')
+    print(f'the page is {results.save(given.out, title, found, to_parts(found))}')
   print(json.dumps(found))
 
 
 if __name__ == '__main__':
   config_flags.DEFINE_config_file('config', None, 'the run whose step is meant')
   config_flags.DEFINE_config_file('other', None, 'a run whose step takes turns with it')
-  flags.DEFINE_integer('steps', 20, 'timed steps; of one turn, where turns are taken')
+  flags.DEFINE_integer('steps', 20, 'timed steps; of one turn, where turns are taken', lower_bound=1)
+  flags.DEFINE_integer('devices', 0, 'the most devices to spread it over; 0: the mesh of the config', lower_bound=0)
   flags.DEFINE_enum('against', None, ['torch'], 'what takes turns with our step')
   flags.DEFINE_bool('torch_compile', False, 'PyTorch compiles its step')
   flags.DEFINE_bool('torch_fused', True, 'PyTorch updates all parameters in one kernel')

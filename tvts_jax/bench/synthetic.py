@@ -1,7 +1,6 @@
 """Made-up media for the input benchmark: textured pictures that move, as shards and as an mp4."""
 
 import json
-from collections.abc import Iterable
 
 import av
 import cv2
@@ -44,13 +43,13 @@ def pictures(rng: np.random.Generator, size: tuple[int, int], times_s):
     yield np.clip(cv2.warpAffine(scene, view, size) + noise, 0, 255).astype(np.uint8)
 
 
-def make_record(number: int, restarts: bool = False, size: tuple[int, int] = SIZE) -> records.Record:
+def make_record(number: int, restarts: bool = False) -> records.Record:
   """64 s at 3 frames/s with some 2.5 words/s; restarts: with a marker before every block of a JPEG."""
   options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_RST_INTERVAL, int(restarts)]
   rng = np.random.default_rng(number)
   times = [i * 1000 // FPS for i in range(SECONDS * FPS)]
   frames = [
-    cv2.imencode('.jpg', image, options)[1].tobytes() for image in pictures(rng, size, [t / 1000 for t in times])
+    cv2.imencode('.jpg', image, options)[1].tobytes() for image in pictures(rng, SIZE, [t / 1000 for t in times])
   ]
   starts = sorted(rng.integers(0, SECONDS * 1000, int(2.5 * SECONDS)).tolist())
   lexicon = [''.join(map(chr, rng.integers(97, 123, rng.integers(2, 9)))) for _ in range(60)]
@@ -62,8 +61,8 @@ def make_record(number: int, restarts: bool = False, size: tuple[int, int] = SIZ
     duration_ms=SECONDS * 1000,
     frames=frames,
     frame_times_ms=times,
-    height=size[1],
-    width=size[0],
+    height=SIZE[1],
+    width=SIZE[0],
     words=rng.choice(lexicon, len(starts)).tolist(),
     word_starts_ms=starts,
     word_ends_ms=starts,
@@ -76,15 +75,11 @@ def make_record(number: int, restarts: bool = False, size: tuple[int, int] = SIZ
 
 def make_folder(folder: str, count: int, restarts: bool = False) -> None:
   """A finished folder with `count` records in one shard."""
-  write_folder(folder, count, (make_record(i, restarts) for i in range(count)))
-
-
-def write_folder(folder: str, count: int, made: Iterable[records.Record]) -> None:
-  """The same of given records."""
   from tvts_jax.shards import writer  # the one writer of shards
 
   path = epath.Path(folder)
   path.mkdir(parents=True)
+  made = (make_record(i, restarts) for i in range(count))
   rows = (
     (records.encode(r), index.video_hash(r.video_id), index.example_hash(r.video_id, r.window_index)) for r in made
   )

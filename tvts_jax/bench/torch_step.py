@@ -1,4 +1,4 @@
-"""A plain PyTorch training step of the same model, for bench_step to measure ours against.
+"""A plain PyTorch training step of the same model, for bench.step to measure ours against.
 
 The model is what the exchange folder holds (convert/modeling_tvts.py): blocks as timm and transformers write them, with
 one product for q, k and v of a ViT block, scaled_dot_product_attention, and Conv3d over all tubelets, of which the
