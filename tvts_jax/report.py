@@ -7,8 +7,6 @@ can be asked of a run at any time. Exit codes: 0 the page is written, 1 that is 
 written, 2 the command line is wrong.
 """
 
-import dataclasses
-import json
 import math
 import re
 import sys
@@ -18,18 +16,17 @@ from etils import epath
 
 from tvts_jax import command
 from tvts_jax.errors import UserError
-from tvts_jax.files import read_rows, write_whole
+from tvts_jax.files import write_whole
 from tvts_jax.human import duration, number, percent
-from tvts_jax.input import skipped as skipped_lib
 from tvts_jax.objectives.orders import CHANCE
 from tvts_jax.pages import charts, kit, sorting
 from tvts_jax.pages.charts import Curve
 from tvts_jax.pages.kit import text
 from tvts_jax.run import clock
+from tvts_jax.run.history import Run, read
 
 FILE = 'report.html'
 SHOWN = 50  # Damaged records.
-SOURCES = ('metrics.jsonl', 'config.txt', 'clock.json', 'eval')
 
 # Metrics by the last part of their name.
 MEANINGS = {
@@ -46,7 +43,7 @@ SHARE = re.compile('(^|[/_])(item|exact|assigned|pairs|r[0-9]+|top[0-9]+|per_cla
 CONTRASTIVE = ('contrastive', 'contrastive_learned', 'sigmoid')
 # What knowing nothing gives, out of K transcripts and B clips of a batch.
 LEVELS = {
-  **dict.fromkeys(('sort/loss', 'sort_sinkhorn/loss', 'merlot_sort/loss'), lambda K, B: math.log(K)),
+  **dict.fromkeys(('sort/loss', 'merlot_sort/loss'), lambda K, B: math.log(K)),
   **dict.fromkeys(('sort_pairwise/loss', 'merlot_pairs/loss'), lambda K, B: math.log(2)),
   **dict.fromkeys(('sort_factorial/loss', 'vcop/loss'), lambda K, B: math.log(math.factorial(K))),
   'contrastive/loss': lambda K, B: 2 * math.log(B),
@@ -66,106 +63,6 @@ LOOKS = {
   'other': 'faint',
 }
 
-STYLE = """
-.sand { --c: #c9b26b; } .chips { display: flex; flex-wrap: wrap; gap: 6px; margin: 10px 0 18px; padding: 0; }
-.chips span { border: 1px solid var(--line); background: var(--card); border-radius: 999px; padding: 2px 11px;
-  font-size: 13px; } .chips b { font-weight: 600; font-variant-numeric: tabular-nums; }
-.grid.wide { grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); }
-.grid.wide .card { display: flex; flex-direction: column; } .grid.wide .field { margin-top: auto; }
-.soft + .card { margin-top: 12px; }
-.missing { border: 1px dashed var(--line); border-radius: 12px; padding: 12px 16px; color: var(--soft); }
-table { border-collapse: collapse; font-size: 14px; } th { font-weight: 500; color: var(--soft); font-size: 13px; }
-th, td { padding: 6px 0 6px 12px; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-tr + tr td { border-top: 1px solid var(--line); }
-details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
-pre { overflow-x: auto; font: 12px/1.5 ui-monospace, 'DejaVu Sans Mono', monospace; margin: 10px 0 0; }
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """What a work directory says; what it doesn't say is empty or None."""
-
-  name: str
-  config_text: str
-  parameters_text: str
-  rows: list[dict]  # Of metrics.jsonl, without evaluations.
-  evals: dict[str, dict[int, dict]]  # By name, then by step.
-  clock: dict | None
-  examples: list | None
-  skipped: list[dict]  # Examples that could not be used, by step.
-  notes: list[str]  # What was found damaged.
-
-  @property
-  def config(self) -> dict[str, str]:
-    return dict(line.split(': ', 1) for line in self.config_text.splitlines() if ': ' in line)
-
-  def setting(self, name: str) -> int | None:
-    value = self.config.get(name, '')
-    return int(value) if value.isdecimal() and int(value) > 0 else None
-
-  @property
-  def step(self) -> int:
-    """The last one that anything is known of."""
-    return max([row['step'] for row in self.rows] + [step for points in self.evals.values() for step in points] + [0])
-
-
-def read(workdir) -> Run:
-  workdir = epath.Path(workdir)
-  if not any((workdir / source).exists() for source in SOURCES):
-    raise UserError(f'{workdir} is no work directory of a run: it has none of {", ".join(SOURCES)}')
-  notes = []
-
-  def rows_of(path):
-    rows, broken = read_rows(path)
-    if broken:
-      lines = 'line is' if len(broken) == 1 else 'lines are'
-      notes.append(f'{path.name}: {len(broken)} unreadable {lines} left out, the first is line {broken[0]}.')
-    rows = [{name: value for name, value in row.items() if is_number(value)} for row in rows]
-    return sorted(rows, key=lambda row: row['step'])
-
-  folder = workdir / 'eval'
-  files = sorted(path for path in folder.iterdir() if path.name.endswith('.jsonl')) if folder.exists() else []
-  # A resumed run may have evaluated a step again.
-  evals = {path.name.removesuffix('.jsonl'): {row['step']: row for row in rows_of(path)} for path in files}
-  evals = {name: points for name, points in evals.items() if points}
-  examples, path = None, folder / 'examples.json'
-  if path.exists():
-    try:
-      examples = json.loads(path.read_bytes())
-      if not isinstance(examples, list):
-        raise ValueError('it is no list')
-    except (ValueError, RecursionError) as error:
-      examples = None
-      notes.append(f'eval/examples.json cannot be read ({error}).')
-  saved = clock.read(workdir)
-  if saved is None and (workdir / clock.FILE).exists():
-    notes.append(f'{clock.FILE} is damaged.')
-  plain = lambda path: path.read_bytes().decode(errors='replace') if path.exists() else ''
-  evaluated = {f'{name}/{score}' for name, points in evals.items() for row in points.values() for score in row}
-  rows = [
-    {name: value for name, value in row.items() if name not in evaluated} for row in rows_of(workdir / 'metrics.jsonl')
-  ]
-  folder = workdir / skipped_lib.FOLDER
-  files = [path for path in folder.iterdir() if path.name.endswith('.jsonl')] if folder.exists() else []
-  skipped = [row for path in sorted(files) for row in read_rows(path)[0]]
-  return Run(
-    name=workdir.resolve().name or str(workdir),
-    config_text=plain(workdir / 'config.txt'),
-    parameters_text=plain(workdir / 'parameters.txt'),
-    rows=[row for row in rows if set(row) - {'step', 'time'}],
-    evals=evals,
-    clock=saved,
-    examples=examples,
-    skipped=sorted(skipped, key=lambda row: row['step']),
-    notes=notes,
-  )
-
-
-def is_number(value) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-
 
 def build(run: Run) -> str:
   end = max(run.setting('steps') or 0, run.step, 1)
@@ -176,7 +73,7 @@ def build(run: Run) -> str:
   else:
     parts.append(missing('No sorting was evaluated: eval/ has no results with own/exact or own/assigned.'))
   parts += [*evaluations(run, end), *training(run, end), time_split(run), *damage(run), *clips(run), *texts(run)]
-  return kit.document(f'{run.name} report', charts.STYLE + sorting.STYLE + STYLE, '\n'.join(parts))
+  return kit.document(f'{run.name} report', charts.STYLE + sorting.STYLE, '\n'.join(parts))
 
 
 def missing(sentence: str) -> str:

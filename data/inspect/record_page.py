@@ -27,8 +27,8 @@ STYLE = """
 .strip figure { margin: 0; text-align: center; font-size: 11px; color: var(--soft); }
 .strip img { display: block; height: 56px; border-radius: 4px; min-width: 24px; background: var(--line); }
 .warn { color: var(--warn); }
-table { border-collapse: collapse; font-size: 13px; width: 100%; }
-td { padding: 2px 8px 2px 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+table { font-size: 13px; width: 100%; } tr + tr td { border: 0; }
+td { padding: 2px 8px 2px 0; text-align: left; white-space: normal; overflow-wrap: anywhere; }
 """
 
 

@@ -11,9 +11,7 @@ SHOWN, STRIP = 40, 4  # Pairs on the page, and frames of each.
 
 _STYLE = """
 .pair .head { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: baseline; }
-.badge { border-radius: 999px; padding: 1px 11px; font-size: 13px; font-weight: 600; border: 1.5px solid var(--soft);
-  color: var(--soft); }
-.found .badge { border-color: var(--warn); color: var(--warn); }
+.found { --c: var(--warn); }
 .frames { display: flex; gap: 8px; overflow-x: auto; margin: 10px 0 0; }
 .frames figure { margin: 0; text-align: center; font-size: 11px; color: var(--soft); }
 .frames img { display: block; height: 96px; border-radius: 4px; background: var(--line); margin-bottom: 4px; }

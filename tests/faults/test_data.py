@@ -10,11 +10,11 @@ import pytest
 
 from data import vocab
 from tests.support import folders, runs
-from tvts_jax import report
 from tvts_jax.input import pipeline, skipped
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
 from tvts_jax.input.settings import InputConfig
+from tvts_jax.run import history
 from tvts_jax.shards import index, reader
 
 STEPS = 18  # three epochs of 24 records
@@ -430,5 +430,5 @@ def test_a_run_goes_on_over_damage_and_tells(folder, tokenizer, tmp_path):
   assert 'resuming' in train(tmp_path, 'stopped', folder, tokenizer)
   assert runs.rows(stopped) == runs.rows(undisturbed)
   for workdir in (undisturbed, stopped):
-    assert report.read(workdir).skipped[0]['record'] == BAD - 10
+    assert history.read(workdir).skipped[0]['record'] == BAD - 10
     assert '1 could not be used' in (workdir / 'report.html').read_text()

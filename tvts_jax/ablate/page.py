@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from tvts_jax import report
 from tvts_jax.ablate import claims
 from tvts_jax.human import duration, percent
 from tvts_jax.pages import charts, kit
@@ -19,9 +18,6 @@ BADGES = {
 }
 
 STYLE = """
-.good { --c: var(--calm); } .mixed { --c: var(--other); } .none { --c: var(--plain); }
-.badge { border-radius: 999px; padding: 1px 11px; font-size: 13px; font-weight: 600; border: 1.5px solid var(--c);
-  color: var(--c); white-space: nowrap; }
 .claim { display: grid; grid-template-columns: 1fr max-content; gap: 4px 16px; padding: 12px 0;
   border-top: 1px solid var(--line); } .claim p { margin: 0; grid-column: 1 / 3; }
 .claim:first-child { border-top: 0; padding-top: 0; } .claim b { font-weight: 600; }
@@ -38,7 +34,7 @@ def build(study, results: Mapping, numbers: Mapping, verdicts: Sequence[claims.V
     *curves(study, results['runs']),
     every_number(results['runs']),
   ]
-  return kit.document(study.title, charts.STYLE + report.STYLE + STYLE, '\n'.join(parts))
+  return kit.document(study.title, charts.STYLE + STYLE, '\n'.join(parts))
 
 
 def header(results: Mapping) -> str:

@@ -17,6 +17,7 @@ STYLE = """
   --plain: #8b95a7; --bad: #ff7b82; } }
 .own { --c: var(--own); } .blank { --c: var(--blank); } .other { --c: var(--other); } .calm { --c: var(--calm); }
 .plain { --c: var(--plain); } .bad { --c: var(--bad); } .faint { --c: var(--line); }
+.sand { --c: #c9b26b; } .good { --c: var(--calm); } .mixed { --c: var(--other); } .none { --c: var(--plain); }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 13px; margin: 2px 0 8px; color: var(--soft); }
 .legend b { color: var(--ink); font-variant-numeric: tabular-nums; }
 .key { display: inline-block; width: 14px; height: 4px; border-radius: 2px; background: var(--c); margin-right: 6px;

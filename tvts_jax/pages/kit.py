@@ -39,6 +39,21 @@ svg text { fill: var(--ink); font: 12px system-ui, 'DejaVu Sans', sans-serif; }
 svg text.soft { fill: var(--soft); font-size: 11px; }
 svg .bar { fill: var(--bar); } svg .axis { stroke: var(--line); }
 bdi { unicode-bidi: isolate; }
+.chips { display: flex; flex-wrap: wrap; gap: 6px; margin: 10px 0 18px; padding: 0; }
+.chips span { border: 1px solid var(--line); background: var(--card); border-radius: 999px; padding: 2px 11px;
+  font-size: 13px; } .chips b { font-weight: 600; font-variant-numeric: tabular-nums; }
+.grid.wide { grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); }
+.grid.wide .card { display: flex; flex-direction: column; } .grid.wide .field { margin-top: auto; }
+.soft + .card { margin-top: 12px; }
+.missing { border: 1px dashed var(--line); border-radius: 12px; padding: 12px 16px; color: var(--soft); }
+table { border-collapse: collapse; font-size: 14px; } th { font-weight: 500; color: var(--soft); font-size: 13px; }
+th, td { padding: 6px 0 6px 12px; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+tr + tr td { border-top: 1px solid var(--line); }
+details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
+pre { overflow-x: auto; font: 12px/1.5 ui-monospace, 'DejaVu Sans Mono', monospace; margin: 10px 0 0; }
+.badge { border-radius: 999px; padding: 1px 11px; font-size: 13px; font-weight: 600; white-space: nowrap;
+  color: var(--c, var(--soft)); border: 1.5px solid; }
 """
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tvts_jax import report
 from tvts_jax.bench import turns
 from tvts_jax.files import write_whole
 from tvts_jax.pages import charts, kit
@@ -35,7 +34,7 @@ def build(title: str, result: Mapping, parts: Sequence[str]) -> str:
     *parts,
     f'<details class="card"><summary>Every number</summary><pre>{numbers}</pre></details>',
   ]
-  return kit.document(title, charts.STYLE + report.STYLE, '\n'.join(body))
+  return kit.document(title, charts.STYLE, '\n'.join(body))
 
 
 def card(title: str, says: str, drawing: str) -> str:

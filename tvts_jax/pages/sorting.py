@@ -31,13 +31,10 @@ STYLE = """
 .verdict { border-left: 7px solid var(--c); } .verdict h2 { margin: 0 0 4px; font-size: 25px; line-height: 1.25; }
 .verdict p { margin: 0 0 18px; max-width: 74ch; } .verdict h4 { margin-top: 6px; }
 .halves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(330px, 100%), 1fr)); gap: 20px 38px; }
-.good { --c: var(--calm); } .mixed { --c: var(--other); } .none { --c: var(--plain); }
 .verdict table { margin-top: 22px; width: 100%; }
 @media (max-width: 520px) { .verdict th .key { display: none; } .verdict table { font-size: 13px; }
   .verdict th, .verdict td { padding-left: 5px; } .verdict th { font-size: 12px; } }
 .clip { padding-bottom: 10px; } .clip header { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: baseline; }
-.badge { border-radius: 999px; padding: 1px 11px; font-size: 13px; font-weight: 600; border: 1.5px solid var(--c);
-  color: var(--c); }
 .frames { display: flex; gap: 5px; overflow-x: auto; margin: 10px 0 6px; }
 .frames img { height: 84px; border-radius: 4px; background: var(--line); }
 .frames .small { image-rendering: pixelated; }
