@@ -19,8 +19,8 @@ otherwise.
 
 from configs import demo
 from data.world.scene import MOTIONS, SPLITS
-from tvts_jax.ablate.__main__ import Study, Table, Variant
 from tvts_jax.ablate.claims import Claim
+from tvts_jax.ablate.study import Study, Table, Variant
 from tvts_jax.config import parse_arg
 from tvts_jax.objectives.orders import CHANCE
 

@@ -22,8 +22,8 @@ from tvts_jax import evaluators, train
 from tvts_jax.ablate import __main__ as ablate
 from tvts_jax.ablate import claims
 from tvts_jax.ablate import page as page_lib
-from tvts_jax.ablate.__main__ import Study, Table, Variant
 from tvts_jax.ablate.claims import Claim
+from tvts_jax.ablate.study import Study, Table, Variant, check
 from tvts_jax.errors import UserError
 from tvts_jax.run.stop import EXIT_CODE
 
@@ -199,9 +199,9 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(out, monkeypatch):
 def test_what_a_study_names_must_be_there(tmp_path, out):
   twice = dataclasses.replace(STUDY, variants=(Variant('own'), Variant('own')))
   with pytest.raises(UserError, match="two variants of the study are called 'own'"):
-    ablate.check(twice)
+    check(twice)
   with pytest.raises(UserError, match="names 'warm', which is no variant of own"):
-    ablate.check(dataclasses.replace(STUDY, variants=(Variant('own'),)))
+    check(dataclasses.replace(STUDY, variants=(Variant('own'),)))
   with pytest.raises(UserError, match='--only x names no variant; there are own, warm'):
     ablate.jobs_of(STUDY, out, ['x'], None)
   (tmp_path / 'empty.py').write_text('')

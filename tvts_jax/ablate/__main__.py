@@ -16,14 +16,13 @@ import contextlib
 import dataclasses
 import fcntl
 import fnmatch
-import importlib.util
 import json
 import math
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +32,7 @@ from absl import logging
 from tvts_jax import command, train
 from tvts_jax import config as config_lib
 from tvts_jax.ablate import claims, page
+from tvts_jax.ablate.study import Study, Variant, read_study
 from tvts_jax.errors import UserError
 from tvts_jax.evaluate import versions
 from tvts_jax.files import read_rows, write_whole
@@ -43,39 +43,6 @@ from tvts_jax.run.stop import EXIT_CODE, lock
 # Commands that write their --out whole, and refuse one that is there; the others go on where they stopped.
 WHOLE = ('data.vocab', 'tvts_jax.warm_text')
 RESULT, FAILED, RESULTS, PAGE = 'result.json', 'failed.txt', 'results.json', 'report.html'
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-  """One thing to train, with several seeds."""
-
-  name: str
-  arg: str = ''  # Variations for get_config, such as 'objective=base'.
-  settings: Mapping = dataclasses.field(default_factory=dict)  # More settings of the run, by dotted name.
-  world: str = 'plain'
-  seeds: int | None = None  # As many as the study has.
-
-
-class Table(NamedTuple):
-  """Variants beside each other, with what the paper has for each."""
-
-  title: str
-  paper: str  # What the paper's numbers are.
-  rows: Mapping[str, str]  # The paper's number, by variant.
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-  title: str
-  get_config: Callable  # As in every config file; knows the variations study, world and seed.
-  commands: Callable  # (folder of the study, world) → arguments of `python -m`, in order, that make the world's data.
-  variants: tuple[Variant, ...]
-  tables: tuple[Table, ...]
-  claims: tuple[claims.Claim, ...]
-  metrics: Mapping[str, tuple[str, float | None]]  # (Name, what knowing nothing gives), by 'evaluator/metric'.
-  curves: tuple[str, ...] = ()  # Metrics that are drawn over the steps,
-  drawn: tuple[str, ...] = ()  # of these variants, at most six.
-  seeds: int = 3
 
 
 class Job(NamedTuple):
@@ -89,29 +56,6 @@ class Job(NamedTuple):
   @property
   def result(self) -> Path:
     return self.folder / RESULT
-
-
-def read_study(path: str) -> Study:
-  """STUDY of a config file."""
-  spec = importlib.util.spec_from_file_location('study', path) if Path(path).is_file() else None
-  if spec is None:
-    raise UserError(f'{path} is no Python file; name one such as configs/ablations.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  study = getattr(module, 'STUDY', None)
-  if study is None:
-    raise UserError(f'{path} has no STUDY; configs/ablations.py shows one')
-  check(study)
-  return study
-
-
-def check(study: Study):
-  names = [variant.name for variant in study.variants]
-  if len(set(names)) < len(names):
-    raise UserError(f'two variants of the study are called {max(names, key=names.count)!r}; rename one')
-  asked = [name for table in study.tables for name in table.rows] + [n for claim in study.claims for n in claim.of]
-  if unknown := sorted(set(asked) - set(names)):
-    raise UserError(f'a table or claim of the study names {unknown[0]!r}, which is no variant of {", ".join(names)}')
 
 
 def jobs_of(study: Study, out: Path, only: list[str], seeds: int | None) -> list[Job]:
