@@ -21,7 +21,7 @@ from tests.support.paths import ROOT
 from tvts_jax import convert
 from tvts_jax.convert import files, names
 from tvts_jax.doctor import __main__ as doctor
-from tvts_jax.doctor import checks
+from tvts_jax.doctor import checks, inputs, weights
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 from tvts_jax.run.stop import WorkdirLock
@@ -103,7 +103,8 @@ def problems(said: dict[str, str]) -> dict[str, str]:
 
 def start(code: str, *arguments, pod=(), **environment):
   """The doctor in a process of its own, after some lines of Python."""
-  before = 'import os, sys, time\nfrom tvts_jax.doctor import checks, __main__ as doctor\nchecks.WAIT = 500\n'
+  before = 'import os, sys, time\nfrom tvts_jax.doctor import checks, devices, disk, examination\n'
+  before += 'from tvts_jax.doctor import __main__ as doctor\nexamination.WAIT = 500\n'
   code = f'{before}{code}\nsys.exit(doctor.main(sys.argv[1:]))'
   command = [*pod, sys.executable, '-c', code, *map(str, arguments)]
   env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2', 'PYTHONPATH': str(ROOT), **environment}
@@ -141,7 +142,7 @@ def test_the_machine_alone_and_a_gpu_that_jax_does_not_see():
   done = start('')
   assert done.returncode == 0 and list(read(done.stdout)) == ['processes', 'versions', 'devices', 'collective']
   # Where JAX sees one, all is well.
-  done = start('checks.has_nvidia = lambda: True', JAX_PLATFORMS='')
+  done = start('devices.has_nvidia = lambda: True', JAX_PLATFORMS='')
   said = read(done.stdout)
   assert 'cpu' not in said['devices'] or done.returncode == 1
   assert list(problems(said)) == ['devices'] * done.returncode
@@ -226,7 +227,7 @@ def test_a_hub_that_does_not_answer(root, monkeypatch, capsys):
   answers = threading.Event()
   monkeypatch.setattr('tvts_jax.input.tokens.Tokenizer.__init__', lambda *_: answers.wait())
   monkeypatch.setattr(doctor, 'leave_at_once', lambda index: sys.exit('at once'))
-  monkeypatch.setattr(checks, 'HUB', 0.1)
+  monkeypatch.setattr(inputs, 'HUB', 0.1)
   monkeypatch.setenv('JAX_NUM_PROCESSES', '1')
   with pytest.raises(SystemExit, match='at once'):
     doctor.main([f'--config={root}/run.py', '--config.input.tokenizer=some/hub-name'])
@@ -312,7 +313,7 @@ def test_too_little_space(examine, root, tmp_path, monkeypatch):
 
 
 def test_too_little_memory(examine, root, monkeypatch):
-  monkeypatch.setattr(checks, 'device_memory', lambda: 3 * 4 * PARAMETERS)
+  monkeypatch.setattr(weights, 'device_memory', lambda: 3 * 4 * PARAMETERS)
   told = problems(examine(f'--config={root}/run.py'))
   assert list(told) == ['memory'] and '--config.mesh.fsdp' in told['memory']
   assert not problems(examine(f'--config={root}/run.py', '--config.mesh.data=1', '--config.mesh.fsdp=-1'))
@@ -329,7 +330,7 @@ def test_a_work_directory_that_is_in_use(examine, tmp_path):
 AS_NOBODY = """
 from tvts_jax import train
 
-def as_nobody(run, storage=checks.storage):
+def as_nobody(run, storage=disk.storage):
   os.seteuid(65534)
   try:
     return storage(run)
@@ -397,7 +398,7 @@ def test_a_process_that_never_comes():
     free.bind(('127.0.0.1', 0))
     address = f'127.0.0.1:{free.getsockname()[1]}'
   pod = {'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': '0', 'JAX_COORDINATOR_ADDRESS': address}
-  done = start('checks.WAIT = 2', **pod)
+  done = start('examination.WAIT = 2', **pod)
   told = problems(read(done.stdout))
   assert done.returncode == 1 and list(told) == ['processes', 'devices', 'collective']
   assert f'have not met at {address} within 2 s' in told['processes']
@@ -406,9 +407,9 @@ def test_a_process_that_never_comes():
 # One process never comes to the sum. Both are patient until they have met.
 HANGING = """
 import jax
-def meet(run, meet=checks.processes):
+def meet(run, meet=devices.processes):
   text = meet(run)
-  checks.WAIT = 10
+  examination.WAIT = 10
   return text
 checks.CHECKS['processes'] = (meet,)
 if os.environ['JAX_PROCESS_ID'] == '1':

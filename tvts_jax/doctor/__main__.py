@@ -16,7 +16,8 @@ import traceback
 from typing import NoReturn
 
 from tvts_jax import command
-from tvts_jax.doctor.checks import CHECKS, Late, Run, within
+from tvts_jax.doctor.checks import CHECKS
+from tvts_jax.doctor.examination import Late, Run, within
 from tvts_jax.errors import UserError
 
 PEERS = 600  # Seconds that a check may take another process.
