@@ -8,73 +8,11 @@ Exit code 0: FOLDER is complete; 2: a bad request, with one sentence on stderr a
 
 import argparse
 import os
-import shutil
 import sys
-import tempfile
-from collections import Counter
-from pathlib import Path
 
 from tvts_jax import command
+from tvts_jax.input import vocab
 from tvts_jax.input.errors import InputError
-from tvts_jax.shards import index as shard_index
-from tvts_jax.shards import records
-
-SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
-MOST_LETTERS = 1000  # rarer ones become [UNK], so that stray scripts do not fill the vocabulary
-
-
-def words(folder: str, split: str) -> Counter:
-  """How often each word stands in the transcripts of a split."""
-  manifest = shard_index.load(folder, split)
-  index = shard_index.load_index(manifest)
-  counts = Counter()
-  for i in range(len(index)):
-    counts.update(records.decode(shard_index.read_record(manifest, index, i)).words)
-  return counts
-
-
-def train(counts: Counter, size: int):
-  """A fast DistilBERT tokenizer of at most `size` pieces; equal counts give equal pieces."""
-  from tokenizers import BertWordPieceTokenizer
-  from transformers import DistilBertTokenizerFast
-
-  tokenizer = BertWordPieceTokenizer(lowercase=True)
-  normalize = tokenizer._tokenizer.normalizer.normalize_str
-  normal = Counter()
-  for word, n in counts.items():
-    normal[normalize(word)] += n
-  letters = Counter()
-  for word, n in normal.items():
-    letters.update({c: word.count(c) * n for c in set(word) if not c.isspace()})
-  kept = {c for c, _ in sorted(letters.items(), key=lambda item: (-item[1], item[0]))[:MOST_LETTERS]}
-  least = len(SPECIAL) + 2 * len(kept)
-  if size < least:
-    raise InputError(f'{size} pieces cannot spell the letters of these transcripts: ask for {least} or more')
-  # The trainer numbers '##x' pieces in the order of a hash table, and numbers break ties between merges.
-  # Naming these pieces beforehand, sorted, makes it deterministic; a second tokenizer forgets they were special.
-  tokenizer.train_from_iterator(
-    (word for word, n in sorted(normal.items()) if kept.issuperset(word.replace(' ', '')) for _ in range(n)),
-    vocab_size=size,
-    min_frequency=1,
-    limit_alphabet=len(kept),
-    special_tokens=[*SPECIAL, *(f'##{c}' for c in sorted(kept))],
-    show_progress=False,
-  )
-  plain = BertWordPieceTokenizer(tokenizer.get_vocab(), lowercase=True)
-  return DistilBertTokenizerFast(tokenizer_object=plain._tokenizer, do_lower_case=True)
-
-
-def save(tokenizer, out: str) -> None:
-  """Writes the folder under another name first: it is there whole or not at all."""
-  out = Path(out)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  temporary = tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent)
-  try:
-    tokenizer.save_pretrained(temporary)
-    os.chmod(temporary, 0o755)
-    os.rename(temporary, out)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def main(argv=None) -> int:
@@ -90,9 +28,9 @@ def main(argv=None) -> int:
 def make(args: argparse.Namespace) -> None:
   if os.path.exists(args.out):
     raise InputError(f'{args.out} is there already: name a folder that is not, or delete it')
-  counts = words(args.folder, args.split)
-  tokenizer = train(counts, args.size)
-  save(tokenizer, args.out)
+  counts = vocab.words(args.folder, args.split)
+  tokenizer = vocab.train(counts, args.size)
+  vocab.save(tokenizer, args.out)
   print(f'{args.out}: {len(tokenizer)} pieces from {sum(counts.values())} words, {len(counts)} different ones')
 
 

@@ -8,10 +8,10 @@ import pytest
 from pyarrow import parquet
 
 import tvts_jax
-from data import build, vocab
+from data import build
 from tests.support import media, weights
 from tvts_jax import convert, embed
-from tvts_jax.input import pipeline
+from tvts_jax.input import pipeline, vocab
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 

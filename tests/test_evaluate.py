@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from data import vocab
 from tests.support import clips
 from tests.support.paths import ROOT
 from tvts_jax import convert, evaluate
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
+from tvts_jax.input import vocab
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
 from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints

@@ -15,7 +15,6 @@ from collections import Counter
 import pytest
 
 from configs import ablations, demo
-from data import vocab
 from tests.faults import small
 from tests.support import folders, runs
 from tvts_jax import evaluators, train
@@ -25,6 +24,7 @@ from tvts_jax.ablate import page as page_lib
 from tvts_jax.ablate.claims import Claim
 from tvts_jax.ablate.study import Study, Table, Variant, check
 from tvts_jax.errors import UserError
+from tvts_jax.input import vocab
 from tvts_jax.run.stop import EXIT_CODE
 
 STEPS = 4

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from ml_collections import config_flags
 
-from data import vocab
 from tests.support import folders, runs, weights
 from tests.support.paths import ROOT
 from tests.support.runs import rows
@@ -19,6 +18,7 @@ from tvts_jax import config as config_lib
 from tvts_jax import convert, sharding, train
 from tvts_jax import step as step_lib
 from tvts_jax.convert import names
+from tvts_jax.input import vocab
 
 STEPS, BATCH = 5, 8
 MODEL = weights.config_of(

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data import vocab
 from tests.support import folders
 from tests.support.paths import ROOT
 from tvts_jax import convert
 from tvts_jax.convert import files, names
 from tvts_jax.doctor import __main__ as doctor
 from tvts_jax.doctor import checks, inputs, weights
+from tvts_jax.input import vocab
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints
 from tvts_jax.run.stop import WorkdirLock

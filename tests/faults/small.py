@@ -15,9 +15,9 @@ from unittest import mock
 from absl import flags
 from ml_collections import config_flags
 
-from data import vocab
 from tests.support import folders, runs
 from tvts_jax import config as config_lib
+from tvts_jax.input import vocab
 
 STEPS = runs.STEPS
 ROOM = 2**14  # Bytes that no file needs but those of a checkpoint.

@@ -8,9 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data import vocab
 from tests.support import folders, runs
-from tvts_jax.input import pipeline, skipped
+from tvts_jax.input import pipeline, skipped, vocab
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
 from tvts_jax.input.settings import InputConfig

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data import vocab
 from tests.faults import small
 from tests.support import folders, runs
 from tests.support.paths import ROOT
@@ -23,6 +22,7 @@ from tests.support.runs import finish, rows, wait_for
 from tvts_jax import config, main, train
 from tvts_jax.errors import UserError
 from tvts_jax.files import sweep, write_whole
+from tvts_jax.input import vocab
 from tvts_jax.run import checksums
 
 HALF = small.STEPS // 2

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data import vocab
 from tests.support import folders
-from tvts_jax.input import decoded, pipeline
+from tvts_jax.input import decoded, pipeline, vocab
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data import vocab
 from tests.support import folders, media
-from tvts_jax.input import pipeline
+from tvts_jax.input import pipeline, vocab
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import records

@@ -7,9 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data import vocab
 from tests.support import folders
-from tvts_jax.input import pipeline
+from tvts_jax.input import pipeline, vocab
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.settings import InputConfig

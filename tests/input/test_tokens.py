@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data import vocab
+from data import vocab as vocab_command
 from tests.support import folders
-from tvts_jax.input import tokens
+from tvts_jax.input import tokens, vocab
 from tvts_jax.input.errors import InputError
 
 SENTENCE = "So today, we're going to fold the paper in half and turn it Über slowly twice."
@@ -26,7 +26,7 @@ def shards(tmp_path_factory):
 @pytest.fixture(scope='module')
 def folder(shards, tmp_path_factory):
   out = tmp_path_factory.mktemp('vocab') / 'pieces'
-  assert vocab.main([str(shards), '--out', str(out), '--size', '120']) == 0
+  assert vocab_command.main([str(shards), '--out', str(out), '--size', '120']) == 0
   return out
 
 
@@ -105,7 +105,7 @@ def test_a_hub_name_without_a_network_is_one_sentence(monkeypatch):
 def test_vocab_refuses_bad_requests_and_writes_nothing(shards, folder, tmp_path, capsys, change, says):
   out = tmp_path / 'new'
   args = [str(shards), '--out', str(out), '--size', '120', *(c.format(old=folder) for c in change)]
-  assert vocab.main(args) == 1
+  assert vocab_command.main(args) == 1
   error = capsys.readouterr().err
   assert says in error and error.count('\n') == 1
   assert not os.listdir(tmp_path)

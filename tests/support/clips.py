@@ -8,10 +8,10 @@ import cv2
 import jax
 import numpy as np
 
-from data import vocab
 from tests.support import folders
 from tvts_jax import config as config_lib
 from tvts_jax import sharding
+from tvts_jax.input import vocab
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
 from tvts_jax.models.encoders import vit

@@ -229,8 +229,8 @@ def main(argv=None) -> int:
 
 def _media(args, temp: str) -> tuple[str, str, list[str], str]:
   """Folder, tokenizer and videos, made up where they are not given; and a folder with restarts, if that is made up."""
-  from data import vocab
   from tvts_jax.bench import synthetic
+  from tvts_jax.input import vocab
 
   folder, tokenizer, videos, restarts = args.folder, args.tokenizer, args.from_mp4, ''
   if not folder:

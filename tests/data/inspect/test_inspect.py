@@ -115,9 +115,8 @@ def other_folder(tmp_path_factory):
 
 @pytest.mark.parametrize('mix', ['weight', 'alternate'])
 def test_a_step_of_a_run_shows_its_batch_whatever_its_config(folder, other_folder, mix, tmp_path):
-  from data import vocab
   from tvts_jax import config as config_lib
-  from tvts_jax.input import pipeline
+  from tvts_jax.input import pipeline, vocab
 
   vocab.save(vocab.train(vocab.words(folder, 'train'), 200), tmp_path / 'vocab')
   config = config_lib.base()
