@@ -5,7 +5,7 @@ There is no validation split: what other code calls so is the test split.
 
 from collections import defaultdict
 
-from data.benchmarks import clips
+from data.benchmarks import clips, pickles
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
 from data.sources import items
 from data.sources.items import SourceError, text
@@ -22,8 +22,6 @@ def read(files: Files, number: int) -> Found:
         raise SourceError('bad_table', f'{where}: sentence is missing')
       yield _clip('test', where, id, {id: [sentence]}, path)
     return
-  from data.benchmarks import pickles  # which brings JAX with it, and everybody else does without
-
   path = files.get('MSR_VTT.json')
   captions = _captions(path, 'annotations', 'image_id')
   for where, id in clips.lines(files.get('train_list_jsfusion.txt')):
