@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data.builder import quality
-from data.inspect import record_page
+from data.inspect import quality_page, record_page
 from tvts_jax import command
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
@@ -115,7 +115,7 @@ def page_of_folder(args) -> str:
     f'<h1>{kit.text(manifest.folder.name or manifest.folder)}</h1>',
     '<p class="soft">' + ' \u00b7 '.join(facts) + '</p>',
     f'<h2>Quality <span class="soft">of {len(sampled)} records, evenly spread</span></h2>',
-    quality.report([quality.measure(read(i), config) for i in sampled], manifest, config),
+    quality_page.report([quality.measure(read(i), config) for i in sampled], manifest, config),
     f'<h2>Records <span class="soft">{len(chosen)} of {len(ids)}</span></h2>',
   ]
   parts += [card(manifest, ids, row, epoch, args.seed, config) for row, epoch in zip(chosen, epochs)]
