@@ -4,32 +4,18 @@ import concurrent.futures
 import sys
 
 from tvts_jax.errors import UserError
+from tvts_jax.media.errors import MEDIA_CODES, MediaError
 
-CODES = {
+CODES = MEDIA_CODES | {
   'too_few_words': 'no window holds enough words in every transcript',
   'crashed': 'the process that worked on it died, twice',
   'timeout': 'it took longer than one item may, twice',
   'out_of_memory': 'it needed more memory than one item may have, twice',
   'unexpected_error': 'an exception nobody has named yet: its traceback is in the outcome line, please report it',
-  'missing_video': 'the video is not where the source says, or is no plain file',
   'missing_transcript': 'there is no transcript, or an empty file where a fetch failed: not the same as no speech',
-  'not_a_video': 'the file is empty, a web page, or in no container that is known',
-  'no_video_stream': 'the file holds sound only',
-  'unknown_codec': 'there is no decoder for the pictures',
-  'truncated_video': 'the video ends before its header says, or its index is cut off',
-  'corrupt_video': 'the decoder finds damage in the pictures that are needed, or in the header',
-  'bad_timestamps': 'the pictures have no times that make sense',
-  'no_frames': 'there is no picture where one is needed',
   'too_short': 'the video is shorter than the transcripts of one sample',
-  'too_long': 'the video is longer than any real one',
-  'too_small': 'the pictures are too small to show anything',
-  'too_large': 'the pictures are larger than any real ones',
-  'not_an_image': 'the file is no JPEG, PNG or WebP',
-  'corrupt_image': 'the image is damaged, cut short, or says another size than it has',
-  'oversized_video': 'the video is larger than the limit',
   'oversized_transcript': 'the transcript, or what it inflates to, is larger than the limit',
   'oversized_word': 'one word of the transcript is longer than any word is',
-  'bad_archive': 'the tar or gzip file is damaged, cut short, or holds links or paths out of it',
   'bad_encoding': 'the transcript is not UTF-8',
   'bad_json': 'the transcript is broken or hostile JSON',
   'html_transcript': 'the transcript is a web page, an error page most likely',
@@ -54,17 +40,10 @@ def status(code: str) -> str:
   return 'ok' if code == 'ok' else 'skipped' if code in SKIPS else 'failed'
 
 
-class ItemError(Exception):
-  """An item that can't become records, with a code out of CODES and a detail for the log."""
+class ItemError(MediaError):
+  """An item that cannot become records. Whoever catches a MediaError catches this as well."""
 
-  def __init__(self, code: str, detail: str):
-    if code not in CODES:
-      raise KeyError(f'{code!r} is no outcome code; known: {", ".join(sorted(CODES))}')
-    super().__init__(f'{code}: {detail}')
-    self.code, self.detail = code, detail
-
-  def __reduce__(self):
-    return ItemError, (self.code, self.detail)
+  codes = CODES
 
 
 # How a command of this package can end -> its exit code and what it means.
@@ -81,7 +60,7 @@ ENDS = {
 EXITS = {end: code for end, (code, _) in ENDS.items()}
 
 
-class BuildError(Exception):
+class BuildError(UserError):
   """What ends the whole build, not one item: one sentence for the user, and a key of EXITS."""
 
   def __init__(self, sentence: str, end: str):
@@ -100,7 +79,7 @@ def ending(work) -> int:
     sentence, end = 'interrupted: give the same command again', 'interrupted'
   except BuildError as e:
     sentence, end = f'error: {e}', e.end
-  except (ItemError, UserError) as e:
+  except UserError as e:
     sentence, end = f'error: {e}', 'request'
   except OSError as e:
     sentence, end = f'error: {e}; put that right and give the same command again', 'output'

@@ -1,5 +1,6 @@
 """Features of videos and texts: those that the model gives on shards of the same videos, for files of any kind."""
 
+import tarfile
 from collections import Counter
 
 import cv2
@@ -11,9 +12,11 @@ import tvts_jax
 from data import build
 from tests.support import media, weights
 from tvts_jax import convert, embed
+from tvts_jax.errors import UserError
 from tvts_jax.input import pipeline, vocab
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
+from tvts_jax.media import pictures
 
 CONFIG = weights.config_of(transcripts=1, video={'image_size': 16})
 PARAMS = weights.random_params(CONFIG)
@@ -36,6 +39,11 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
+def model(root):
+  return tvts_jax.load(root / 'weights')
+
+
+@pytest.fixture(scope='module')
 def found(root):
   assert embed.main([str(root / 'weights'), str(root / 'videos'), '--out', str(root / 'videos.npz')]) == 0
   with np.load(root / 'videos.npz') as file:
@@ -46,7 +54,12 @@ def names(found, root):
   return [str(id_).removeprefix(f'{root}/videos/') for id_ in found['ids']]
 
 
-def test_features_are_those_of_the_same_videos_in_shards(root, found):
+def through_jpeg(image_bgr):
+  jpeg = pictures.encode(image_bgr, 0, quality=75).jpeg
+  return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def test_features_are_those_of_the_same_videos_in_shards(root, model, found, monkeypatch):
   rows = [f'{name},{root}/videos/{name},{text}' for name, text in zip(names(found, root), TEXTS)]
   (root / 'index.csv').write_text('\n'.join(['id,video,caption', *rows]) + '\n')
   shape = ['--caption-frames', '4', '--short-side', '18', '--workers', '1']
@@ -58,10 +71,13 @@ def test_features_are_those_of_the_same_videos_in_shards(root, found):
   batch = source.batch(0)
   kept = {name: batch[name] for name in ('patches', 'positions', 'tokens', 'token_mask')}
   expected = weights.outputs(CONFIG, PARAMS, kept)
-  order = [names(found, root).index(video) for video, _ in source.examples(0)]
-  weights.close(found['cls'][order], expected['video_tokens'][:, 0], 1e-5)
+  # Shards hold JPEGs: with frames that were JPEGs as well, the features are the same.
+  monkeypatch.setattr(embed, 'as_rgb', lambda image, time_ms: (time_ms, through_jpeg(image)))
+  clips = [model.embed_video(f'{root}/videos/{video}') for video, _ in source.examples(0)]
+  weights.close(np.stack([clip['cls'] for clip in clips]), expected['video_tokens'][:, 0], 1e-5)
   unit = lambda x_BxC: x_BxC / np.linalg.norm(x_BxC, axis=1, keepdims=True)
-  weights.close(found['embed'][order], unit(expected['video_embed']), 1e-5)
+  weights.close(np.stack([clip['embed'] for clip in clips]), unit(expected['video_embed']), 1e-5)
+  order = [names(found, root).index(video) for video, _ in source.examples(0)]
   out = root / 'texts.npz'
   assert embed.main([str(root / 'weights'), '--texts', str(root / 'texts.txt'), '--out', str(out)]) == 0
   with np.load(out) as texts:
@@ -71,11 +87,46 @@ def test_features_are_those_of_the_same_videos_in_shards(root, found):
 
 def test_three_lines_of_python_give_the_same(root, found):
   model = tvts_jax.load(root / 'weights')
-  clip, text = model.embed_video(root / 'videos/a.mp4'), model.embed_text(TEXTS[0])
-  row = names(found, root).index('a.mp4')
-  for name in ('cls', 'embed'):
-    np.testing.assert_array_equal(clip[name], found[name][row])
+  for row, video in enumerate(found['ids']):
+    clip, text = model.embed_video(video), model.embed_text(TEXTS[0])
+    for name in ('cls', 'embed'):
+      np.testing.assert_array_equal(clip[name], found[name][row])
   assert -1 <= clip['embed'] @ text <= 1 and np.linalg.norm(text) == pytest.approx(1)
+
+
+def test_frames_of_a_video_are_not_compressed_again(root, model):
+  """The frame of a lossless image, cropped to its middle, is that of its file."""
+  grey = np.repeat(np.random.default_rng(1).integers(0, 256, (18, 22, 1), np.uint8), 3, axis=2)
+  grey[..., 2] //= 2  # Red, the last one as OpenCV counts.
+  cv2.imwrite(str(root / 'exact.png'), grey)
+  frames = model.read(root / 'exact.png')
+  np.testing.assert_array_equal(frames, np.stack([grey[1:17, 3:19, ::-1]] * CONFIG.video.frames))
+
+
+def test_videos_in_tars_are_read_where_they_are(root, model, found, tmp_path):
+  with tarfile.open(tmp_path / 'videos.tar', 'w') as tar:
+    tar.add(root / 'videos/a.mp4', 'deep/a.mp4')
+  clip = model.embed_video(f'{tmp_path}/videos.tar::deep/a.mp4')
+  np.testing.assert_array_equal(clip['embed'], found['embed'][names(found, root).index('a.mp4')])
+
+
+def test_a_video_that_cannot_be_read_is_an_error_for_people(root, model, tmp_path):
+  whole = (root / 'videos/a.mp4').read_bytes()
+  broken = {
+    'empty.mp4': (b'', 'not_a_video'),
+    'cut.mp4': (whole[: len(whole) // 2], 'truncated_video'),
+    'page.mp4': (b'<!DOCTYPE html><html>404</html>', 'not_a_video'),
+    'words.mp4': (b'not a video\n' * 100, 'not_a_video'),
+    'cut.png': ((root / 'videos/c.png').read_bytes()[:200], 'corrupt_image'),
+    'gone.mp4': (None, 'missing_video'),
+  }
+  for name, (data, code) in broken.items():
+    if data is not None:
+      (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError) as caught:
+      model.embed_video(tmp_path / name)
+    sentence = str(caught.value)
+    assert sentence.startswith(f'{code}: ') and sentence.count(str(tmp_path / name)) == 1 and '\n' not in sentence
 
 
 def test_the_n_th_feature_is_of_the_n_th_thing_however_many_there_are():

@@ -10,7 +10,7 @@ paths as given or the lines of the text file, and a row for each in
   embed   float32 [N, C]  the space that videos and texts share, of length one: a dot product says how alike two are
 
 --out x.parquet writes the same as a table, a list in each cell. Frames are those that data.build keeps of a video with
-a caption: on screen in the middles of equal parts, by real time. In Python the same is
+a caption, before they are compressed: on screen in the middles of equal parts, by real time. In Python the same is
 
   model = tvts_jax.load('WEIGHTS')
   clip, text = model.embed_video('clip.mp4'), model.embed_text('a cat jumps')
@@ -30,15 +30,13 @@ import cv2
 import jax
 import numpy as np
 
-from data.builder import windows
-from data.outcomes import ItemError
-from data.sources import items
-from data.sources.items import Item
 from tvts_jax import command, convert, sharding
 from tvts_jax.convert import card, workdir
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
 from tvts_jax.input.tokens import Tokenizer
+from tvts_jax.media import paths, uniform
+from tvts_jax.media.errors import MediaError
 from tvts_jax.models import tvts
 from tvts_jax.models.encoders import vit
 from tvts_jax.progress import told
@@ -64,39 +62,45 @@ class Embedder:
     self._folder, self._tokenizer, self._words = folder, tokenizer, None
     model, self._params = tvts.build(self.config), jax.device_put(params)
     self._video, self._text = jax.jit(model.embed_video), jax.jit(model.embed_text)
-    clips = self.config.video
-    self._frames = SamplingConfig(frames=clips.frames, pick='center')
-    self._kept = windows.WindowConfig(
-      short_side=round(clips.image_size * card.RESIZE), caption_frames=self._frames.frames
-    )
+    self._frames = SamplingConfig(frames=self.config.video.frames, pick='center')
+    self._short_side = round(self.config.video.image_size * card.RESIZE)
 
   def embed_video(self, path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """{'cls': [D], 'embed': [C]} of a video or an image; ItemError if it can not be read."""
-    return next(self.videos([self.read(path)]))
+    """{'cls': [D], 'embed': [C]} of a video or an image; a UserError that names the file if it cannot be read."""
+    try:
+      return next(self.videos([self.read(path)]))
+    except MediaError as e:
+      named = os.fspath(path) in e.detail
+      raise MediaError(e.code, e.detail if named else f'{os.fspath(path)}: {e.detail}') from e
 
   def embed_text(self, text: str) -> np.ndarray:
     """[C]"""
     return next(self.texts([text]))
 
   def read(self, path: str | os.PathLike) -> np.ndarray:
-    """The frames that the model looks at, uint8 [frames, Y, X, 3]."""
-    path = os.fspath(path)
-    # A caption tells the builder to spread the frames over the whole video; its words are not looked at.
-    item = Item(path, path, transcript=None, fmt=None, lang='', split='', caption='-')
-    (record,), _ = windows.records(item, self._kept)
-    return self.frames(record, path)
+    """The frames that the model looks at, uint8 [frames, Y, X, 3]; MediaError if the file cannot be read."""
+    path, count = os.fspath(path), self._frames.frames
+    with paths.open_media(path) as file:
+      duration_ms, frames = uniform.read(file, count, short_side=self._short_side, keep=as_rgb)
+    times_ms, pictures = zip(*frames)
+    shown = choose_frames(times_ms, 0, duration_ms, self._frames, rng=None)
+    return self._crop([pictures[n] for n in shown], path)
 
   def frames(self, record: Record, name: str) -> np.ndarray:
-    """Those of a record, alike; ItemError, with a name for people, if they are too small or damaged."""
+    """Those of a record, alike; MediaError, with a name for people, if they are too small or damaged."""
     shown = choose_frames(record.frame_times_ms, record.start_ms, record.end_ms, self._frames, rng=None)
-    side, high, wide = self.config.video.image_size, record.height, record.width
-    if min(high, wide) < side:
-      raise ItemError('too_small', f'{name} has {wide} x {high} pixels, and the model looks at {side} x {side}')
-    top, left = (high - side) // 2, (wide - side) // 2
     pictures = {n: cv2.imdecode(np.frombuffer(record.frames[n], np.uint8), cv2.IMREAD_COLOR_RGB) for n in set(shown)}
     if damaged := sorted(n for n, picture in pictures.items() if picture is None):
-      raise ItemError('corrupt_image', f'frame {damaged[0]} of {name} can not be decoded')
-    return np.stack([pictures[n][top : top + side, left : left + side] for n in shown])
+      raise MediaError('corrupt_image', f'frame {damaged[0]} of {name} cannot be decoded')
+    return self._crop([pictures[n] for n in shown], name)
+
+  def _crop(self, pictures: list[np.ndarray], name: str) -> np.ndarray:
+    """The middles of some pictures of one size, as large as the model looks at."""
+    side, (high, wide, _) = self.config.video.image_size, pictures[0].shape
+    if min(high, wide) < side:
+      raise MediaError('too_small', f'{name} has {wide} x {high} pixels, and the model looks at {side} x {side}')
+    top, left = (high - side) // 2, (wide - side) // 2
+    return np.stack([picture[top : top + side, left : left + side] for picture in pictures])
 
   def videos(self, clips_FxYxXx3: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
     """Of the frames of each clip, as `read` gives them."""
@@ -117,6 +121,10 @@ class Embedder:
       tokens_BxL, mask_BxL = self._words(list(lines))
       embed_BxC = self._text(self._params, tokens_BxL[:, None], mask_BxL[:, None])
       yield from unit(embed_BxC).astype(np.float32)[:count]
+
+
+def as_rgb(image_bgr: np.ndarray, time_ms: int) -> tuple[int, np.ndarray]:
+  return time_ms, image_bgr[..., ::-1]
 
 
 def batches(values: Iterable) -> Iterator[tuple[np.ndarray, int]]:
@@ -157,7 +165,7 @@ def read_all(model: Embedder, paths: list[str], unread: list[str]) -> Iterator[n
   for path in told(paths, 'videos'):
     try:
       yield model.read(path)
-    except ItemError as e:
+    except MediaError as e:
       unread.append(path)
       print(f'{path} is left out: {e.code}, {e.detail}', file=sys.stderr)
 
@@ -177,9 +185,9 @@ def find(places: list[str]) -> list[str]:
   """Files as they are, and all videos and images below folders."""
   found = []
   for place in places:
-    below = list(items.videos_under(place, (*items.VIDEOS, *items.IMAGES))) if os.path.isdir(place) else [place]
+    below = list(paths.videos_under(place, (*paths.VIDEOS, *paths.IMAGES))) if os.path.isdir(place) else [place]
     if not below:
-      raise UserError(f'there is no video in {place}; its name should end like {", ".join(items.VIDEOS[:4])}')
+      raise UserError(f'there is no video in {place}; its name should end like {", ".join(paths.VIDEOS[:4])}')
     found += below
   return list(dict.fromkeys(found))
 

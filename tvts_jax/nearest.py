@@ -15,13 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.outcomes import ItemError
 from tvts_jax import command
 from tvts_jax.embed import Embedder, lines_of
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import similarities
 from tvts_jax.files import write_whole
-from tvts_jax.input.errors import InputError
 from tvts_jax.pages import kit
 from tvts_jax.progress import told
 from tvts_jax.shards import index, records
@@ -56,7 +54,7 @@ class Split:
       try:
         record = self.read(row)
         frames = model.frames(record, f'video {record.video_id!r}')
-      except (InputError, ItemError) as e:
+      except UserError as e:
         self.left_out.append(str(e))
         print(f'left out: {e}', file=sys.stderr)
         continue

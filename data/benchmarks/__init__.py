@@ -6,11 +6,11 @@ import dataclasses
 import os
 from collections import defaultdict
 
-from data import archives
 from data.benchmarks import didemo, hmdb51, k400, lsmdc, msrvtt, msvd, ssv2, svo, table, ucf101
 from data.benchmarks.clips import Clip, Files
 from data.sources import find, items
 from data.sources.items import SourceError
+from tvts_jax.media import paths
 
 BENCHMARKS = {
   'ssv2': ssv2.BENCHMARK,
@@ -44,7 +44,7 @@ def _inside(found, media):
   for where, clip in found:
     if not clip.video:
       raise SourceError('bad_table', f'{where}: the clip {clip.id!r} has no video')
-    at, inside = archives.split_ref(items.resolve(media, clip.video, where))
+    at, inside = paths.split_ref(items.resolve(media, clip.video, where))
     video = os.path.relpath(at, media)
     if video.split(os.sep)[0] in (os.pardir, os.curdir):
       raise SourceError('bad_table', f'{where}: {clip.video[:200]!r} is not below {media}, where the videos must be')

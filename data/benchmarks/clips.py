@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from data.sources.items import IMAGES, VIDEOS, SourceError
+from data.sources.items import SourceError
+from tvts_jax.media.paths import IMAGES, VIDEOS
 
 KINDS = ('.json', '.jsonl', '.jsonl.gz', '.csv', '.tsv', '.txt', '.pkl')
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-  """A line of annotations.jsonl, as tvts_jax/shards/annotations.py describes it, and the place of its video."""
+  """What a line of annotations.jsonl holds (FIELDS of tvts_jax/shards/annotations.py), and the place of the video."""
 
   id: str
   split: str

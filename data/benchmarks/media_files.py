@@ -6,12 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from data import archives
 from data.benchmarks.clips import Benchmark, Clip, stem
-from data.builder.windows import IMAGE_BYTES
-from data.outcomes import ItemError
-from data.sources import items
-from tvts_jax.media import container, pictures, video
+from tvts_jax.media import container, paths, pictures, video
+from tvts_jax.media.errors import MediaError
 
 _PAGE = re.compile(rb'(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|\?xml)', re.IGNORECASE)
 
@@ -37,32 +34,32 @@ def locate(clips: list[Clip], benchmark: Benchmark, media: str) -> Found:
   whichever folder, unless that is the folder of another class; a blank in a folder's name is as good as an underscore.
   """
   files = defaultdict(list)
-  for path in items.videos_under(media, benchmark.endings):
+  for path in paths.videos_under(media, benchmark.endings):
     files[stem(path)].append(path)
   folders = {_folder(clip.video) for clip in clips} - {''}
-  paths, several = {}, {}
+  chosen, several = {}, {}
   for clip in clips:
     if path := _listed(os.path.join(media, clip.video), files):
-      paths[clip.id] = path
-  taken = set(paths.values())
+      chosen[clip.id] = path
+  taken = set(chosen.values())
   for clip in clips:
-    if clip.id in paths:
+    if clip.id in chosen:
       continue
     own = _folder(clip.video)
     fits = [p for p in files[stem(clip.video)] if p not in taken and (_folder(p) == own or _folder(p) not in folders)]
     if fits:
       fits.sort(key=lambda p: (_folder(p) != own, p))
-      paths[clip.id] = fits[0]
+      chosen[clip.id] = fits[0]
       taken.add(fits[0])
     if len(fits) > 1:
       several[clip.id] = fits
-  return Found(paths, several)
+  return Found(chosen, several)
 
 
 def _listed(path, files):
   """The file, or tar member, just where a list has it, whatever its ending."""
-  if archives.split_ref(path)[1] is not None:
-    return path if archives.exists(path) else None
+  if paths.split_ref(path)[1] is not None:
+    return path if paths.exists(path) else None
   folder = os.path.dirname(path)
   here = [p for p in files.get(stem(path), ()) if os.path.dirname(p) == folder]
   return path if path in here else next(iter(here), None)
@@ -73,26 +70,20 @@ def _folder(path):
 
 
 def look(job: Look) -> None:
-  """ItemError if the file is no video or image, or damaged."""
-  if job.is_image:
-    return _look_at_image(job)
-  with archives.open_media(job.path) as file:
-    if _PAGE.match(file.read(512)):
-      raise ItemError('not_a_video', 'a web page, an error page most likely')
-    if not job.decode:
+  """MediaError if the file is no video or image, or damaged."""
+  with paths.open_media(job.path) as file:
+    head = file.read(512)
+    if _PAGE.match(head):
+      raise MediaError('not_an_image' if job.is_image else 'not_a_video', 'a web page, an error page most likely')
+    if job.is_image and job.decode:
+      pictures.read_image(file, short_side=pictures.MIN_SIDE)
+    elif job.is_image:
+      pictures.image_file(file)
+    elif job.decode:
+      video.probe(file)
+      with container.opened(file) as media:
+        for _ in container.decode(media):
+          pass
+    else:
       with container.opened(file):
-        return
-    video.probe(file)
-    with container.opened(file) as media:
-      for _ in container.decode(media):
         pass
-
-
-def _look_at_image(job):
-  data = archives.open_bytes(job.path, IMAGE_BYTES)
-  if _PAGE.match(data):
-    raise ItemError('not_an_image', 'a web page, an error page most likely')
-  if pictures.image_codec(data[:16]) is None:
-    raise ItemError('not_an_image', f'neither JPEG, PNG nor WebP begins with {data[:16]!r}' if data else '0 bytes')
-  if job.decode:
-    pictures.read_image(data, short_side=pictures.MIN_SIDE, quality=75)

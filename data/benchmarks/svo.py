@@ -5,7 +5,8 @@ The clips are the images, named by their numbers: 17.jpg. One that no sentence i
 
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
 from data.sources import items
-from data.sources.items import IMAGES, SourceError, text
+from data.sources.items import SourceError, text
+from tvts_jax.media.paths import IMAGES
 
 FLAGS = {'subj_neg': 'subj', 'verb_neg': 'verb', 'obj_neg': 'obj'}
 SAYS = {'true': True, '1': True, 'false': False, '0': False, None: False}

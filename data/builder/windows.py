@@ -1,30 +1,25 @@
 """Cuts a video into windows where somebody talks, and an item of a source into records."""
 
-import hashlib
+import functools
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 
 import numpy as np
 
-from data.archives import open_media
 from data.builder import quality
 from data.outcomes import ItemError
 from data.sources.items import Item
 from data.transcripts import formats
 from data.transcripts.formats import Transcript, Word
 from tvts_jax.input.errors import InputError
-from tvts_jax.media import pictures, video
+from tvts_jax.media import paths, pictures, uniform, video
 from tvts_jax.media.pictures import Frame
 from tvts_jax.shards.records import Record
 from tvts_jax.shards.sampling import SamplingConfig, valid_starts
 
-IMAGE_BYTES = 64 << 20  # the largest image file that is read
-IMAGE_MS = 1  # an image is a video this long: the shortest that a record can hold
 MIN_STEP_MS = 1_000  # between the windows of windows_per_video=0
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -120,14 +115,9 @@ def records(item: Item, config: WindowConfig) -> tuple[list[Record], dict[str, f
 
   Depends on nothing but the item's files and the configuration.
   """
-  with open_media(item.video) as file:
-    if pictures.image_codec(file.read(16)):
-      duration_ms, transcript, clips = _read_image(file, item, config)
-    else:
-      duration_ms = video.probe(file).duration_ms
-      transcript = _transcript(item, duration_ms, config)
-      clips = _read_clips(file, transcript, duration_ms, config)
-    sha256 = source_sha256(file)
+  with paths.open_media(item.video) as file:
+    duration_ms, transcript, clips = _read(file, item, config)
+    sha256 = paths.sha256(file)
   made = []
   for window, frames in clips:
     a, b = window.start_ms, window.end_ms
@@ -153,15 +143,6 @@ def records(item: Item, config: WindowConfig) -> tuple[list[Record], dict[str, f
       )
     )
   return made, _quality(made, config.sampling)
-
-
-def source_sha256(file) -> str:
-  """Of a whole open file, in pieces."""
-  file.seek(0)
-  digest = hashlib.sha256()
-  while piece := file.read(_READ_BYTES):
-    digest.update(piece)
-  return digest.hexdigest()
 
 
 class _Begins:
@@ -205,39 +186,23 @@ def _densest(word_starts, length, last, count, begins):
   return chosen
 
 
-def _transcript(item: Item, duration_ms: int, config: WindowConfig) -> Transcript:
+def _read(file, item: Item, config: WindowConfig) -> tuple[int, Transcript, list[tuple[Window, list[Frame]]]]:
+  """(Duration in ms, the transcript of the whole video, the frames of each window)."""
+  encode = functools.partial(pictures.encode, quality=config.quality, restarts=config.restarts)
   if item.caption is not None:
-    return formats.caption(item.caption, duration_ms)
+    duration_ms, frames = uniform.read(file, config.caption_frames, short_side=config.short_side, keep=encode)
+    return duration_ms, formats.caption(item.caption, duration_ms), [(Window(0, 0, duration_ms), frames)]
+  if pictures.image_codec(file.read(16)):
+    raise _uncaptioned(item)
+  duration_ms = video.probe(file).duration_ms
   if item.transcript is None:
     raise ItemError('missing_transcript', 'the item has neither a transcript nor a caption')
-  return formats.read(
+  transcript = formats.read(
     item.transcript, fmt=item.fmt, duration_ms=duration_ms, interpolate=config.interpolate, lang=item.lang
   )
-
-
-def _read_clips(file, transcript: Transcript, duration_ms, config) -> list[tuple[Window, list[Frame]]]:
-  size = {'short_side': config.short_side, 'quality': config.quality, 'restarts': config.restarts}
-  if transcript.timing == 'caption':
-    # The middles of equal parts of the whole video.
-    step = Fraction(duration_ms, config.caption_frames)
-    frames = video.read_frames(file, step / 2, duration_ms, fps=1000 / step, **size)
-    return [(Window(0, 0, duration_ms), frames)]
-  return [
-    (window, video.read_frames(file, window.start_ms, window.end_ms, fps=config.fps, **size))
-    for window in choose(transcript.words, duration_ms, config)
-  ]
-
-
-def _read_image(file, item, config) -> tuple[int, Transcript, list[tuple[Window, list[Frame]]]]:
-  if item.caption is None:
-    raise _uncaptioned(item)
-  file.seek(0)
-  data = file.read(IMAGE_BYTES + 1)
-  if len(data) > IMAGE_BYTES:
-    raise ItemError('oversized_video', f'an image file of more than {IMAGE_BYTES} bytes')
-  size = {'short_side': config.short_side, 'quality': config.quality, 'restarts': config.restarts}
-  frame = pictures.read_image(data, **size)
-  return IMAGE_MS, formats.caption(item.caption, IMAGE_MS), [(Window(0, 0, IMAGE_MS), [frame])]
+  shape = {'fps': config.fps, 'short_side': config.short_side, 'keep': encode}
+  windows = choose(transcript.words, duration_ms, config)
+  return duration_ms, transcript, [(w, video.read_frames(file, w.start_ms, w.end_ms, **shape)) for w in windows]
 
 
 def _uncaptioned(item) -> ItemError:

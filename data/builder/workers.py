@@ -16,7 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 
-from data.outcomes import BuildError, ItemError
+from data.outcomes import BuildError
+from tvts_jax.media.errors import MediaError
 
 RETRIED = ('crashed', 'timeout', 'out_of_memory')  # once, in a fresh process: the cause may have been elsewhere
 START_S = 120.0  # imports alone; a child that takes longer never comes
@@ -171,7 +172,7 @@ def _serve(conn, task: Callable, memory: int) -> None:
       return
     try:
       answer = 'ok', task(job)
-    except ItemError as e:
+    except MediaError as e:
       answer = e.code, e.detail
     except BuildError as e:
       answer = 'fatal', str(e)

@@ -3,6 +3,7 @@
 Shapes: R records of a folder, N frames in them, F of a downstream record, V views, W words of a hash.
 """
 
+import functools
 import itertools
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.builder import windows
 from data.leakage.hashes import BITS, FRAMES, WORDS, fitting, frame_distances, hash_frames, spread
-from data.outcomes import ItemError
-from data.sources import items
-from data.sources.items import Item
 from tvts_jax.errors import UserError
-from tvts_jax.input.errors import InputError
 from tvts_jax.machine import cores
+from tvts_jax.media import paths, pictures, uniform
 from tvts_jax.progress import told
 from tvts_jax.shards import index, records
 from tvts_jax.shards.records import Record
@@ -29,6 +26,7 @@ FITTING = FRAMES // 4  # Of a downstream record, by which records are told to be
 CHUNK = 4096  # Frames for pre-training that are compared at a time, so that what is counted stays in the cache.
 READ = 64  # Records that are read at a time.
 HEIGHT = 96  # At which frames are shown, in pixels.
+ENCODE = functools.partial(pictures.encode, quality=75)
 
 # How two records were found to be the same -> what the page says of them.
 SAME = {
@@ -64,14 +62,23 @@ class Shards:
     return *self._parts[part], n - int(self._starts[part])
 
 
-class Videos:
-  """All videos and images below a folder, each as a record of FRAMES frames that are spread over it."""
+class Video(NamedTuple):
+  """A video that is in no shard, as far as its record would tell whether two are the same."""
 
-  _kept = windows.WindowConfig(short_side=2 * HEIGHT, caption_frames=FRAMES)
+  video_id: str  # The name of the file without its ending, as data.build names a video that lies in SOURCE itself.
+  frames: list[bytes]
+  height: int
+  width: int
+  source_sha256: str
+  window_index: int = 0
+
+
+class Videos:
+  """All videos and images below a folder, each as FRAMES frames that are spread over it."""
 
   def __init__(self, folder):
     self.name = str(folder)
-    self._paths = list(items.videos_under(self.name, (*items.VIDEOS, *items.IMAGES)))
+    self._paths = list(paths.videos_under(self.name, (*paths.VIDEOS, *paths.IMAGES)))
     if not self._paths:
       raise UserError(f'{folder} is no folder of shards, and holds no video whose name ends like mp4 or webm')
 
@@ -81,12 +88,12 @@ class Videos:
   def place(self, n: int) -> str:
     return self._paths[n]
 
-  def read(self, n: int) -> Record:
-    # A caption tells the builder to spread the frames over the whole video; its words are not looked at. The name is
-    # that of the file without its ending, as data.build names a video that lies in SOURCE itself.
-    path = self._paths[n]
-    item = Item(Path(path).stem, path, transcript=None, fmt=None, lang='', split='', caption='-')
-    return windows.records(item, self._kept)[0][0]
+  def read(self, n: int) -> Video:
+    with paths.open_media(self._paths[n]) as file:
+      _, frames = uniform.read(file, FRAMES, short_side=2 * HEIGHT, keep=ENCODE)
+      sha256 = paths.sha256(file)
+    height, width = frames[0].height, frames[0].width
+    return Video(Path(self._paths[n]).stem, [frame.jpeg for frame in frames], height, width, sha256)
 
 
 class Hashed(NamedTuple):
@@ -130,7 +137,7 @@ def read(source: Shards | Videos, downstream: bool) -> Hashed:
       wanted = sorted({*spread(len(record.frames), FRAMES)}) if downstream else range(len(record.frames))
       name = record.video_id, record.window_index
       return name, record.source_sha256, *hash_frames(record.frames, wanted, downstream)
-    except (InputError, ItemError) as e:
+    except UserError as e:
       return f'{source.place(n)}: {e}'
 
   with ThreadPoolExecutor(cores()) as pool:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from data.leakage.hashes import BITS, frame_distances
-from data.leakage.match import HEIGHT, SAME, Hashed, Pair
+from data.leakage.match import HEIGHT, SAME, Hashed, Pair, Video
 from tvts_jax.pages import kit
 from tvts_jax.shards.records import Record
 
@@ -78,5 +78,5 @@ def strip(badge: str, down: Hashed, d: int, pre: Hashed, p: int, look: str) -> s
   )
 
 
-def picture(record: Record, i: int) -> str:
+def picture(record: Record | Video, i: int) -> str:
   return kit.picture(record.frames[i], record.height * record.width, 2 * HEIGHT) or ''

@@ -14,10 +14,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from data import archives
-from data.outcomes import ItemError
 from data.sources import folders, published
 from data.sources.items import UNPRINTABLE, Item, SourceError
+from tvts_jax.media import paths
+from tvts_jax.media.errors import MediaError
 
 MAX_ID = 255
 
@@ -52,7 +52,7 @@ def find(
     raise SourceError('unknown_kind', f'{source} is not what --kind {kind} reads: {KINDS[kind].what}')
   try:
     found = collect(KINDS[name].find(source, media, lang))
-  except ItemError as error:
+  except MediaError as error:
     raise SourceError('bad_archive', error.detail) from error
   _check_presence(found, source, name)
   if any(item.split for item in found) and val_fraction:
@@ -105,12 +105,12 @@ def _check_presence(found, source, kind):
   """One item that can work is enough: what the others lack, the build will say."""
   if not found:
     raise SourceError('nothing_found', f'{source}, as {kind}, lists not one item')
-  if not any(archives.exists(item.video) for item in found):
-    first = archives.split_ref(found[0].video)[0]
+  if not any(paths.exists(item.video) for item in found):
+    first = paths.split_ref(found[0].video)[0]
     raise SourceError('nothing_found', f'not one of the {len(found)} videos of {source} is there, the first at {first}')
-  if not any(item.caption is not None or item.transcript and archives.exists(item.transcript) for item in found):
+  if not any(item.caption is not None or item.transcript and paths.exists(item.transcript) for item in found):
     first = found[0].transcript
-    near = f', the first at {archives.split_ref(first)[0]}' if first else ''
+    near = f', the first at {paths.split_ref(first)[0]}' if first else ''
     if kind == 'tree':
       stem, ending = os.path.splitext(os.path.basename(found[0].video))
       near = f'; beside {stem}{ending} belongs {stem}.json, {stem}.en.vtt or the like'

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from data import archives
 from data.outcomes import ItemError
 from data.sources import items
-from data.sources.items import VIDEOS, Item, SourceError
+from data.sources.items import Item, SourceError
 from data.transcripts import formats
 from data.transcripts.formats import FORMATS
+from tvts_jax.media import paths
+from tvts_jax.media.paths import VIDEOS
 
 SIDECARS = ('.json3', '.json', '.vtt', '.srt')  # in order of preference: .json may be whisper's, with word times
 NO_TRANSCRIPTS = {'info', 'live_chat'}  # what yt-dlp writes beside a video
@@ -53,13 +55,13 @@ def index(path: str, media: str | None, lang: str | None) -> Found:
 
 
 def is_tree(path: str) -> bool:
-  return os.path.isdir(path) and any(True for _ in items.videos_under(path))
+  return os.path.isdir(path) and any(True for _ in paths.videos_under(path))
 
 
 def tree(path: str, media: str | None, lang: str | None) -> Found:
   """A folder of videos, each with captions beside it: talk.mp4 and talk.en.json3. Ids are paths within it."""
   beside = {}
-  for file in items.videos_under(path):
+  for file in paths.videos_under(path):
     folder = os.path.dirname(file)
     if folder not in beside:
       beside = {folder: _sidecars(folder)}  # files come folder by folder

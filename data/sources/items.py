@@ -11,13 +11,9 @@ from typing import Any
 
 from data import archives
 from data.outcomes import BuildError, ItemError
+from tvts_jax.media import paths
 
 MAX_LINE_BYTES = 32 << 20
-VIDEOS = (
-  *('.mp4', '.m4v', '.mkv', '.webm', '.mov', '.avi', '.flv', '.wmv', '.mpg', '.mpeg'),
-  *('.ts', '.mts', '.m2ts', '.3gp', '.3g2', '.ogv'),
-)
-IMAGES = ('.jpg', '.jpeg', '.png', '.webp')
 # Control characters, line separators, and bytes of a file name that are no UTF-8.
 UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
 _DELIMITERS = {'.csv': ',', '.tsv': '\t'}
@@ -66,25 +62,12 @@ class SourceError(BuildError):
 
 def resolve(folder: str, ref: str, where: str) -> str:
   """A reference out of a table, whose paths are relative to a folder."""
-  path, inside = archives.split_ref(ref)
+  path, inside = paths.split_ref(ref)
   if '://' in path:
     raise SourceError('bad_table', f'{where}: {path[:80]!r} is an address; download it first and give the file')
   if '\0' in path:
     raise SourceError('bad_table', f'{where}: a path holds a NUL character')
   return os.path.join(folder, path) + (f'::{inside}' if inside else '')
-
-
-def videos_under(folder: str, endings: tuple[str, ...] = VIDEOS) -> Iterator[str]:
-  """Paths of all videos, or files with other endings, in a folder and those below it, folder by folder, in order."""
-
-  def unreadable(error):
-    raise SourceError('no_source', f'{error.filename} cannot be read: {error.strerror}') from error
-
-  for at, folders, files in os.walk(folder, onerror=unreadable):
-    folders.sort()
-    # macOS keeps what other file systems have no place for, of any file, in one with this before its name.
-    wanted = [file for file in sorted(files) if file.lower().endswith(endings) and not file.startswith('._')]
-    yield from (os.path.join(at, file) for file in wanted)
 
 
 def is_table(path: str) -> bool:

@@ -11,8 +11,10 @@ from data import archives
 from data.outcomes import ItemError
 from data.sources import folders, items
 from data.sources.folders import Found
-from data.sources.items import IMAGES, VIDEOS, Item, SourceError
+from data.sources.items import Item, SourceError
 from data.transcripts import formats
+from tvts_jax.media import paths
+from tvts_jax.media.paths import IMAGES, VIDEOS
 
 MAX_CAPTION_BYTES = 1 << 20
 
@@ -53,7 +55,7 @@ def merlot(path: str, media: str | None, lang: str | None) -> Found:
   """yttemporal180m_*.jsonl(.gz) and a folder of videos named by id: the videos that are there are the items."""
   folder = media or (path if os.path.isdir(path) else os.path.dirname(path))
   videos = {}
-  for file in items.videos_under(folder):
+  for file in paths.videos_under(folder):
     id = os.path.splitext(os.path.basename(file))[0]
     if id in videos:
       raise SourceError('duplicate_id', f'{videos[id]} and {file} are both called {id!r}')
@@ -101,7 +103,7 @@ def webdataset(path: str, media: str | None, lang: str | None) -> Found:
   """Tar files, uncompressed: KEY.mp4 or .jpg, with a caption (KEY.txt, KEY.json) or a transcript."""
   for tar in _tars(path):
     samples = {}
-    for name in archives.members(tar):
+    for name in paths.members(tar):
       folder, _, file = name.rpartition('/')
       if file.startswith('._'):  # as macOS packs what it keeps of a file apart from it
         continue

@@ -1,6 +1,7 @@
 """Files that ask for more than they are: nothing of them is run, and nothing is read before its size was looked at.
 
-What else strangers may send is in test_pth.py, test_archives.py, test_transcripts.py, test_video.py and test_data.py.
+What else strangers may send is in test_pth.py, test_paths.py, test_archives.py, test_transcripts.py, test_video.py and
+test_data.py.
 """
 
 import resource
@@ -8,11 +9,11 @@ import tarfile
 
 import pytest
 
-from data import archives
-from data.outcomes import ItemError
-from tests.data.test_archives import tar
+from tests.media.test_paths import tar
 from tvts_jax import config
 from tvts_jax.errors import UserError
+from tvts_jax.media import paths
+from tvts_jax.media.errors import MediaError
 
 
 @pytest.mark.parametrize('kind', [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
@@ -28,8 +29,8 @@ def test_a_header_of_a_tar_takes_no_more_memory_than_a_name_needs(tmp_path, kind
     file.write(header.tobuf(tarfile.GNU_FORMAT))
     file.truncate(file.tell() + size + 1024)
   most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  with pytest.raises(ItemError, match=f'a header claims to have {size} bytes') as error:
-    archives.members(path)
+  with pytest.raises(MediaError, match=f'a header claims to have {size} bytes') as error:
+    paths.members(path)
   assert error.value.code == 'bad_archive'
   assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < most + 2**16  # KiB
 
@@ -37,7 +38,7 @@ def test_a_header_of_a_tar_takes_no_more_memory_than_a_name_needs(tmp_path, kind
 def test_long_names_in_a_tar_are_fine(tmp_path):
   name = '/'.join(['x' * 200] * 20)
   for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
-    assert list(archives.members(tar(tmp_path / f'{form}.tar', (name, b'x'), form=form))) == [name]
+    assert list(paths.members(tar(tmp_path / f'{form}.tar', (name, b'x'), form=form))) == [name]
 
 
 @pytest.mark.parametrize(

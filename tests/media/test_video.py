@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import dataclasses
+import functools
 import io
 import math
 import os
@@ -16,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.outcomes import ItemError
 from tests.support import media
 from tvts_jax.media import container, pictures, video
+from tvts_jax.media.errors import MediaError
 
 OPEN_GOP = {'x264-params': 'bframes=3:open-gop=1:b-adapt=0:scenecut=0:b-pyramid=2:keyint=9:min-keyint=9'}
 OPEN_HEVC = {
@@ -107,11 +108,12 @@ def shown(frame):
 
 
 def read(file, start=0, end=2000, fps=3.0, short_side=64, quality=75):
-  return video.read_frames(file, start, end, fps=fps, short_side=short_side, quality=quality)
+  keep = functools.partial(pictures.encode, quality=quality)
+  return video.read_frames(file, start, end, fps=fps, short_side=short_side, keep=keep)
 
 
 def code_of(call, *args, **kwargs):
-  with pytest.raises(ItemError) as caught:
+  with pytest.raises(MediaError) as caught:
     call(*args, **kwargs)
   return caught.value.code
 
@@ -323,7 +325,7 @@ def test_the_name_has_no_say_in_what_a_file_is():
   for name in ('x.mp4', 'x.ogg', 'x.mp3', 'x.m3u8'):
     file = io.BytesIO(NO_VIDEOS['noise'])
     file.name = name
-    with pytest.raises(ItemError) as caught:
+    with pytest.raises(MediaError) as caught:
       video.probe(file)
     errors.add(str(caught.value))
   assert len(errors) == 1
@@ -500,7 +502,7 @@ def test_files_that_are_open_at_once_share_the_log_level(kind):
 
 
 def test_lack_of_memory_is_not_the_file_s_fault():
-  with pytest.raises(MemoryError), container.named(lambda: ItemError('corrupt_video', '')):
+  with pytest.raises(MemoryError), container.named(lambda: MediaError('corrupt_video', '')):
     raise av.error.MemoryError(12, 'Cannot allocate memory')
 
 
@@ -515,10 +517,10 @@ def image_file(suffix, picture, orientation=None):
 def test_images_of_every_kind(monkeypatch):
   picture = media.draw_index(321, (120, 80))
   for suffix in ('.jpg', '.png', '.webp'):
-    frame = pictures.read_image(image_file(suffix, picture), short_side=40, quality=75)
-    assert (shown(frame), frame.width, frame.height, frame.time_ms) == (321, 60, 40, 0)
-  grey = pictures.read_image(image_file('.jpg', picture[..., 0]), short_side=256, quality=75)
-  assert (shown(grey), grey.width) == (321, 120)
+    image = pictures.read_image(io.BytesIO(image_file(suffix, picture)), short_side=40)
+    assert (media.read_index(image), image.shape) == (321, (40, 60, 3))
+  grey = pictures.read_image(io.BytesIO(image_file('.jpg', picture[..., 0])), short_side=256)
+  assert (media.read_index(grey), grey.shape) == (321, (80, 120, 3))
 
 
 # What a camera writes about how it was held, and the picture that it then stores for an upright scene.
@@ -528,8 +530,8 @@ def test_images_of_every_kind(monkeypatch):
 )
 def test_images_are_turned_upright(orientation, stored):
   data = image_file('.jpg', np.ascontiguousarray(stored(media.draw_index(77, (120, 80)))), orientation)
-  frame = pictures.read_image(data, short_side=64, quality=75)
-  assert (shown(frame), frame.width, frame.height) == (77, 96, 64)
+  image = pictures.read_image(io.BytesIO(data), short_side=64)
+  assert (media.read_index(image), image.shape) == (77, (64, 96, 3))
 
 
 def with_size(jpeg, width, height):
@@ -542,7 +544,7 @@ def test_damaged_images_are_refused():
   png = image_file('.png', media.draw_index(5, (64, 64), noise=30))
 
   def code(data):
-    return code_of(pictures.read_image, data, short_side=64, quality=75)
+    return code_of(pictures.read_image, io.BytesIO(data), short_side=64)
 
   assert code(b'') == code(b'<html>') == code(b'GIF89a') == code(b'RIFF\0\0\0\0AVI ') == 'not_an_image'
   assert code(jpeg[: len(jpeg) // 2]) == code(png[: len(png) // 2]) == 'corrupt_image'

@@ -1,7 +1,7 @@
 """Opens a video file and decodes it, as suspicious of it as FFmpeg (through PyAV) can be made.
 
 FFmpeg is handed an open file, never a name, and only containers that can not refer to other files. Damage
-that it sees is an ItemError, never a grey picture. It sees what breaks a container's structure and most of
+that it sees is a MediaError, never a grey picture. It sees what breaks a container's structure and most of
 what breaks H.264, MPEG-2 and MPEG-4 pictures; the codes of HEVC, VP8 and VP9 leave little to be seen.
 """
 
@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import av
 
-from data.outcomes import ItemError
+from tvts_jax.media.errors import MediaError
 from tvts_jax.media.pictures import STRICT, check_size
 
 CONTAINERS = 'mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg'  # as FFmpeg calls them
@@ -62,7 +62,7 @@ class Media:
 
 @contextlib.contextmanager
 def opened(file: BinaryIO) -> Iterator[Media]:
-  """The first stream of moving pictures; ItemError if there is none, or none of a size that is accepted."""
+  """The first stream of moving pictures; MediaError if there is none, or none of a size that is accepted."""
   file.seek(0)
   options = {'format_whitelist': CONTAINERS}
   with _errors_logged, av.logging.Capture() as log, contextlib.ExitStack() as stack:
@@ -71,10 +71,10 @@ def opened(file: BinaryIO) -> Iterator[Media]:
     stream = next((s for s in container.streams.video if not s.disposition & _NOT_VIDEO), None)
     if stream is None:
       kinds = ', '.join(sorted({s.type for s in container.streams})) or 'nothing'
-      raise ItemError('no_video_stream', f'the {container.format.name} file holds {kinds}')
+      raise MediaError('no_video_stream', f'the {container.format.name} file holds {kinds}')
     codec = stream.codec_context
     if codec is None:
-      raise ItemError('unknown_codec', 'there is no decoder for the video stream')
+      raise MediaError('unknown_codec', 'there is no decoder for the video stream')
     if codec.width and codec.height:
       check_size(codec.width, codec.height)
     codec.options, codec.thread_count = STRICT, 1  # the builder has one process a core
@@ -115,25 +115,25 @@ def packets(media: Media, *streams: av.stream.Stream) -> Iterator[av.Packet]:
     # Containers pass over what they can't make sense of, and say so nowhere but in the log.
     return next((what.strip() for _, who, what in media.log if who == media.container.format.name), None)
 
-  with named(lambda: ItemError('corrupt_video', complaint() or 'damaged between its pictures')):
+  with named(lambda: MediaError('corrupt_video', complaint() or 'damaged between its pictures')):
     for packet in media.container.demux(*streams):
       if packet.size and complaint():
-        raise ItemError('corrupt_video', complaint())
+        raise MediaError('corrupt_video', complaint())
       yield packet
   if complaint():
-    raise ItemError('truncated_video', complaint())
+    raise MediaError('truncated_video', complaint())
 
 
 @contextlib.contextmanager
 def named(describe):
-  """Turns FFmpeg's errors into the ItemError that `describe()` makes; lack of memory is not the file's fault."""
+  """Turns FFmpeg's errors into the MediaError that `describe()` makes; lack of memory is not the file's fault."""
   try:
     yield
   except MemoryError:
     raise
   except av.FFmpegError as e:
     error = describe()
-    raise ItemError(error.code, f'{error.detail} ({e.strerror})') from e
+    raise MediaError(error.code, f'{error.detail} ({e.strerror})') from e
 
 
 class _ErrorsLogged:
@@ -172,17 +172,17 @@ class _Unnamed:
 def _damage(media, packet):
   stamp = packet.pts if packet.pts is not None else packet.dts
   where = 'its end' if stamp is None else f'{float(media.ms(stamp)) / 1000:.2f} s'
-  return ItemError('corrupt_video', f'damaged near {where}')
+  return MediaError('corrupt_video', f'damaged near {where}')
 
 
 def _unreadable(file):
   file.seek(0)
   head = file.read(32)
   if head[4:8] in _FIRST_BOXES and b'moov' not in _boxes(file):
-    return ItemError('truncated_video', 'an MP4 file without its index')
+    return MediaError('truncated_video', 'an MP4 file without its index')
   if head[4:8] in _FIRST_BOXES or _BEGINNINGS.match(head):
-    return ItemError('corrupt_video', 'the header is damaged')
-  return ItemError('not_a_video', f'no known container begins with {head!r}' if head else 'the file is empty')
+    return MediaError('corrupt_video', 'the header is damaged')
+  return MediaError('not_a_video', f'no known container begins with {head!r}' if head else 'the file is empty')
 
 
 def _boxes(file):

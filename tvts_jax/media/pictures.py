@@ -4,17 +4,19 @@ import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import BinaryIO
 
 import av
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from data.outcomes import ItemError
+from tvts_jax.media.errors import MediaError
 
 MIN_SIDE = 16
 MAX_SIDE = 16384
 MAX_PIXELS = 1 << 26
+IMAGE_BYTES = 64 << 20  # The largest image file that is read.
 
 # For a decoder of FFmpeg: nothing larger than this is ever allocated, and damage is an error.
 STRICT = {'err_detect': 'crccheck+explode', 'max_pixels': str(MAX_PIXELS)}
@@ -50,11 +52,11 @@ def encode(image_HxWx3: np.ndarray, time_ms: int, quality: int, restarts: bool =
 
 
 def check_size(width: int, height: int) -> None:
-  """ItemError if a picture is smaller or larger than any that training has a use for."""
+  """MediaError if a picture is smaller or larger than any that training has a use for."""
   if min(width, height) < MIN_SIDE:
-    raise ItemError('too_small', f'{width}x{height} pixels; at least {MIN_SIDE} either way')
+    raise MediaError('too_small', f'{width}x{height} pixels; at least {MIN_SIDE} either way')
   if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-    raise ItemError('too_large', f'{width}x{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all')
+    raise MediaError('too_large', f'{width}x{height} pixels; at most {MAX_SIDE} a side and {MAX_PIXELS} in all')
 
 
 class Display:
@@ -79,14 +81,13 @@ class Display:
     return np.ascontiguousarray(image)
 
 
-def read_image(data: bytes, *, short_side: int, quality: int, restarts: bool = False) -> Frame:
-  """A JPEG, PNG or WebP file as a frame at 0 ms; ItemError if it is none, damaged, or of a size that is refused.
+def read_image(file: BinaryIO, short_side: int) -> np.ndarray:
+  """uint8 BGR of a JPEG, PNG or WebP file, scaled down until the shorter side is `short_side`; never up.
 
-  FFmpeg reads it first, because it sees damage; OpenCV then, because it knows how cameras say what is up.
+  MediaError if it is none of these, damaged, or of a size that is refused. FFmpeg reads it first, because it sees
+  damage; OpenCV then, because it knows how cameras say what is up.
   """
-  codec = image_codec(data[:16])
-  if codec is None:
-    raise ItemError('not_an_image', f'neither JPEG, PNG nor WebP begins with {data[:16]!r}')
+  codec, data = image_file(file)
   decoder = av.CodecContext.create(codec, 'r')
   decoder.options, decoder.thread_count = STRICT, 1
   try:
@@ -94,17 +95,28 @@ def read_image(data: bytes, *, short_side: int, quality: int, restarts: bool = F
   except MemoryError:
     raise
   except av.FFmpegError as e:
-    raise ItemError('corrupt_image', f'{codec} data of {len(data)} bytes: {e.strerror}') from e
+    raise MediaError('corrupt_image', f'{codec} data of {len(data)} bytes: {e.strerror}') from e
   if not frames or frames[0].is_corrupt:
-    raise ItemError('corrupt_image', f'{codec} data of {len(data)} bytes without a whole picture')
+    raise MediaError('corrupt_image', f'{codec} data of {len(data)} bytes without a whole picture')
   check_size(frames[0].width, frames[0].height)
   image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
   if image is None:
-    raise ItemError('corrupt_image', f'OpenCV can not read {codec} data of {len(data)} bytes')
+    raise MediaError('corrupt_image', f'OpenCV can not read {codec} data of {len(data)} bytes')
   size = _fit(image.shape[1], image.shape[0], short_side)
-  if size != image.shape[1::-1]:
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-  return encode(image, 0, quality, restarts)
+  return image if size == image.shape[1::-1] else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def image_file(file: BinaryIO) -> tuple[str, bytes]:
+  """(The decoder for an open file, all of its bytes); MediaError if it is larger than any image, or not an image."""
+  file.seek(0)
+  data = file.read(IMAGE_BYTES + 1)
+  if len(data) > IMAGE_BYTES:
+    raise MediaError('oversized_video', f'an image file of more than {IMAGE_BYTES} bytes')
+  codec = image_codec(data[:16])
+  if codec is None:
+    found = f'neither JPEG, PNG nor WebP begins with {data[:16]!r}' if data else 'the file is empty'
+    raise MediaError('not_an_image', found)
+  return codec, data
 
 
 def image_codec(head: bytes) -> str | None:

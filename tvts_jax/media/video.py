@@ -6,17 +6,19 @@ speech recognition hears them.
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import av
+import numpy as np
 
-from data.outcomes import ItemError
-from tvts_jax.media import pictures
 from tvts_jax.media.container import Media, decode, opened, packets
-from tvts_jax.media.pictures import Display, Frame
+from tvts_jax.media.errors import MediaError
+from tvts_jax.media.pictures import Display
+
+T = TypeVar('T')
 
 MAX_HOURS = 24
 SLACK_MS = 500  # a file may end this much before its header says: durations are rounded, sound is padded
@@ -33,11 +35,11 @@ class VideoInfo:
 
 
 def probe(file: str | BinaryIO) -> VideoInfo:
-  """Decodes the first picture and looks for the last one; ItemError if this is no whole, sane video."""
+  """Decodes the first picture and looks for the last one; MediaError if this is no whole, sane video."""
   with _binary(file) as f, opened(f) as media:
     frame = next((frame for frame, _ in decode(media)), None)
     if frame is None:
-      raise ItemError('no_frames', 'the video stream holds no picture')
+      raise MediaError('no_frames', 'the video stream holds no picture')
     display = _display(media, frame)
     return VideoInfo(_duration_ms(f, media), display.width, display.height)
 
@@ -49,26 +51,29 @@ def read_frames(
   *,
   fps: float | Fraction,
   short_side: int,
-  quality: int,
-  restarts: bool = False,
-) -> list[Frame]:
+  keep: Callable[[np.ndarray, int], T],
+) -> list[T]:
   """The pictures on screen at start_ms + k * 1000 / fps before end_ms, each once, by time.
 
   The first may have appeared before start_ms; before the first picture of a file, none is on screen.
-  Larger pictures are scaled down to `short_side`. ItemError if what was decoded from the last key frame
-  before start_ms on is damaged, or if the pictures end before end_ms.
+  MediaError if what was decoded from the last key frame before start_ms on is damaged, or if the pictures end
+  before end_ms.
+
+  Args:
+    short_side: larger pictures are scaled down to it.
+    keep: (uint8 BGR [height, width, 3], time_ms) → what is kept of a picture, e.g. by `pictures.encode`.
   """
   step = 1000 / Fraction(fps)
   grid = [start_ms + k * step for k in range(math.ceil((end_ms - start_ms) / step))]
   with _binary(file) as f:
     try:
-      frames, stop = _sample(_by_stamp(f, start_ms), grid, short_side, quality, restarts)
+      frames, stop = _sample(_by_stamp(f, start_ms), grid, short_side, keep)
     except _Disorder:
-      frames, stop = _sample(_by_order(f), grid, short_side, quality, restarts)
+      frames, stop = _sample(_by_order(f), grid, short_side, keep)
   if not frames:
-    raise ItemError('no_frames', f'no picture on screen between {_s(start_ms)} and {_s(end_ms)}')
+    raise MediaError('no_frames', f'no picture on screen between {_s(start_ms)} and {_s(end_ms)}')
   if stop < end_ms - SLACK_MS:
-    raise ItemError('truncated_video', f'pictures end at {_s(stop)}, {_s(end_ms)} expected')
+    raise MediaError('truncated_video', f'pictures end at {_s(stop)}, {_s(end_ms)} expected')
   return frames
 
 
@@ -83,9 +88,9 @@ class _Shown(NamedTuple):
   media: Media
 
 
-def _sample(shown: Iterator[_Shown], grid, short_side, quality, restarts) -> tuple[list[Frame], float | Fraction]:
+def _sample(shown: Iterator[_Shown], grid, short_side, keep: Callable) -> tuple[list, float | Fraction]:
   """What is on screen at the times of the grid, and when the pictures end (inf: after the grid)."""
-  frames, display, now, k = [], None, None, 0
+  frames, latest_ms, display, now, k = [], -math.inf, None, None, 0
   with contextlib.closing(shown):
     while k < len(grid):
       then = next(shown, None)
@@ -95,9 +100,9 @@ def _sample(shown: Iterator[_Shown], grid, short_side, quality, restarts) -> tup
       if now and k > due:
         # Down to whole ms, so that no picture is later than the moment it was on screen.
         time_ms = math.floor(now.appears)
-        if not frames or time_ms > frames[-1].time_ms:
-          display = display or _display(now.media, now.frame)
-          frames.append(pictures.encode(display.show(now.frame, short_side), time_ms, quality, restarts))
+        if time_ms > latest_ms:
+          latest_ms, display = time_ms, display or _display(now.media, now.frame)
+          frames.append(keep(display.show(now.frame, short_side), time_ms))
       if then is None:
         return frames, now.goes if now else -math.inf
       now = then
@@ -131,7 +136,7 @@ def _by_order(file) -> Iterator[_Shown]:
     first = last = None
     for frame, stamp in decode(media):
       if stamp is None or last is not None and stamp < last:
-        raise ItemError('bad_timestamps', 'the pictures have no time stamps, or none in any order')
+        raise MediaError('bad_timestamps', 'the pictures have no time stamps, or none in any order')
       first = stamp if first is None else first
       last = stamp
       at = (media.stream.start_time or 0) + stamp - first
@@ -139,7 +144,7 @@ def _by_order(file) -> Iterator[_Shown]:
 
 
 def _duration_ms(file, media: Media) -> int:
-  """When the last picture goes, by the last packets; ItemError if the file ends long before it says."""
+  """When the last picture goes, by the last packets; MediaError if the file ends long before it says."""
   stated = (media.container.duration or 0) / 1000
   _check_length(stated)
   if stated:
@@ -149,9 +154,9 @@ def _duration_ms(file, media: Media) -> int:
     with opened(file) as again:
       end, reach = _last_packets(again)
   if end is None:
-    raise ItemError('bad_timestamps', 'no picture has a time stamp')
+    raise MediaError('bad_timestamps', 'no picture has a time stamp')
   if reach < stated - SLACK_MS:
-    raise ItemError('truncated_video', f'ends at {_s(reach)}, its header says {_s(stated)}')
+    raise MediaError('truncated_video', f'ends at {_s(reach)}, its header says {_s(stated)}')
   if media.stream.duration:  # not every packet says how long its picture stays
     own = media.ms((media.stream.start_time or 0) + media.stream.duration)
     end = own if end < own < end + SLACK_MS else end
@@ -161,7 +166,7 @@ def _duration_ms(file, media: Media) -> int:
 
 def _check_length(ms):
   if ms > MAX_HOURS * 3_600_000:
-    raise ItemError('too_long', f'{float(ms) / 3_600_000:.1f} hours; at most {MAX_HOURS}')
+    raise MediaError('too_long', f'{float(ms) / 3_600_000:.1f} hours; at most {MAX_HOURS}')
 
 
 def _last_packets(media: Media) -> tuple[Fraction | None, Fraction]:
@@ -189,7 +194,7 @@ def _binary(file):
   try:
     return open(file, 'rb')
   except OSError as e:
-    raise ItemError('missing_video', f'{file} can not be opened: {e.strerror}') from e
+    raise MediaError('missing_video', f'{file} can not be opened: {e.strerror}') from e
 
 
 def _s(ms):

@@ -10,8 +10,8 @@ import pytest
 
 from data import benchmarks
 from data.benchmarks import media_files
-from data.outcomes import ItemError
 from data.sources.items import SourceError
+from tvts_jax.media.errors import MediaError
 
 
 def write(root, files):
@@ -446,6 +446,6 @@ def test_members_of_archives(tmp_path):
 
 
 def looked_at(path):
-  with pytest.raises(ItemError) as caught:
+  with pytest.raises(MediaError) as caught:
     media_files.look(media_files.Look(path, is_image=False, decode=False))
   return caught.value.code

@@ -3,7 +3,6 @@
 import bisect
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import tarfile
@@ -17,11 +16,12 @@ from hypothesis import strategies as st
 
 from data.builder import windows
 from data.builder.windows import Window, WindowConfig, choose
-from data.outcomes import ItemError
 from data.sources.items import Item
 from data.transcripts.formats import Word
 from tests.support import media
 from tvts_jax.input.errors import InputError
+from tvts_jax.media import pictures
+from tvts_jax.media.errors import MediaError
 from tvts_jax.shards import records, sampling
 
 # Two transcripts of 0.5 or 1 s, 0.5 s apart: a sample spans at most 2.5 s.
@@ -44,7 +44,7 @@ def count(words, start, end):
 
 
 def code_of(call, *args):
-  with pytest.raises(ItemError) as caught:
+  with pytest.raises(MediaError) as caught:
     call(*args)
   return caught.value.code
 
@@ -278,10 +278,5 @@ def test_what_is_wrong_has_a_name(talk, tmp_path, monkeypatch):
   assert code(transcript=None, caption='x', video=str(tmp_path / 'few')) == 'not_a_video'
   (tmp_path / 'early').write_text(whisper([Word('one', 100, 200), Word('two', 300, 400)]))
   assert code(transcript=str(tmp_path / 'early'), video=str(tmp_path / 'short.mp4')) == 'too_short'
-  monkeypatch.setattr(windows, 'IMAGE_BYTES', 100)
+  monkeypatch.setattr(pictures, 'IMAGE_BYTES', 100)
   assert code_of(windows.records, caption_item(tmp_path / 'picture.jpg'), SMALL) == 'oversized_video'
-
-
-def test_the_hash_is_of_the_whole_file():
-  data = bytes(range(256)) * 10_000
-  assert windows.source_sha256(io.BytesIO(data)) == hashlib.sha256(data).hexdigest()

@@ -17,6 +17,7 @@ from data.sources.items import SOURCE_CODES, Item, SourceError
 from data.transcripts import formats
 from tests.support import folders
 from tests.support.paths import GOLDEN
+from tvts_jax.media import paths
 
 RECORD = json.loads((GOLDEN / 'WAaKRUoY6Io.grover.json').read_text())
 JSON3 = json.dumps({'events': [{'tStartMs': 0, 'segs': [{'utf8': 'hello'}, {'utf8': ' you', 'tOffsetMs': 400}]}]})
@@ -384,7 +385,7 @@ def test_the_tvts_tree(tmp_path):
   assert find.detect(str(tmp_path)) == 'tvts'
   items = find.find(str(tmp_path))
   assert [(item.id, item.split) for item in items] == [('_y2', 'val'), ('gone', 'train'), ('x-1', 'train')]
-  assert all(archives.exists(item.video) == (item.id != 'gone') for item in items)
+  assert all(paths.exists(item.video) == (item.id != 'gone') for item in items)
   assert formats.read(items[0].transcript, fmt=items[0].fmt).source == 'merlot'
   table = str(tmp_path / 'meta_data/yttemporal_train.csv')
   assert find.detect(table) == 'tvts' and len(find.find(table)) == 2
@@ -395,7 +396,7 @@ def test_the_tvts_tree_with_its_media_elsewhere(tmp_path):
   assert '--media' in refused('no_source', tmp_path)
   for media in ('elsewhere', 'elsewhere/videos'):
     items = find.find(str(tmp_path), media=str(tmp_path.parent / media))
-    assert archives.exists(items[0].video) and archives.exists(items[0].transcript)
+    assert paths.exists(items[0].video) and paths.exists(items[0].transcript)
   shutil.rmtree(tmp_path.parent / 'elsewhere')
 
 
@@ -472,7 +473,7 @@ def test_caption_tables_that_do_not_do(tmp_path):
   sentence = refused('ambiguous_kind', tmp_path / 'pairs.tsv')
   assert 'cc3m:' in sentence and 'webvid:' in sentence and 'index:' not in sentence
   (item,) = find.find(str(tmp_path / 'pairs.tsv'), 'webvid', media=str(tmp_path / 'm'))
-  assert archives.exists(item.video)
+  assert paths.exists(item.video)
   assert 'download' in refused('bad_table', tmp_path / 'gcc-training.tsv')
   write(tmp_path, {'cc3m.tsv': 'caption\tpath\na dog\tx.jpg\n\tx.jpg\n'})
   assert 'line 3' in refused('bad_table', tmp_path / 'cc3m.tsv')
