@@ -34,6 +34,7 @@ from data.outcomes import ENDS, EXITS, ending
 from data.sources.items import SourceError, printable
 from tvts_jax.files import write_whole
 from tvts_jax.machine import cores
+from tvts_jax.shards import annotations
 
 INDEX, ANNOTATIONS = 'index.jsonl', 'annotations.jsonl'
 SHOWN = 5  # names of each kind
@@ -148,7 +149,7 @@ def _verdict(clips: list[Clip], sizes: dict[str, int], paths, broken, media) -> 
 def _write(out: Path, clips: list[Clip], there: dict[str, str]) -> None:
   described = [clip for clip in clips if clip.id in there and clip.caption]
   index = [{'id': clip.id, 'video': there[clip.id], 'caption': clip.caption, 'split': clip.split} for clip in described]
-  write_whole(out / ANNOTATIONS, ''.join(json.dumps(clip.row()) + '\n' for clip in clips))
+  write_whole(out / ANNOTATIONS, ''.join(json.dumps(annotations.row_of(clip)) + '\n' for clip in clips))
   write_whole(out / INDEX, ''.join(json.dumps(row) + '\n' for row in index))
   bare = len(there) - len(described)
   left = f'; {bare} have neither caption nor class, so no shard can hold them' if bare else ''

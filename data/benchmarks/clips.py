@@ -33,11 +33,6 @@ class Clip:
     """What is said of the clip in the shards."""
     return self.captions[0] if self.captions else self.name
 
-  def row(self) -> dict[str, Any]:
-    fields = {'id': self.id, 'split': self.split, 'label': self.label, 'class': self.name}
-    fields |= {'captions': list(self.captions), 'pairs': list(self.pairs) or None}
-    return {key: value for key, value in fields.items() if value is not None}
-
 
 Found = Iterator[tuple[str, Clip]]
 

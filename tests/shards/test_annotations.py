@@ -1,7 +1,9 @@
+import dataclasses
 import json
 
 import pytest
 
+from data.benchmarks.clips import Clip
 from tvts_jax.errors import UserError
 from tvts_jax.shards import annotations
 
@@ -37,6 +39,39 @@ def test_rows_of_a_split_and_the_classes_of_all(tmp_path):
   rows = annotations.read(path).rows
   assert [r['id'] for r in rows] == ['b', 'a', 'é/"x"', 'bare']
   assert 'label' not in rows[3] and rows[3]['colour'] == 'red'
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+  pair = {'sentence': 'a man sits', 'negative': 'b', 'negated': ['verb', 'obj']}
+  clips = [
+    Clip('a', 'train', 'a.mp4', label=1, name='run', captions=('he runs', 'é'), pairs=(pair,)),
+    Clip('b', 'test', 'b.mp4', label=0, name='sit'),
+    Clip('c', 'val', 'c.mp4'),
+  ]
+  rows = [annotations.row_of(clip) for clip in clips]
+  assert [list(row) for row in rows] == [
+    ['id', 'split', 'label', 'class', 'captions', 'pairs'],
+    ['id', 'split', 'label', 'class', 'captions'],
+    ['id', 'split', 'captions'],
+  ]
+  again, classes = annotations.read(write(tmp_path / 'a.jsonl', *rows))
+  assert again == rows and classes == ['sit', 'run']
+  written = {field.name for field in dataclasses.fields(Clip)} - {'video', 'name'} | {'class'}
+  assert written == {*rows[0]} == {*annotations.FIELDS}
+
+
+@pytest.mark.parametrize(
+  'clip, says',
+  [
+    (Clip('', 'test', 'a.mp4'), "clip '': id must be text"),
+    (Clip('a', 'test', 'a.mp4', label=-1), "clip 'a': label must be a number from 0"),
+    (Clip('a', 'test', 'a.mp4', captions=(7,)), 'captions must be a list of texts'),
+    (Clip('a', 'test', 'a.mp4', pairs=({'sentence': 'x'},)), 'pairs must be a list of objects with sentence, negative'),
+  ],
+)
+def test_what_could_not_be_read_is_not_written(clip, says):
+  with pytest.raises(UserError, match=says):
+    annotations.row_of(clip)
 
 
 def test_classes_without_names_and_names_without_numbers(tmp_path):

@@ -20,6 +20,7 @@ import functools
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,49 @@ from tvts_jax.errors import UserError
 
 NEGATED = ('subj', 'verb', 'obj')
 MAKE = 'python -m data.check NAME PATH --out DIR makes one'
+
+
+def is_text(value) -> bool:
+  return isinstance(value, str)
+
+
+def is_name(value) -> bool:
+  return is_text(value) and value != ''
+
+
+def is_texts(value) -> bool:
+  return isinstance(value, list) and all(map(is_text, value))
+
+
+def is_label(value) -> bool:
+  return is_text(value) or type(value) is int and value >= 0
+
+
+def is_pair(value) -> bool:
+  texts = isinstance(value, dict) and is_text(value.get('sentence')) and is_text(value.get('negative'))
+  return texts and is_texts(value.get('negated')) and set(value['negated']) <= set(NEGATED)
+
+
+class Field(NamedTuple):
+  of: Callable[[Any], Any]  # Its value, out of a clip as data/benchmarks reads it; None: the line lacks it.
+  what: str  # Its type in words.
+  fits: Callable[[Any], bool]  # Whether a value is of the type.
+  required: bool = False
+
+
+# Of a line, in this order: data.check writes it by this table, `read` checks it by the same.
+FIELDS = {
+  'id': Field(lambda clip: clip.id, 'text', is_name, required=True),
+  'split': Field(lambda clip: clip.split, 'text', is_name, required=True),
+  'label': Field(lambda clip: clip.label, 'a number from 0 or the name of a class', is_label),
+  'class': Field(lambda clip: clip.name, 'text', is_text),
+  'captions': Field(lambda clip: list(clip.captions), 'a list of texts', is_texts),
+  'pairs': Field(
+    lambda clip: list(clip.pairs) or None,
+    'a list of objects with sentence, negative and negated',
+    lambda value: isinstance(value, list) and all(map(is_pair, value)),
+  ),
+}
 
 
 class Annotations(NamedTuple):
@@ -46,7 +90,7 @@ def read(path, split: str | None = None) -> Annotations:
   rows, places = [], {}
   for number, line in enumerate(path.read_bytes().split(b'\n'), 1):
     if line.strip():
-      row, where = _row(line, f'{path}, line {number}'), f'{path}, line {number}'
+      row, where = parse(line, f'{path}, line {number}'), f'{path}, line {number}'
       if row['id'] in places:
         raise UserError(f'{where}: the clip {row["id"]!r} was listed before, in line {places[row["id"]]}')
       places[row['id']] = number
@@ -151,35 +195,32 @@ def texts(row: dict, name: str, path: str) -> list[str]:
   return value
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
+def row_of(clip) -> dict[str, Any]:
+  """The line of a clip of data/benchmarks, without the fields that it lacks."""
+  row = {name: value for name, field in FIELDS.items() if (value := field.of(clip)) is not None}
+  check(row, f'clip {clip.id!r}')
+  return row
+
+
+def parse(line: bytes, where: str) -> dict[str, Any]:
   try:
     row = json.loads(line)
   except (ValueError, RecursionError) as e:
     raise UserError(f'{where} is no readable JSON ({e}); {MAKE}') from e
   if not isinstance(row, dict):
     raise UserError(f'{where} holds no object with named fields; {MAKE}')
-  for field in ('id', 'split'):
-    if not isinstance(row.get(field), str) or not row[field]:
-      raise UserError(f'{where}: {field} must be text, not {str(row.get(field))[:60]!r}')
   if row.get('label') in (None, ''):
     row.pop('label', None)
-  elif not isinstance(row['label'], str) and (type(row['label']) is not int or row['label'] < 0):
-    raise UserError(f'{where}: label must be a number from 0 or the name of a class, not {row["label"]!r}')
-  if not isinstance(row.get('class', ''), str):
-    raise UserError(f'{where}: class must be text, not {str(row["class"])[:60]!r}')
-  captions = row.setdefault('captions', [])
-  if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-    raise UserError(f'{where}: captions must be a list of texts, not {str(captions)[:60]!r}')
-  pairs = row.get('pairs', [])
-  if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
-    raise UserError(f'{where}: pairs must be a list of objects with sentence, negative and negated')
+  row.setdefault('captions', [])
+  check(row, where)
   return row
 
 
-def _is_pair(pair) -> bool:
-  texts = isinstance(pair, dict) and all(isinstance(pair.get(field), str) for field in ('sentence', 'negative'))
-  negated = pair.get('negated') if texts else None
-  return isinstance(negated, list) and all(part in NEGATED for part in negated)
+def check(row: dict[str, Any], where: str) -> None:
+  """UserError that names the first field that is missing or has a value of another type."""
+  for name, field in FIELDS.items():
+    if (field.required or name in row) and not field.fits(row.get(name)):
+      raise UserError(f'{where}: {name} must be {field.what}, not {str(row.get(name))[:60]!r}')
 
 
 def _number(rows, path) -> None:

@@ -12,6 +12,7 @@ from data import benchmarks
 from data.benchmarks import media_files
 from data.sources.items import SourceError
 from tvts_jax.media.errors import MediaError
+from tvts_jax.shards import annotations
 
 
 def write(root, files):
@@ -38,7 +39,7 @@ def refused(name, path, number=1):
 
 
 def rows(clips):
-  return {id: clip.row() for id, clip in clips.items()}
+  return {id: annotations.row_of(clip) for id, clip in clips.items()}
 
 
 def classified(clips):
@@ -344,7 +345,7 @@ def test_svo_pairs_go_with_the_image_that_the_sentence_is_true_of(tmp_path):
     {'sentence': 'A man sits.', 'negative': '2', 'negated': ['verb']},
     {'sentence': 'A man sits.', 'negative': '3', 'negated': ['subj', 'obj']},
   )
-  assert clips['2'].pairs == () and 'pairs' not in clips['2'].row()
+  assert clips['2'].pairs == () and 'pairs' not in annotations.row_of(clips['2'])
   write(tmp_path, {'svo_probes.csv': head + lines[0].replace('False,True', 'no,True')})
   assert "subj_neg is 'no', neither True nor False" in refused('svo', tmp_path)
 
