@@ -4,12 +4,7 @@ import importlib
 
 from tvts_jax.convert.report import ConvertError, LoadError, Report
 
-__all__ = [
-  'ConvertError', 'LoadError', 'Report', 'import_parts', 'import_tvts', 'load_folder', 'load_part', 'save_folder',
-  'save_vivit',
-]  # fmt: skip
-
-# Imported when they are first used, for they need JAX: what only reads pickles does without.
+# Function → its module, imported when it is first used: all of these need JAX, and reading a pickle does not.
 HOMES = {
   'import_parts': 'load',
   'import_tvts': 'load',
@@ -18,6 +13,7 @@ HOMES = {
   'save_folder': 'folder',
   'save_vivit': 'vivit',
 }
+__all__ = ['ConvertError', 'LoadError', 'Report'] + list(HOMES)
 
 
 def __getattr__(name: str):

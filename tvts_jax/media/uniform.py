@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from tvts_jax.media import pictures, video
 
-T = TypeVar('T')
-
 IMAGE_MS = 1  # How long an image lasts: the shortest that a record can hold.
 
 
-def read(file: BinaryIO, count: int, *, short_side: int, keep: Callable[[np.ndarray, int], T]) -> tuple[int, list[T]]:
+def read(file: BinaryIO, count: int, *, short_side: int, keep: Callable[[np.ndarray, int], Any]) -> tuple[int, list]:
   """(duration in ms, the pictures on screen in the middles of `count` equal parts, each once).
 
   MediaError if the file cannot be read whole. `short_side` and `keep` are as in `video.read_frames`.

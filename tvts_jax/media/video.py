@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -17,8 +17,6 @@ import numpy as np
 from tvts_jax.media.container import Media, decode, opened, packets
 from tvts_jax.media.errors import MediaError
 from tvts_jax.media.pictures import Display
-
-T = TypeVar('T')
 
 MAX_HOURS = 24
 SLACK_MS = 500  # a file may end this much before its header says: durations are rounded, sound is padded
@@ -51,8 +49,8 @@ def read_frames(
   *,
   fps: float | Fraction,
   short_side: int,
-  keep: Callable[[np.ndarray, int], T],
-) -> list[T]:
+  keep: Callable[[np.ndarray, int], Any],
+) -> list:
   """The pictures on screen at start_ms + k * 1000 / fps before end_ms, each once, by time.
 
   The first may have appeared before start_ms; before the first picture of a file, none is on screen.
