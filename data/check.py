@@ -29,7 +29,7 @@ from data import benchmarks
 from data.benchmarks import BENCHMARKS, media_files
 from data.benchmarks.clips import Benchmark, Clip
 from data.builder import local
-from data.builder.workers import Limits, Pool
+from data.builder.workers import Limits, Pool, held_back
 from data.outcomes import ENDS, EXITS, ending
 from data.sources.items import SourceError, printable
 from tvts_jax.files import write_whole
@@ -82,7 +82,7 @@ def _broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, workers: 
   broken, running = {}, {}
   tally = local.Tally(len(paths), Counter(), max_failed_fraction=1.0)
   with (
-    local.held_back(signal.SIGINT, signal.SIGTERM) as check_signals,
+    held_back(signal.SIGINT, signal.SIGTERM) as check_signals,
     Pool(workers, media_files.look, LIMITS) as pool,
   ):
     while waiting or running:

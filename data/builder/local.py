@@ -1,6 +1,5 @@
 """Builds shards with processes of this machine, one per core."""
 
-import contextlib
 import signal
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from data import outcomes
 from data.builder.manifest import describe
 from data.builder.shard import Job, finish_shard, make_item
 from data.builder.shard_plan import PlannedShard
-from data.builder.workers import Limits, Pool
+from data.builder.workers import Limits, Pool, held_back
 from data.outcomes import BuildError
 from tvts_jax.files import is_local
 
@@ -54,24 +53,6 @@ class Tally:
     eta = timedelta(seconds=round((self.total - seen) / rate)) if rate else 'unknown'
     line = f'{seen}/{self.total} items  {rate:.2f}/s  ETA {eta}  {describe(self.counts) or "none left out"}'
     print(f'\r{line:<100.160}' if terminal else line, end='\n' if last or not terminal else '', file=sys.stderr)
-
-
-@contextlib.contextmanager
-def held_back(*signals: int):
-  """Notes signals instead of raising KeyboardInterrupt anywhere; yields a function that raises it if one came."""
-  came = []
-  before = [signal.signal(s, lambda number, _: came.append(number)) for s in signals]
-
-  def check():
-    if came:
-      raise KeyboardInterrupt
-
-  try:
-    yield check
-  finally:
-    for s, handler in zip(signals, before):
-      signal.signal(s, handler)
-  check()
 
 
 def build(folder, todo: list[PlannedShard], plan_sha256, config, limits: Limits, workers: int, tally: Tally) -> dict:

@@ -4,6 +4,7 @@ A decoder fed with other people's files crashes, hangs and swallows memory. It d
 parent sees a code, starts another child and goes on.
 """
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -156,6 +157,24 @@ class Pool:
     self._threads.shutdown(cancel_futures=True)
     for runner in self._runners:
       runner.close()
+
+
+@contextlib.contextmanager
+def held_back(*signals: int):
+  """Notes signals instead of raising KeyboardInterrupt anywhere; yields a function that raises it if one came."""
+  came = []
+  before = [signal.signal(s, lambda number, _: came.append(number)) for s in signals]
+
+  def check():
+    if came:
+      raise KeyboardInterrupt
+
+  try:
+    yield check
+  finally:
+    for s, handler in zip(signals, before):
+      signal.signal(s, handler)
+  check()
 
 
 def _serve(conn, task: Callable, memory: int) -> None:
