@@ -53,8 +53,8 @@ def test_the_five_nearest_are_those_of_the_model(made):
 def test_what_cannot_be_read_is_named_and_left_out(made, tmp_path, capsys, monkeypatch):
   root, _ = made
   monkeypatch.setattr(progress, 'EVERY_S', -1.0)
-  good, bad = (folders.record(name, width=32) for name in ('good', 'bad'))
-  shards = folders.write(tmp_path / 'shards', {'train': [[bad, good]]})
+  good, spoilt = (folders.record(name, width=32) for name in ('good', 'spoilt'))
+  shards = folders.write(tmp_path / 'shards', {'train': [[spoilt, good]]})
   folders.flip(shards / 'train-00000-of-00001.tfrecord', 40)
   given = [root / 'weights', shards, '--texts', root / 'texts.txt', '--out', tmp_path / 'page.html']
   assert nearest.main([*map(str, given)]) == 0
@@ -62,7 +62,7 @@ def test_what_cannot_be_read_is_named_and_left_out(made, tmp_path, capsys, monke
   assert 'with the nearest of 1 videos' in said.out and 'left out: ' in said.err and 'record 0 at byte 0' in said.err
   assert '1/2 videos' in said.err and 'ETA' in said.err
   page = read_page(tmp_path / 'page.html')
-  assert '1 records could not be read' in page.text and 'good' in page.text and 'bad' not in page.text
+  assert '1 records could not be read' in page.text and 'good' in page.text and 'spoilt' not in page.text
   given[1] = folders.write(tmp_path / 'small', {'train': [[folders.record('tiny', height=16, width=15)]]})
   assert nearest.main([*map(str, given)]) == 1
   said = capsys.readouterr().err
