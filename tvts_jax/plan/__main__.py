@@ -33,13 +33,13 @@ from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.bench import turns
 from tvts_jax.errors import UserError
-from tvts_jax.human import columns, duration, number, percent, size
+from tvts_jax.human import columns
 from tvts_jax.models.layers import REMAT_POLICIES
-from tvts_jax.pages import charts, results
+from tvts_jax.pages import results
+from tvts_jax.plan import page
 from tvts_jax.plan.bill import Bill, Topology, apart, of_one_source
 
 DOES_NOT_FIT = 3
-LOOKS = ('own', 'other', 'calm', 'blank', 'plain', 'bad')  # Of kinds of memory and time on the page.
 # What libtpu must be told on a machine without a TPU.
 NO_TPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}
 
@@ -88,104 +88,6 @@ def mend(config: config_lib.RunConfig, topology: Topology, clips: int | None) ->
   return None
 
 
-def lines(bill: Bill) -> Iterator[str]:
-  """The bill for people."""
-  mesh = ' x '.join(f'{axis} {ways}' for axis, ways in bill.mesh.items() if ways > 1) or 'one device'
-  chips = f'{bill.devices} chip{"s" if bill.devices > 1 else ""} as {mesh}'
-  yield f'{bill.topology}: {chips}; batch {bill.batch}, remat {bill.remat}'
-  how = "the chip's own compiler" if bill.compiled else 'an estimate'
-  if bill.why_not:
-    yield f'  DOES NOT FIT: {bill.why_not}, says {how}'
-    yield '  ' + '; '.join(f'{name} {size(value)}' for name, value in bill.memory.items()) + ' (estimated)'
-    return
-  verdict = 'fits' if bill.fits else 'DOES NOT FIT'
-  yield f'  {verdict}: {size(bill.peak_bytes)} of {size(bill.has_bytes)} a chip, by {how}'
-  yield '    ' + '; '.join(f'{name} {size(value)}' for name, value in bill.memory.items())
-  step_flops = bill.clip_flops * bill.batch
-  yield f'  arithmetic: {number(bill.clip_flops / 1e9)} GFLOP a clip, {number(step_flops / 1e12)} TFLOP a step'
-  moved = '; '.join(f'{name} {size(value)}' for name, value in sorted(bill.moved.items())) or 'nothing'
-  yield f'  sent by a chip in a step: {moved}'
-  step = bill.floor[bill.bound]
-  parts = ', '.join(f'{name} {number(1e3 * value)} ms' for name, value in bill.floor.items())
-  yield f'  floor of a step: {number(1e3 * step)} ms, bound by {bill.bound} ({parts})'
-  if bill.cycles:
-    left_out = f', without {bill.uncounted} calls of kernels that it has no estimate of' if bill.uncounted else ''
-    yield f'  the compiler estimates {bill.cycles / 1e6:.0f} million cycles a step{left_out}'
-  host = bill.host
-  share = host['cores'] / host['cores_there']
-  yield (
-    f'  each host at that rate: {number(host["clips_per_s"])} clips/s, {host["cores"]:.1f} cores to decode them '
-    f'({percent(share)} of its {host["cores_there"]:.0f}), {size(host["read_bytes_per_s"])}/s read, '
-    f'{size(host["to_device_bytes_per_s"])}/s to its chips'
-  )
-  run = bill.run
-  whole = (
-    f'; all {run["steps"]:,.0f} steps: {duration(3600 * run["hours"])}, {run["chip_hours"]:,.0f} chip-hours'
-    if 'steps' in run
-    else ''
-  )
-  yield f'  at the floor: {number(run["chip_hours_per_million_clips"])} chip-hours for a million clips{whole}'
-
-
-def table(bills: list[tuple[Bill, str]]) -> list[tuple[str, ...]]:
-  """Its head and its rows: each bill with the flags that it takes to fit."""
-  heads = (
-    'topology',
-    'fits',
-    'GiB a chip',
-    'sent MiB',
-    'floor ms',
-    'bound by',
-    'efficiency',
-    'clips/s',
-    'M cycles',
-    'chip-h / M clips',
-    'with',
-  )
-  rows = [heads]
-  for bill, words in bills:
-    if not bill.floor:
-      rows.append((bill.topology, 'no', bill.why_not, *[''] * (len(heads) - 3)))
-      continue
-    step, gib = bill.floor[bill.bound], 2**30
-    rows.append(
-      (
-        bill.topology,
-        'yes' if bill.fits else 'no',
-        f'{"" if bill.compiled else "~"}{bill.peak_bytes / gib:.1f} of {bill.has_bytes / gib:.0f}',
-        f'{sum(bill.moved.values()) / 2**20:,.0f}',
-        number(1e3 * step),
-        bill.bound,
-        percent(bill.efficiency),
-        f'{bill.batch / step:,.0f}',
-        f'{bill.cycles / 1e6:.0f}' if bill.cycles else '-',
-        number(bill.run['chip_hours_per_million_clips']),
-        words,
-      )
-    )
-  return rows
-
-
-def parts(bills: list[tuple[Bill, str]]) -> list[str]:
-  """Of the page."""
-  head, *rows = table(bills)
-  fill = {bill.topology: (bill.peak_bytes / bill.has_bytes, 'own' if bill.fits else 'bad') for bill, _ in bills}
-  spent = {bill.topology: (bill.efficiency, 'calm') for bill, _ in bills if bill.floor}
-  cards = [
-    results.card('memory', 'The share of what a chip has, full at the right end.', charts.bars(fill, None)),
-    results.card('efficiency', 'The share of arithmetic where nothing runs beside it.', charts.bars(spent, None)),
-    results.table(head, rows),
-  ]
-  for bill, words in bills:
-    colour = lambda amounts: {name: (amount, look) for (name, amount), look in zip(amounts.items(), LOOKS)}
-    drawn = charts.split(colour(bill.memory), size)
-    if bill.floor:
-      drawn += charts.split(colour(bill.floor), lambda seconds: f'{number(1e3 * seconds)} ms')
-    says = 'What memory holds, and what would take the time of a step.'
-    cards.append(results.card(f'{bill.topology} {words}', says, drawn))
-  return cards
-
-
 def clips_of(config) -> int | None:
   """In an epoch, if the shards are here."""
   from tvts_jax.shards import index
@@ -211,21 +113,21 @@ def main(argv):
     for topology in topologies:
       bills.append(apart(config, topology, clips))
       shown.append((bills[-1], ''))
-      print('\n'.join(lines(bills[-1])), flush=True)
+      print('\n'.join(page.lines(bills[-1])), flush=True)
       if not bills[-1].fits and given.mend:
         if found := mend(config, topology, clips):
           words, bill = found
           mended[topology.name] = {'flags': words, **dataclasses.asdict(bill)}
           shown[-1] = bill, words
-          print(f'  with {words} it fits:\n' + '\n'.join(lines(bill)), flush=True)
+          print(f'  with {words} it fits:\n' + '\n'.join(page.lines(bill)), flush=True)
         else:
           print('  nothing that was tried fits: take more chips or a smaller batch', flush=True)
     if len(shown) > 1:
-      print('\n' + columns(table(shown)))
+      print('\n' + columns(page.table(shown)))
     if given.out:
       found = {'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}
       found |= {'host': turns.host(), 'versions': turns.versions('jax', 'jaxlib')}
-      print(f'the page is {results.save(given.out, "What a step takes", found, parts(shown))}')
+      print(f'the page is {results.save(given.out, "What a step takes", found, page.parts(shown))}')
   except UserError as error:
     sys.exit(f'plan: {error}')
   sys.exit(0 if all(bill.fits for bill in bills) else DOES_NOT_FIT)
