@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import weights
 from tvts_jax import config as config_lib
-from tvts_jax import convert, sharding, step, train
+from tvts_jax import convert, sharding, step, warm_start
 from tvts_jax.convert import names
 from tvts_jax.models.encoders.vit import resize_positions
 from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, CheckpointError, Checkpoints
@@ -38,7 +38,7 @@ def start(path, config):
   place = sharding.layout(shapes, sharding.RULES, sharding.make_mesh({'data': 4, 'fsdp': 2}))
   fresh = jax.tree.map(lambda leaf, at: jnp.zeros(leaf.shape, leaf.dtype, device=at), shapes, place)
   run = types.SimpleNamespace(model=config, init={'run': str(path), 'video': '', 'text': ''})
-  params = train.start_from(run, fresh, shapes, place)
+  params = warm_start.start_from(run, fresh, shapes, place)
   assert jax.tree.map(lambda leaf: leaf.sharding, params) == place
   return params
 

@@ -33,7 +33,7 @@ from tvts_jax.input.tokens import Tokenizer, check_fingerprint
 from tvts_jax.models import tvts
 from tvts_jax.pod import distributed
 from tvts_jax.run.checkpoint import FOLDER, differences, of_run
-from tvts_jax.train import from_run
+from tvts_jax.warm_start import from_run
 
 RANDOM = 'random'
 PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'tensorflow-cpu', 'tokenizers')

@@ -133,6 +133,19 @@ def rate_text(factor) -> str:
   return f'{low:.3g}' if low == high else f'{low:.3g}…{high:.3g}'
 
 
+def parameter_table(config: OptimConfig, shapes, place) -> str:
+  """One line a parameter: path, shape, where it lies, and what the optimizer does with it."""
+  groups = groups_of(config, shapes)
+  lines = []
+  for (path, leaf), where in zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(place)):
+    own = groups[sharding.path_name(path)]
+    fate = 'frozen' if own['frozen'] else f'lr ×{rate_text(own["lr"])}{", decays" if own["decay"] else ""}'
+    shape = '×'.join(map(str, leaf.shape))
+    lines.append(f'{sharding.path_name(path):<40} {shape:>20}  {where.spec!s:<50} {fate}')
+  total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  return '\n'.join([*lines, f'{total:,} parameters']) + '\n'
+
+
 def stop_frozen(config: OptimConfig, params):
   """The same parameters; what is frozen of them gets a gradient of zeros, for which nothing is computed."""
   groups = groups_of(config, params)

@@ -186,3 +186,17 @@ def compile_step(train_step, state, spec, rng, place, mesh):
     donate_argnums=0,
   )
   return jitted.lower(state, spec, rng).compile(compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform))
+
+
+def specs_of(source) -> list[dict]:
+  """Shapes and types of the batches that the step is given, of steps 0, 1, ... in turn."""
+  return [
+    {name: jax.ShapeDtypeStruct(*kind) for name, kind in spec.items() if name != 'example_id'} for spec in source.specs
+  ]
+
+
+def compile_steps(train_step, state, specs, rng, place, mesh) -> list:
+  """One for each of the specs; those of batches of one shape share theirs."""
+  specs = [tuple(spec.items()) for spec in specs]
+  compiled = {spec: compile_step(train_step, state, dict(spec), rng, place, mesh) for spec in dict.fromkeys(specs)}
+  return [compiled[spec] for spec in specs]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 
 import jax
@@ -10,30 +9,22 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from tvts_jax import __version__, chips, convert, evaluators, optim, report, sharding
+from tvts_jax import __version__, chips, evaluators, optim, preflight, report, sharding, warm_start
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
-from tvts_jax.evaluators.sorting import Sorting, examples
 from tvts_jax.files import read_rows, sweep, write_whole
 from tvts_jax.input import pipeline
-from tvts_jax.models import flops, tvts
-from tvts_jax.models.encoders.vit import resize_positions
+from tvts_jax.models import flops
 from tvts_jax.run import clock as clock_lib
 from tvts_jax.run import metrics
 from tvts_jax.run import stop as stop_lib
-from tvts_jax.run.checkpoint import FOLDER, Checkpoints, differences, of_run
+from tvts_jax.run.checkpoint import FOLDER, Checkpoints
 from tvts_jax.run.profiling import Profile
 from tvts_jax.run.watchdog import Watchdog
 from tvts_jax.shards import annotations
 
 EXAMPLES = 8  # Clips that the report shows.
-# Settings that change no number of a run, or by rounding alone, as other devices do, so resumes may change them. What
-# is in the two folders is compared itself.
-FREE = (
-  *('checkpoint.', 'evals', 'input.decoded:', 'input.folder:', 'input.max_bad:', 'input.threads:', 'input.tokenizer:'),
-  *('log_every:', 'mesh.', 'model.remat:', 'model.scan:', 'profile_at:', 'sharding:'),
-)
 
 
 def train(config: config_lib.RunConfig, workdir) -> bool:
@@ -44,14 +35,14 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   # 1. Describe ------------------------------------------------------------------------ nothing is allocated yet
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.input.batch, config.micro_batches, mesh)
-  check_files(config)
+  preflight.check_files(config)
   source = pipeline.open(config.input)
-  check_vocabulary(config, config.input.tokenizer, source.vocab_size)
-  check_labels(config)
+  preflight.check_vocabulary(config, config.input.tokenizer, source.vocab_size)
+  preflight.check_labels(config)
   total = config.steps if config.steps is not None else round(config.epochs * source.steps_per_epoch)
-  model, loss_fn, train_step, _, init, shapes = step_lib.describe(config, total)
-  place = sharding.state_layout(shapes, config.sharding, mesh)
-  evals = evaluators.build(config, model, mesh)
+  parts = step_lib.describe(config, total)
+  place = sharding.state_layout(parts.shapes, config.sharding, mesh)
+  evals = evaluators.build(config, parts.model, mesh)
 
   # 2. Materialise ------------------------------------------------ resume before init, init before random numbers
   workdir.mkdir(parents=True, exist_ok=True)
@@ -73,15 +64,15 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       'vocabulary': source.fingerprint,
     }
     first = 0
-    abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
-    if found := checkpoints.resume(abstract, lambda meta: check_identity(meta, identity, workdir)):
+    abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), parts.shapes, place)
+    if found := checkpoints.resume(abstract, lambda meta: preflight.check_identity(meta, identity, workdir)):
       first, state, meta = found
       clock.restore(meta['clock'], clock_lib.read(workdir))
       logging.info('resuming %s at step %d of %d', workdir, first, total)
     else:
       clock.restore(None, clock_lib.read(workdir))
-      state = jax.jit(init, out_shardings=place)(jax.random.key(config.seed))
-      state = state._replace(params=start_from(config, state.params, shapes.params, place.params))
+      state = jax.jit(parts.init, out_shardings=place)(jax.random.key(config.seed))
+      state = state._replace(params=warm_start.start_from(config, state.params, parts.shapes.params, place.params))
       if config.ema:
         state = state._replace(ema=jax.tree.map(lambda leaf: leaf.copy(), state.params))
     writers = metrics.Writers(workdir, jax.process_index(), first)
@@ -90,23 +81,17 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       for folder in (workdir, workdir / 'eval'):
         sweep(folder)
       write_whole(workdir / 'config.txt', identity['config'])
-      write_whole(workdir / 'parameters.txt', parameter_table(shapes.params, place.params, config))
+      table = optim.parameter_table(config.optim, parts.shapes.params, place.params)
+      write_whole(workdir / 'parameters.txt', table)
 
     batches = source.batches(first, sharding.rows(config.input.batch, mesh))
     rng = jax.jit(lambda: jax.random.key(config.seed), out_shardings=jax.NamedSharding(mesh, jax.P()))()
     logging.info('compiling the step, which takes minutes for large models')
     with clock.span('compile'):
-      step_fns = compile_steps(train_step, state, source, rng, place, mesh)
-    watch = Watch(
-      config,
-      workdir,
-      source,
-      clock,
-      writers,
-      total,
-      mesh,
-      clip_flops(source, config, loss_fn, mesh),
-    )
+      specs = step_lib.specs_of(source)
+      step_fns = step_lib.compile_steps(parts.train_step, state, specs, rng, place, mesh)
+    clip_flops = flops_of(config, parts.loss_fn, specs, mesh)
+    watch = Watch(config, workdir, source, clock, writers, total, mesh.devices.flatten(), clip_flops)
 
     # 3. Loop ------------------------------------------------------------------------------------- do not reorder
     # What is evaluated and saved as step s is the state before step s, and the batch of s is taken only after, so a
@@ -141,17 +126,23 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
     if jax.process_index() == 0:
       clock.write(workdir)
     if done:
-      write_report(workdir, evals, model, state.ema or state.params)
+      write_report(workdir, evals, state.ema or state.params)
   return done
 
 
+@dataclasses.dataclass
 class Watch:
   """What a person sees of the run: each step's numbers, one step late, and a line now and then."""
 
-  def __init__(self, config, workdir, source, clock, writers, total, mesh, clip_flops):
-    self.config, self.workdir, self.source, self.clock, self.writers = config, workdir, source, clock, writers
-    self.total, self.devices, self.clip_flops = total, mesh.devices.flatten(), clip_flops
-    self.pending = None
+  config: config_lib.RunConfig
+  workdir: epath.Path
+  source: pipeline.Source | pipeline.Alternating
+  clock: clock_lib.Clock
+  writers: metrics.Writers
+  total: int  # Steps of the run.
+  devices: np.ndarray
+  clip_flops: float
+  pending: tuple | None = None  # The step that was dispatched last, and its metrics.
 
   def step(self, s: int, device_metrics):
     self.flush()
@@ -211,133 +202,16 @@ class Watch:
     logging.info('step %d %s: %s', s, name, ', '.join(f'{key} {value:.4g}' for key, value in values.items()))
 
 
-def check_vocabulary(config, tokenizer: str, pieces: int):
-  if pieces > (known := config.model.text.vocab_size):
-    raise UserError(
-      f'the tokenizer {tokenizer!r} has {pieces} word pieces, but model.text.vocab_size is {known}; set it to at least '
-      'that'
-    )
-
-
-def check_labels(config):
-  for part in config.input.parts()[0]:
-    if 'label' in part.fields:
-      classes = config.objectives['classify'].get('classes', 0)
-      found = annotations.labels_of(part.annotations, part.split, part.label)
-      if beyond := [clip for clip, label in found.items() if label >= classes]:
-        raise UserError(
-          f'{part.annotations} numbers classes up to {max(found.values())}, {beyond[0]!r} the first clip beyond '
-          f'objectives.classify.classes={classes}; set it to at least {max(found.values()) + 1}'
-        )
-
-
-def check_files(config):
-  """What a newcomer lacks most often, told before anything slow."""
-  make = 'make them with: python -m data.build YOUR_VIDEOS --val-fraction 0.1 --out'
-  needed = [(f'{config.input.folder}/manifest.json', 'shards', make)]
-  if config.input.sources:
-    needed = []  # Each has a folder of its own, which opens with errors of its own.
-  needed += [
-    (path, f'init.{part}', config_lib.INIT[part] + ' belongs at') for part, path in config.init.items() if path
-  ]
-  for path, what, how in needed:
-    if not epath.Path(path).exists():
-      folder = path.removesuffix('/manifest.json')
-      raise UserError(f'{what} {folder} is not there; {how} {folder}. A run without either: bash launch/local.sh')
-
-
-def check_identity(meta, identity, workdir):
-  """Resuming another run than the one that was saved would be a mistake of which nobody would hear."""
-  for name in ('data', 'vocabulary'):
-    if meta[name] != identity[name]:
-      raise UserError(f'{workdir} was trained on other {name}; give a new --workdir, or bring the old {name} back')
-  changed = differences(meta['config'], identity['config'])
-  if changed := [line for line in changed if not line.startswith(FREE)]:
-    raise UserError(
-      f'{workdir} holds a run with another config ({"; ".join(changed[:8])}); give a new --workdir, the old '
-      f'config, or start from it with --config.init.run={workdir}'
-    )
-
-
-def start_from(config, params, shapes, place):
-  """Fresh parameters with those of `config.init` in their places."""
-  run = config.init.get('run')
-  if run and not (epath.Path(run) / 'config.json').exists():
-    given = from_run(run, config.model.video, shapes, place)
-    if fresh := sorted(set(params) - set(given)):
-      logging.info('%s has no %s, which start afresh', run, ', '.join(fresh))
-    return {**params, **given}
-  given = shapes
-  for part, path in (dict.fromkeys(shapes, run) if run else config.init).items():
-    if not path or part.startswith(tvts.HEADS):
-      continue
-    given, loaded = convert.load_part(given, config.model, part, path)
-    logging.info('%s', loaded)
-  take = lambda new, old: old if isinstance(new, jax.ShapeDtypeStruct) else jax.device_put(new, old.sharding)
-  return jax.tree.map(take, given, params)
-
-
-def from_run(run, video, shapes, place, part='params'):
-  """Parameters of another run; positions of another clip length or image size are resized.
-
-  Heads of objectives are those that both have.
-  """
-  abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
-  with of_run(run) as checkpoints:
-    step = checkpoints.latest()
-    theirs = tvts.TVTSConfig.from_dict(checkpoints.read_meta(step)['model']).video
-    # Theirs but for what restoring compares, so that it refuses any other difference by name.
-    grid = math.isqrt(theirs.places)
-    old = dataclasses.replace(video, frames=theirs.slots * video.tubelet, image_size=grid * video.patch)
-    for name, length in (('space_position', old.places), ('time_position', old.slots)):
-      leaf = abstract['video'][name]
-      everywhere = jax.NamedSharding(leaf.sharding.mesh, jax.P())
-      abstract['video'][name] = jax.ShapeDtypeStruct((length, video.width), leaf.dtype, sharding=everywhere)
-    params = checkpoints.restore_part(part, abstract, step, optional=tvts.HEADS)
-  resize = jax.jit(lambda params: resize_positions(params, old, video), out_shardings=place['video'])
-  return {**params, 'video': resize(params['video'])}
-
-
-def specs_of(source) -> list[dict]:
-  """Shapes and types of the batches that the step is given, of steps 0, 1, ... in turn."""
-  return [
-    {name: jax.ShapeDtypeStruct(*kind) for name, kind in spec.items() if name != 'example_id'} for spec in source.specs
-  ]
-
-
-def compile_steps(train_step, state, source, rng, place, mesh) -> list:
-  """One for each source that takes turns, of steps 0, 1, ...; those with batches of one shape share theirs."""
-  specs = [tuple(spec.items()) for spec in specs_of(source)]
-  compiled = {
-    spec: step_lib.compile_step(train_step, state, dict(spec), rng, place, mesh) for spec in dict.fromkeys(specs)
-  }
-  return [compiled[spec] for spec in specs]
-
-
-def clip_flops(source, config, loss_fn, mesh) -> float:
+def flops_of(config, loss_fn, specs, mesh) -> float:
   """Of one clip in one step, on the average over the sources that take turns; 0 for devices whose peak is unknown."""
   if chips.peak(mesh.devices.flat[0].device_kind) is None:
     return 0.0
-  found = [flops.of_clip(config.model, loss_fn, spec) for spec in specs_of(source)]
-  return sum(found) / len(found)
+  return sum(flops.of_clip(config.model, loss_fn, spec) for spec in specs) / len(specs)
 
 
-def parameter_table(shapes, place, config) -> str:
-  """One line a parameter: path, shape, where it lies, and what the optimizer does with it."""
-  groups = optim.groups_of(config.optim, shapes)
-  lines = []
-  for (path, leaf), where in zip(jax.tree.leaves_with_path(shapes), jax.tree.leaves(place)):
-    own = groups[sharding.path_name(path)]
-    fate = 'frozen' if own['frozen'] else f'lr ×{optim.rate_text(own["lr"])}{", decays" if own["decay"] else ""}'
-    shape = '×'.join(map(str, leaf.shape))
-    lines.append(f'{sharding.path_name(path):<40} {shape:>20}  {where.spec!s:<50} {fate}')
-  total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-  return '\n'.join([*lines, f'{total:,} parameters']) + '\n'
-
-
-def write_report(workdir, evals, model, params):
-  sorter = next((e for e in evals.values() if isinstance(e, Sorting)), None)
-  if jax.process_count() == 1 and sorter is not None:
-    write_whole(workdir / 'eval' / 'examples.json', json.dumps(examples(sorter, model, params, EXAMPLES)))
+def write_report(workdir, evals, params):
+  show = next((evaluator.examples for evaluator in evals.values() if hasattr(evaluator, 'examples')), None)
+  if jax.process_count() == 1 and show is not None:
+    write_whole(workdir / 'eval' / 'examples.json', json.dumps(show(params, EXAMPLES)))
   if jax.process_index() == 0:
     logging.info('the report is %s', report.write(workdir))

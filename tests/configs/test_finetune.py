@@ -14,7 +14,7 @@ from tests.support import clips, runs
 from tests.support.paths import ROOT
 from tests.support.runs import rows
 from tvts_jax import config as config_lib
-from tvts_jax import convert, evaluate, evaluators, sharding, step, train
+from tvts_jax import convert, evaluate, evaluators, preflight, sharding, step, train
 from tvts_jax.convert import workdir
 from tvts_jax.errors import UserError
 from tvts_jax.models import tvts
@@ -143,7 +143,7 @@ def test_classes_that_do_not_fit_are_refused_by_name(root):
   build = lambda: evaluators.build(config_lib.resolve(values), model, clips.mesh())
   values['objectives']['classify']['classes'] = 2
   with pytest.raises(UserError, match='numbers classes up to 2, .* beyond objectives.classify.classes=2; set it to at'):
-    train.check_labels(config_lib.resolve(values))
+    preflight.check_labels(config_lib.resolve(values))
   values['objectives']['classify']['classes'] = 4
   with pytest.raises(UserError, match='has 3 classes, but objectives.classify.classes=4; set it to 3'):
     build()

@@ -129,7 +129,8 @@ def test_equal_shapes_are_compiled_once():
   """Whatever the number of sources that take turns."""
   spec = {'patches': ((8, 4, 6), np.uint8), 'tokens': ((8, 1, 6), np.int32), 'example_id': ((8,), np.uint64)}
   longer = {**spec, 'patches': ((8, 8, 6), np.uint8)}
-  with mock.patch.object(train.step_lib, 'compile_step', side_effect=lambda step, state, spec, *_: spec) as compiled:
-    fns = train.compile_steps(None, None, mock.Mock(specs=[spec, longer, spec]), None, None, None)
+  specs = step_lib.specs_of(mock.Mock(specs=[spec, longer, spec]))
+  with mock.patch.object(step_lib, 'compile_step', side_effect=lambda step, state, spec, *_: spec) as compiled:
+    fns = step_lib.compile_steps(None, None, specs, None, None, None)
   assert compiled.call_count == 2 and [fn['patches'].shape[1] for fn in fns] == [4, 8, 4]
   assert all('example_id' not in fn for fn in fns)

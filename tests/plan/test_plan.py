@@ -154,8 +154,7 @@ def config():
 
 def test_the_bill_of_a_data_parallel_step(config, monkeypatch):
   made = bill.plan(config, bill.Topology.parse('h100:8'), clips=800)
-  _, _, _, _, _, shapes = bill.step_lib.describe(config, 10)
-  params = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes.params))
+  params = sum(4 * leaf.size for leaf in jax.tree.leaves(bill.step_lib.describe(config, 10).shapes.params))
   assert made.memory['parameters'] == made.memory['gradient'] == params
   assert made.memory['optimizer'] == pytest.approx(2 * params, rel=0.01)
   # Each chip sends its gradient around the ring, to sum it and to spread it; the embeddings are next to nothing.
@@ -168,9 +167,8 @@ def test_the_bill_of_a_data_parallel_step(config, monkeypatch):
 
 def kept(config, **mesh):
   mesh = sharding.make_mesh({**config.mesh, **mesh}, jax.devices())
-  model, loss_fn, _, spec, _, shapes = bill.step_lib.describe(config, 10)
-  place = sharding.state_layout(shapes, config.sharding, mesh)
-  return bill.estimate(config, model, loss_fn, spec, shapes, place, mesh)
+  parts = bill.step_lib.describe(config, 10)
+  return bill.estimate(config, parts, sharding.state_layout(parts.shapes, config.sharding, mesh), mesh)
 
 
 def test_memory_follows_what_is_kept_and_split(config):

@@ -43,7 +43,7 @@ def shards(run: Run) -> str:
 
 
 def tokenizer(run: Run) -> str:
-  from tvts_jax import train
+  from tvts_jax import preflight
   from tvts_jax.input.tokens import Tokenizer
 
   found = []
@@ -51,18 +51,18 @@ def tokenizer(run: Run) -> str:
     late = f'{part.tokenizer!r} is no folder here, and no hub has given it within {HUB} s; give a folder'
     limit = None if os.path.isdir(part.tokenizer) else HUB
     opened = within(limit, late, Tokenizer, part.tokenizer, part.max_tokens)
-    train.check_vocabulary(run.config, part.tokenizer, opened.vocab_size)
+    preflight.check_vocabulary(run.config, part.tokenizer, opened.vocab_size)
     found.append(f'{part.tokenizer} with {opened.vocab_size} word pieces')
   return ', '.join(dict.fromkeys(found))
 
 
 def examples(run: Run) -> str:
   """Opens the input as a run does, which makes one example."""
-  from tvts_jax import train
+  from tvts_jax import preflight
   from tvts_jax.input import pipeline
 
   source = pipeline.open(run.config.input)
-  train.check_labels(run.config)
+  preflight.check_labels(run.config)
   return f'{source.num_examples:,}, {source.steps_per_epoch:,} steps an epoch'
 
 

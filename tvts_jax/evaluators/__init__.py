@@ -2,6 +2,7 @@
 
 A call returns {metric: float}, and `result(params)` all that is known of it (results.Result); input_of(run_config,
 settings) checks the settings and returns the input that it reads. What may differ from the model is in MAY_DIFFER.
+One that has examples(params, count) gives the report of a run its clips: those of the first that has.
 One file, and one line here.
 """
 

@@ -68,7 +68,7 @@ class Sorting:
   def __init__(self, config, settings, model, mesh):
     self.input = self.input_of(config, settings)
     self.source = pipeline.open(self.input)
-    self.mesh = mesh
+    self.model, self.mesh = model, mesh
     self.objective = sorter_of(config)
     self.order = objectives.OBJECTIVES[self.objective].order
 
@@ -116,39 +116,38 @@ class Sorting:
     metrics = {name: float(value_N.sum()) / clips for name, value_N in found.items()}
     return Result(metrics, clips, int(valid_N.sum()), protocol, items)
 
+  def examples(self, params, count: int) -> list[dict]:
+    """The first clips of the split as pictures, with what the model makes of them, for the report."""
+    import cv2
 
-def examples(evaluator: Sorting, model, params, count: int) -> list[dict]:
-  """The first clips of the split as pictures, with what the model makes of them, for the report."""
-  import cv2
+    config = self.input
+    batch = self.source.batch(0)
+    keep = {name: value[:count] for name, value in batch.items() if name not in ('example_id', 'valid')}
 
-  config = evaluator.input
-  batch = evaluator.source.batch(0)
-  keep = {name: value[:count] for name, value in batch.items() if name not in ('example_id', 'valid')}
+    def look(params, batch):
+      outputs = self.model.apply(params, batch)
+      if self.objective == 'sort':
+        return outputs['sort_logits']
+      # Others give no odds of places: the place that a transcript gets, and no other.
+      return SURE * jax.nn.one_hot(self.order(outputs), config.transcripts)
 
-  def look(params, batch):
-    outputs = model.apply(params, batch)
-    if evaluator.objective == 'sort':
-      return outputs['sort_logits']
-    # Others give no odds of places: the place that a transcript gets, and no other.
-    return SURE * jax.nn.one_hot(evaluator.order(outputs), config.transcripts)
-
-  logits = jax.device_get(jax.jit(look)(params, keep))
-  names = evaluator.source.examples(0, count)
-  decode = evaluator.source.decode_tokens
-  result = []
-  for i, (video_id, window) in enumerate(names):
-    frames = unpatchify(keep['patches'][i], keep['positions'][i], config)
-    jpegs = [cv2.imencode('.jpg', frame[..., ::-1])[1].tobytes() for frame in frames[:: config.tubelet]]
-    result.append(
-      {
-        'id': f'{video_id} #{window}',
-        'frames': [base64.b64encode(jpeg).decode() for jpeg in jpegs],
-        'transcripts': decode(keep['tokens'][i], keep['token_mask'][i]),
-        'order': keep['order'][i].tolist(),
-        'logits': logits[i].tolist(),
-      }
-    )
-  return result
+    logits = jax.device_get(jax.jit(look)(params, keep))
+    names = self.source.examples(0, count)
+    decode = self.source.decode_tokens
+    result = []
+    for i, (video_id, window) in enumerate(names):
+      frames = unpatchify(keep['patches'][i], keep['positions'][i], config)
+      jpegs = [cv2.imencode('.jpg', frame[..., ::-1])[1].tobytes() for frame in frames[:: config.tubelet]]
+      result.append(
+        {
+          'id': f'{video_id} #{window}',
+          'frames': [base64.b64encode(jpeg).decode() for jpeg in jpegs],
+          'transcripts': decode(keep['tokens'][i], keep['token_mask'][i]),
+          'order': keep['order'][i].tolist(),
+          'logits': logits[i].tolist(),
+        }
+      )
+    return result
 
 
 def unpatchify(patches_NxP, positions_N, config) -> np.ndarray:

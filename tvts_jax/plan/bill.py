@@ -144,9 +144,9 @@ def plan(
   config = of_one_source(config)
   mesh = sharding.make_mesh(config.mesh, devices_of(topology, own))
   sharding.check_batch(config.input.batch, config.micro_batches, mesh)
-  model, loss_fn, train_step, spec, _, shapes = step_lib.describe(config, 1000)
-  place = sharding.state_layout(shapes, config.sharding, mesh)
-  memory = estimate(config, model, loss_fn, spec, shapes, place, mesh)
+  parts = step_lib.describe(config, 1000)
+  place = sharding.state_layout(parts.shapes, config.sharding, mesh)
+  memory = estimate(config, parts, place, mesh)
   given = config.input
   bill = Bill(
     topology=topology.name,
@@ -159,14 +159,14 @@ def plan(
     peak_bytes=sum(memory.values()),
     has_bytes=topology.chip.memory,
     compiled=own,
-    clip_flops=flops.of_clip(config.model, loss_fn, spec),
+    clip_flops=flops.of_clip(config.model, parts.loss_fn, parts.spec),
   )
   if sparing and bill.peak_bytes > (FAR_TOO_LARGE if own else 1) * bill.has_bytes:
     return bill
   rng, began = jax.eval_shape(lambda: jax.random.key(0)), time.monotonic()
   try:
     with jax.set_mesh(mesh):
-      compiled = step_lib.compile_step(train_step, shapes, spec, rng, place, mesh)
+      compiled = step_lib.compile_step(parts.train_step, parts.shapes, parts.spec, rng, place, mesh)
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
@@ -190,17 +190,18 @@ def plan(
   return bill
 
 
-def estimate(config, model, loss_fn, spec, shapes, place, mesh) -> dict[str, float]:
+def estimate(config, parts: step_lib.Parts, place, mesh) -> dict[str, float]:
   """Bytes on one device by what they are for: what is certain, and what the backward pass finds of the forward."""
   here = lambda x, where: math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize
   sum_of = lambda tree, places: float(sum(map(here, jax.tree.leaves(tree), jax.tree.leaves(places))))
   ways = mesh.shape['data'] * mesh.shape['fsdp']
+  shapes, spec = parts.shapes, parts.spec
   part = {
     name: jax.ShapeDtypeStruct((x.shape[0] // config.micro_batches, *x.shape[1:]), x.dtype) for name, x in spec.items()
   }
 
   def kept(params, batch, rng):
-    _, pull = jax.vjp(lambda params: loss_fn(model.apply(params, batch, rng, True), batch)[0], params)
+    _, pull = jax.vjp(lambda params: parts.loss_fn(parts.model.apply(params, batch, rng, True), batch)[0], params)
     given = {id(x) for x in jax.tree.leaves((params, batch))}
     return [x for x in jax.tree.leaves(pull) if id(x) not in given]
 

@@ -1,0 +1,63 @@
+"""What a run checks before it allocates anything: its files, its vocabulary, its labels; and that a resume is of it."""
+
+from etils import epath
+
+from tvts_jax import config as config_lib
+from tvts_jax.errors import UserError
+from tvts_jax.run.checkpoint import differences
+from tvts_jax.shards import annotations
+
+# Settings that change no number of a run, or by rounding alone, as other devices do, so resumes may change them. What
+# is in the two folders is compared itself.
+FREE = (
+  *('checkpoint.', 'evals', 'input.decoded:', 'input.folder:', 'input.max_bad:', 'input.threads:', 'input.tokenizer:'),
+  *('log_every:', 'mesh.', 'model.remat:', 'model.scan:', 'profile_at:', 'sharding:'),
+)
+
+
+def check_vocabulary(config, tokenizer: str, pieces: int):
+  if pieces > (known := config.model.text.vocab_size):
+    raise UserError(
+      f'the tokenizer {tokenizer!r} has {pieces} word pieces, but model.text.vocab_size is {known}; set it to at least '
+      'that'
+    )
+
+
+def check_labels(config):
+  for part in config.input.parts()[0]:
+    if 'label' in part.fields:
+      classes = config.objectives['classify'].get('classes', 0)
+      found = annotations.labels_of(part.annotations, part.split, part.label)
+      if beyond := [clip for clip, label in found.items() if label >= classes]:
+        raise UserError(
+          f'{part.annotations} numbers classes up to {max(found.values())}, {beyond[0]!r} the first clip beyond '
+          f'objectives.classify.classes={classes}; set it to at least {max(found.values()) + 1}'
+        )
+
+
+def check_files(config):
+  """What a newcomer lacks most often, told before anything slow."""
+  make = 'make them with: python -m data.build YOUR_VIDEOS --val-fraction 0.1 --out'
+  needed = [(f'{config.input.folder}/manifest.json', 'shards', make)]
+  if config.input.sources:
+    needed = []  # Each has a folder of its own, which opens with errors of its own.
+  needed += [
+    (path, f'init.{part}', config_lib.INIT[part] + ' belongs at') for part, path in config.init.items() if path
+  ]
+  for path, what, how in needed:
+    if not epath.Path(path).exists():
+      folder = path.removesuffix('/manifest.json')
+      raise UserError(f'{what} {folder} is not there; {how} {folder}. A run without either: bash launch/local.sh')
+
+
+def check_identity(meta, identity, workdir):
+  """Resuming another run than the one that was saved would be a mistake of which nobody would hear."""
+  for name in ('data', 'vocabulary'):
+    if meta[name] != identity[name]:
+      raise UserError(f'{workdir} was trained on other {name}; give a new --workdir, or bring the old {name} back')
+  changed = differences(meta['config'], identity['config'])
+  if changed := [line for line in changed if not line.startswith(FREE)]:
+    raise UserError(
+      f'{workdir} holds a run with another config ({"; ".join(changed[:8])}); give a new --workdir, the old '
+      f'config, or start from it with --config.init.run={workdir}'
+    )

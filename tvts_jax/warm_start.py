@@ -1,0 +1,52 @@
+"""What a run starts from (`config.init`): weights of encoders, converted weights, or another run."""
+
+import dataclasses
+import math
+
+import jax
+from absl import logging
+from etils import epath
+
+from tvts_jax import convert
+from tvts_jax.models import tvts
+from tvts_jax.models.encoders.vit import resize_positions
+from tvts_jax.run.checkpoint import of_run
+
+
+def start_from(config, params, shapes, place):
+  """Fresh parameters with those of `config.init` in their places."""
+  run = config.init.get('run')
+  if run and not (epath.Path(run) / 'config.json').exists():
+    given = from_run(run, config.model.video, shapes, place)
+    if fresh := sorted(set(params) - set(given)):
+      logging.info('%s has no %s, which start afresh', run, ', '.join(fresh))
+    return {**params, **given}
+  given = shapes
+  for part, path in (dict.fromkeys(shapes, run) if run else config.init).items():
+    if not path or part.startswith(tvts.HEADS):
+      continue
+    given, loaded = convert.load_part(given, config.model, part, path)
+    logging.info('%s', loaded)
+  take = lambda new, old: old if isinstance(new, jax.ShapeDtypeStruct) else jax.device_put(new, old.sharding)
+  return jax.tree.map(take, given, params)
+
+
+def from_run(run, video, shapes, place, part='params'):
+  """Parameters of another run; positions of another clip length or image size are resized.
+
+  Heads of objectives are those that both have.
+  """
+  abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
+  with of_run(run) as checkpoints:
+    step = checkpoints.latest()
+    theirs = tvts.TVTSConfig.from_dict(checkpoints.read_meta(step)['model']).video
+    # Theirs but for what restoring compares, so that it refuses any other difference by name.
+    grid = math.isqrt(theirs.places)
+    old = dataclasses.replace(video, frames=theirs.slots * video.tubelet, image_size=grid * video.patch)
+    for name, length in (('space_position', old.places), ('time_position', old.slots)):
+      leaf = abstract['video'][name]
+      everywhere = jax.NamedSharding(leaf.sharding.mesh, jax.P())
+      abstract['video'][name] = jax.ShapeDtypeStruct((length, video.width), leaf.dtype, sharding=everywhere)
+    params = checkpoints.restore_part(part, abstract, step, optional=tvts.HEADS)
+  resize = jax.jit(lambda params: resize_positions(params, old, video), out_shardings=place['video'])
+  return {**params, 'video': resize(params['video'])}
