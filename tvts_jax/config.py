@@ -6,28 +6,21 @@ into a frozen `RunConfig`. Defaults have one home each: the dataclass of the par
 
 import ast
 import dataclasses
+import operator
+import types
 import typing
 from collections.abc import Mapping
 
 import ml_collections
 from etils import epath
 
-from tvts_jax import evaluators, objectives, sharding
+from tvts_jax import evaluators, objectives, roles, sharding
 from tvts_jax.errors import UserError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.optim import OptimConfig
+from tvts_jax.roles import setting
 from tvts_jax.run.checkpoint import CheckpointConfig
-
-# Settings of the input that the model has already: a file need not repeat them.
-SHARED = {
-  'image_size': lambda model: model.video.image_size,
-  'patch': lambda model: model.video.patch,
-  'tubelet': lambda model: model.video.tubelet,
-  'frames': lambda model: model.video.frames,
-  'transcripts': lambda model: model.transcripts,
-}
-
 
 # What a run can start from; '' for nothing.
 INIT = {
@@ -41,16 +34,14 @@ INIT = {
 class RunConfig:
   model: TVTSConfig = TVTSConfig()
   input: InputConfig = InputConfig()
-  objectives: dict = dataclasses.field(
-    default_factory=lambda: {'contrastive': {'weight': 1.0}, 'sort': {'weight': 2.0}}
-  )
+  objectives: dict = setting({'contrastive': {'weight': 1.0}, 'sort': {'weight': 2.0}})
   optim: OptimConfig = OptimConfig()
-  checkpoint: CheckpointConfig = CheckpointConfig()
+  checkpoint: CheckpointConfig = setting(CheckpointConfig(), 'resume')
   # Evaluators by a name of one's own: {'type': ..., 'every_steps': ..., settings}; each also runs at the end.
-  evals: dict = dataclasses.field(default_factory=dict)
-  init: dict = dataclasses.field(default_factory=lambda: dict.fromkeys(INIT, ''))
-  mesh: dict = dataclasses.field(default_factory=lambda: {'data': -1, 'fsdp': 1, 'tensor': 1})
-  sharding: tuple = sharding.RULES
+  evals: dict = setting({}, 'resume')
+  init: dict = setting(dict.fromkeys(INIT, ''))
+  mesh: dict = setting({'data': -1, 'fsdp': 1, 'tensor': 1}, 'resume')
+  sharding: tuple = setting(sharding.RULES, 'resume')
   epochs: float | None = None  # How long to train: this, or `steps`.
   steps: int | None = None
   micro_batches: int = 1  # Passes that a batch is cut into where memory is short; the loss stays that of the whole.
@@ -58,15 +49,16 @@ class RunConfig:
   # Skip a step whose loss or gradient norm is so many deviations above those of the last steps; 0: take every step.
   spike_sigmas: float = 0.0
   seed: int = 0
-  log_every: int = 20  # steps
-  profile_at: int = 0  # A step to trace a few from; 0: none but those that touching WORKDIR/profile asks for.
+  log_every: int = setting(20, 'resume')  # steps
+  # A step to trace a few from; 0: none but those that touching WORKDIR/profile asks for.
+  profile_at: int = setting(0, 'resume')
 
 
 def base() -> ml_collections.ConfigDict:
   """Every setting at its default, for a config file to change; what follows from others is left out of the input."""
   config = ml_collections.ConfigDict(plain(RunConfig()))
   _give_types(config, RunConfig())
-  for name in (*SHARED, 'fields'):
+  for name in roles.followers(InputConfig):
     del config.input[name]
   return config
 
@@ -121,17 +113,18 @@ def resolve(config: Mapping) -> RunConfig:
   if unknown := sorted(set(values) - set(known)):
     raise UserError(f'config has no setting {unknown[0]!r}; it has {", ".join(known)}')
   model = TVTSConfig.from_dict(values.get('model', {}))
-  shared = {name: of(model) for name, of in SHARED.items()}
+  loss_fn = objectives.build(values.get('objectives', RunConfig().objectives))
+  followers, decided = roles.followers(InputConfig), types.SimpleNamespace(model=model, objectives=loss_fn)
+  follows = {name: operator.attrgetter(path)(decided) for name, path in followers.items()}
   given = values.get('input', {})
   evals = {f'evals.{name}': evaluators.bound(name, own) for name, own in values.get('evals', {}).items()}
   for part, settings in {'input': given, **evals}.items():
-    for name in set(shared) & set(settings):
-      if settings[name] != shared[name]:
+    for name, path in followers.items():
+      if path.startswith('model.') and settings.get(name, follows[name]) != follows[name]:
         raise UserError(
-          f'{part}.{name}={settings[name]!r} contradicts the model, which has {shared[name]!r}; set the model'
+          f'{part}.{name}={settings[name]!r} contradicts the model, which has {follows[name]!r}; set the model'
         )
-  loss_fn = objectives.build(values.get('objectives', RunConfig().objectives))
-  parts = {'model': model, 'input': make('input', InputConfig, {**given, **shared, 'fields': loss_fn.fields})}
+  parts = {'model': model, 'input': make('input', InputConfig, {**given, **follows})}
   for name, kind in (('optim', OptimConfig), ('checkpoint', CheckpointConfig)):
     parts[name] = make(name, kind, values.get(name, {}))
   run = RunConfig(**{**values, **parts})

@@ -22,7 +22,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from tvts_jax import __version__, command, convert, evaluators, sharding
+from tvts_jax import __version__, command, convert, evaluators, roles, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
@@ -37,11 +37,6 @@ from tvts_jax.warm_start import from_run
 
 RANDOM = 'random'
 PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'tensorflow-cpu', 'tokenizers')
-# Settings of a model that change no parameter's meaning; positions are resized where the clips differ.
-FREE = (
-  'dtype', 'param_dtype', 'scan', 'remat', 'start', 'stop_gradient', 'text.dropout', 'text.attention_dropout',
-  'video.frames', 'video.image_size', 'video.drop_path',
-)  # fmt: skip
 
 
 def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLike | None = None) -> dict[str, dict]:
@@ -139,7 +134,8 @@ def sharding_put(leaf, place):
 def check_model(config, meta: dict, folder):
   """What fits by its shapes and means something else would be evaluated without a word."""
   flat = lambda values: config_lib.text_of(config_lib.plain(values))
-  changed = [line for line in differences(flat(meta['model']), flat(config.model)) if not line.startswith(FREE)]
+  free = roles.lines(tvts.TVTSConfig, 'loads')
+  changed = [line for line in differences(flat(meta['model']), flat(config.model)) if not line.startswith(free)]
   if changed:
     raise UserError(
       f'{folder} was trained with another model ({"; ".join(changed[:8])}); take the config it was trained with'

@@ -3,16 +3,10 @@
 from etils import epath
 
 from tvts_jax import config as config_lib
+from tvts_jax import roles
 from tvts_jax.errors import UserError
 from tvts_jax.run.checkpoint import differences
 from tvts_jax.shards import annotations
-
-# Settings that change no number of a run, or by rounding alone, as other devices do, so resumes may change them. What
-# is in the two folders is compared itself.
-FREE = (
-  *('checkpoint.', 'evals', 'input.decoded:', 'input.folder:', 'input.max_bad:', 'input.threads:', 'input.tokenizer:'),
-  *('log_every:', 'mesh.', 'model.remat:', 'model.scan:', 'profile_at:', 'sharding:'),
-)
 
 
 def check_vocabulary(config, tokenizer: str, pieces: int):
@@ -55,8 +49,9 @@ def check_identity(meta, identity, workdir):
   for name in ('data', 'vocabulary'):
     if meta[name] != identity[name]:
       raise UserError(f'{workdir} was trained on other {name}; give a new --workdir, or bring the old {name} back')
-  changed = differences(meta['config'], identity['config'])
-  if changed := [line for line in changed if not line.startswith(FREE)]:
+  free = roles.lines(config_lib.RunConfig, 'resume')
+  changed = [line for line in differences(meta['config'], identity['config']) if not line.startswith(free)]
+  if changed:
     raise UserError(
       f'{workdir} holds a run with another config ({"; ".join(changed[:8])}); give a new --workdir, the old '
       f'config, or start from it with --config.init.run={workdir}'

@@ -18,7 +18,7 @@ from absl import logging
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tvts_jax import sharding
+from tvts_jax import roles, sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
 from tvts_jax.human import duration, percent
@@ -34,9 +34,6 @@ FEATURES = {
   'embed': 'the clip in the space that it shares with texts',
 }
 CROPS = {1: ('center',), 3: ('left', 'center', 'right')}
-# Settings of the input that change nothing of what is seen.
-BLIND = ('folder', 'batch', 'threads', 'decoded', 'max_bad', 'tokenizer', 'max_tokens')
-BLIND += ('annotations', 'label', 'magnitude')
 SAY_S = 10.0  # Between two lines of progress.
 
 
@@ -108,9 +105,9 @@ class Clips:
 
   def key(self) -> dict:
     """All that features depend on but the parameters."""
-    seen = dataclasses.asdict(self.views.input)
+    seen, unseen = dataclasses.asdict(self.views.input), roles.names(InputConfig, 'resume', 'unseen')
     return {
-      'input': {name: value for name, value in seen.items() if name not in BLIND},
+      'input': {name: value for name, value in seen.items() if name not in unseen},
       'crops': self.views.crops,
       'data': [manifest.sha256 for manifest in self.sources[0].manifests],
       'model': self.model.config.to_dict(),

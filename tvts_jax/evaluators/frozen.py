@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 import numpy as np
 
+from tvts_jax import roles
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers, ranks
 from tvts_jax.evaluators.features import Clips, Texts, Views
@@ -20,9 +21,6 @@ COMMON = {
   'crops': 1,  # 1 or 3; `clips` and `spread` of the input say how many temporal clips there are, and which.
 }
 BEST = 5  # Classes that the result of a clip lists.
-# Of the input: what views decide, what is only drawn in training, and what is a setting of the evaluator's own.
-FIXED = ('mode', 'sources', 'mix', 'crop', 'clip', 'pick', 'fields')
-FIXED += ('rand_augment', 'magnitude', 'flip', 'erase', 'caption', 'annotations', 'label')
 
 
 class Frozen:
@@ -36,7 +34,8 @@ class Frozen:
   def settings_of(cls, config, settings) -> tuple[dict, InputConfig]:
     """Its own settings and those of the input. UserError if one makes no sense."""
     own = COMMON | cls.OWN
-    known = [field.name for field in dataclasses.fields(InputConfig) if field.name not in FIXED]
+    fixed = {*roles.names(InputConfig, 'views', 'training'), *COMMON}
+    known = [field.name for field in dataclasses.fields(InputConfig) if field.name not in fixed]
     kind = f'the evaluator {cls.__name__}'
     if unknown := sorted(set(settings) - set(known) - set(own)):
       raise UserError(f'{kind} has no setting {unknown[0]!r}; it has every_steps, {", ".join([*own, *known])}')

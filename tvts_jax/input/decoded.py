@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tvts_jax import roles
 from tvts_jax.input.batches import Stream
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Examples
@@ -40,9 +41,9 @@ class HeldExamples(Examples):
     self.frames = _frames(config.decoded, self.manifest.sha256, (int(self._first_N[-1]), height, width, 3), self)
 
   def key(self) -> tuple:
-    """All that decides what is drawn."""
-    where = dict(folder='', decoded='', threads=0, tokenizer='')
-    return dataclasses.replace(self.config, **where), self.manifest.sha256, self.tokenizer.fingerprint
+    """All that decides what is drawn: what a resume may not change, and the hashes of the rest."""
+    free = {name: getattr(InputConfig, name) for name in roles.names(InputConfig, 'resume')}
+    return dataclasses.replace(self.config, **free), self.manifest.sha256, self.tokenizer.fingerprint
 
   def stored(self, row: int):
     return self._stored[row]

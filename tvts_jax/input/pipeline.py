@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tvts_jax import roles
 from tvts_jax.input import augment, decoded, fields, masks, spliced
 from tvts_jax.input import graph as graph_lib
 from tvts_jax.input.batches import Batches, Stream, Turns
@@ -43,9 +44,6 @@ from tvts_jax.machine import cores
 
 _PREFETCH = 2  # batches made ahead
 _ENDLESS = 2**62
-# What gives an example its shape; sources that share a batch agree on it.
-_ALIKE = ('frames', 'transcripts', 'image_size', 'patch', 'tubelet', 'resize', 'visible', 'max_tokens', 'fields')
-_ALIKE += ('keep', 'crop', 'rand_augment', 'magnitude', 'flip', 'erase', 'decoded', 'splice')
 
 
 def open(config: InputConfig) -> 'Source | Alternating':
@@ -297,7 +295,9 @@ class Source:
   def _check_alike(self, configs: list[InputConfig]) -> None:
     """One graph decodes for all sources, so they must ask the same of it."""
     for part, config in zip(self._parts, configs):
-      differ = [n for n in _ALIKE if getattr(config, n) != getattr(self.config, n)]
+      # Of the mask ratio it matters how many tubelets are visible.
+      alike = *roles.names(InputConfig, 'alike'), 'visible'
+      differ = [n for n in alike if getattr(config, n) != getattr(self.config, n)]
       if differ:
         raise InputError(
           f'{config.folder} and {self.config.folder} cannot share a batch, they differ in {", ".join(differ)}: '

@@ -4,6 +4,7 @@ import dataclasses
 
 from tvts_jax.input import masks
 from tvts_jax.input.errors import InputError
+from tvts_jax.roles import names, setting
 from tvts_jax.shards.sampling import SamplingConfig
 
 MODES = {
@@ -31,50 +32,52 @@ MIXES = {
 class InputConfig(SamplingConfig):
   """From a folder of shards to batches; sizes in pixels. How transcripts and frames are drawn is inherited."""
 
-  folder: str = ''
+  folder: str = setting('', 'resume')
   split: str = 'train'
-  mode: str = 'train'
-  batch: int = 1024  # examples in the global batch of all processes
-  seed: int = 0
-  image_size: int = 224
-  patch: int = 16
-  tubelet: int = 2  # frames
-  crop: str = 'random'
-  resize: int | None = None  # scale frames to this short side before the crop; costs host time
-  # Changes to the pixels of a clip, alike in all frames (augment.py); none in mode 'eval'.
-  rand_augment: int = 0  # operations of RandAugment
-  magnitude: float = 7.0  # of each, from 0 to 10
-  flip: bool = False  # mirror one of two clips: not where left and right mean something
-  erase: float = 0.0  # share of the clips that lose a box
+  mode: str = setting('train', 'views', 'run')
+  batch: int = setting(1024, 'unseen', 'run')  # examples in the global batch of all processes
+  seed: int = setting(0, 'run')
+  image_size: int = setting(224, 'alike', follows='model.video.image_size')
+  patch: int = setting(16, 'alike', follows='model.video.patch')
+  tubelet: int = setting(2, 'alike', follows='model.video.tubelet')  # frames
+  crop: str = setting('random', 'views', 'alike')
+  resize: int | None = setting(None, 'alike')  # scale frames to this short side before the crop; costs host time
+  # Changes to the pixels of a clip, alike in all frames (augment.py).
+  rand_augment: int = setting(0, 'training', 'alike')  # operations of RandAugment
+  magnitude: float = setting(7.0, 'training', 'unseen', 'alike')  # of each, from 0 to 10
+  flip: bool = setting(False, 'training', 'alike')  # mirror one of two clips: not where left and right mean something
+  erase: float = setting(0.0, 'training', 'alike')  # share of the clips that lose a box
   mask: str = 'random'
   mask_ratio: float = 0.75
   # So many of the visible tubelets are given, drawn anew for each clip; None: all. With 383 of 392 the encoder sees 384
   # tokens, a multiple of 128, for which TPUs have faster attention.
-  keep: int | None = None
-  tokenizer: str = ''  # a local folder or a hub name
-  max_tokens: int = 32
-  annotations: str = ''  # A file (annotations.py), for what a batch holds of it.
-  label: str = ''  # The field of it with the class of each clip, where that is another one than `label`.
-  caption: str = 'record'  # Of a clip that has a caption, with transcripts=1.
-  fields: tuple[str, ...] = ()  # More that a batch holds: what the objectives of a run ask for.
+  keep: int | None = setting(None, 'alike')
+  tokenizer: str = setting('', 'resume')  # a local folder or a hub name
+  max_tokens: int = setting(32, 'unseen', 'alike')
+  annotations: str = setting('', 'unseen')  # A file (annotations.py), for what a batch holds of it.
+  # The field of it with the class of each clip, where that is another one than `label`.
+  label: str = setting('', 'unseen')
+  caption: str = setting('record', 'training')  # Of a clip that has a caption, with transcripts=1.
+  # More that a batch holds: what the objectives of a run ask for.
+  fields: tuple[str, ...] = setting((), 'views', 'alike', follows='objectives.fields')
   # Several folders: settings that differ from the ones above, and 'weight' (1 unless given), for each.
-  sources: tuple[dict, ...] = ()
-  mix: str = 'weight'
-  threads: int = 0  # 0: one for each core this process may use
-  splice: bool = False  # decode visible blocks alone (spliced.py); needs shards of data.build --restarts
-  decoded: str = ''  # a folder to hold decoded frames in (held.py); '': they are decoded whenever they are needed
+  sources: tuple[dict, ...] = setting((), 'views', 'run')
+  mix: str = setting('weight', 'views', 'run')
+  threads: int = setting(0, 'resume', 'run')  # 0: one for each core this process may use
+  splice: bool = setting(False, 'alike')  # decode visible blocks alone (spliced.py); needs data.build --restarts
+  # A folder to hold decoded frames in (decoded.py); '': they are decoded whenever they are needed.
+  decoded: str = setting('', 'resume', 'alike')
   # The share of a folder's records that may be damaged, and always a few: so many a process skips before it stops the
   # run. 0 stops at the first.
-  max_bad: float = 0.001
+  max_bad: float = setting(0.001, 'resume')
 
   def __post_init__(self):
     if self.mode == 'eval':
       object.__setattr__(self, 'pick', 'center')
       if self.crop in ('random', 'resized'):
         object.__setattr__(self, 'crop', 'center')
-      for name in ('rand_augment', 'flip', 'erase'):
-        object.__setattr__(self, name, type(getattr(self, name))())
-      object.__setattr__(self, 'caption', 'record')
+      for name in names(InputConfig, 'training'):
+        object.__setattr__(self, name, getattr(InputConfig, name))
     super().__post_init__()
     object.__setattr__(self, 'sources', tuple(self.sources))
     object.__setattr__(self, 'fields', tuple(self.fields))
@@ -142,7 +145,7 @@ class InputConfig(SamplingConfig):
     """One config for each source, and their weights."""
     if not self.sources:
       return [self], [1.0]
-    fields = {f.name for f in dataclasses.fields(self)} - {'sources', 'mix', 'batch', 'mode', 'seed', 'threads'}
+    fields = {f.name for f in dataclasses.fields(self)} - set(names(InputConfig, 'run'))
     configs, weights = [], []
     for source in self.sources:
       changes = dict(source)

@@ -18,6 +18,7 @@ from tvts_jax.models import layers
 from tvts_jax.models.encoders.vit import VideoConfig, VideoEncoder
 from tvts_jax.models.sorter import Sorter
 from tvts_jax.models.texts.distilbert import TextConfig, TextEncoder
+from tvts_jax.roles import setting
 
 # Video encoders by name. One maps (patches [B,N,P], positions [B,N]) to tokens [B,1+N,D], of which the first stands
 # for the whole clip, and is built as encoder(config, dtype, param_dtype, scan, remat, start): no more is asked of it.
@@ -43,14 +44,14 @@ class TVTSConfig:
   transcripts: int = 4  # K
   sort_depth: int = 2
   sort_heads: int | None = None  # As many as the video encoder has.
-  stop_gradient: bool = True  # From the sort loss toward the text encoder.
+  stop_gradient: bool = setting(True, 'loads')  # From the sort loss toward the text encoder.
   common: int = 256  # C
   projection: str = 'relu_linear'
-  start: str = 'published'  # How parameters start that no pretrained weights replace.
-  dtype: str = 'bfloat16'  # Of the computation; parameters, norms, softmax and losses are float32.
-  param_dtype: str = 'float32'
-  scan: bool = True  # One compiled block, run in a loop; changes no number.
-  remat: str = 'none'  # What the backward pass recomputes; changes no number.
+  start: str = setting('published', 'loads')  # How parameters start that no pretrained weights replace.
+  dtype: str = setting('bfloat16', 'loads')  # Of the computation; parameters, norms, softmax and losses are float32.
+  param_dtype: str = setting('float32', 'loads')
+  scan: bool = setting(True, 'resume', 'loads')  # One compiled block, run in a loop; changes no number.
+  remat: str = setting('none', 'resume', 'loads')  # What the backward pass recomputes; changes no number.
 
   @classmethod
   def from_dict(cls, values) -> 'TVTSConfig':

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from tvts_jax.input.errors import InputError
+from tvts_jax.roles import setting
 
 # Named departures from the paper; each first name is the paper's rule, the others are what its code does.
 WINDOWS = {
@@ -38,18 +39,18 @@ SPREADS = {
 class SamplingConfig:
   """How transcripts and frames are drawn; `min_words=0` accepts every begin, as the reference does."""
 
-  transcripts: int = 4
+  transcripts: int = setting(4, 'alike', follows='model.transcripts')
   seconds: tuple[float, ...] = (3, 4, 5)
   gap_s: float = 1.0
   min_words: int = 3
-  frames: int = 16
+  frames: int = setting(16, 'alike', follows='model.video.frames')
   windows: str = 'closed'
   order: str = 'shuffled'
   segments: str = 'whole'
-  pick: str = 'random'
+  pick: str = setting('random', 'views')
   # With pick='center', the clip-th of as many clips of one sample: views of a video, for evaluation.
   clips: int = 1
-  clip: int = 0
+  clip: int = setting(0, 'views')
   spread: str = 'interleaved'
 
   def __post_init__(self):

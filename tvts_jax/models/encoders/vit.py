@@ -15,6 +15,7 @@ from einops import rearrange
 
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
+from tvts_jax.roles import setting
 
 # Width, depth, heads and patch of each size by name.
 SIZES = {
@@ -38,13 +39,13 @@ class VideoConfig:
   depth: int
   heads: int
   patch: int
-  image_size: int = 224
-  frames: int = 16
+  image_size: int = setting(224, 'loads')  # Positions are resized.
+  frames: int = setting(16, 'loads')
   tubelet: int = 2
   mlp_ratio: int = 4
   # The share of clips that go past the attention, and past the MLP, of the last block in training; none do of the
   # first, and between them it rises evenly.
-  drop_path: float = 0.0
+  drop_path: float = setting(0.0, 'loads')
 
   @classmethod
   def named(cls, size: str, **changes) -> 'VideoConfig':

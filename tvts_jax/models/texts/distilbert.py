@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
+from tvts_jax.roles import setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +23,8 @@ class TextConfig:
   hidden_dim: int = 3072
   n_layers: int = 6
   n_heads: int = 12
-  dropout: float = 0.1
-  attention_dropout: float = 0.1
+  dropout: float = setting(0.1, 'loads')
+  attention_dropout: float = setting(0.1, 'loads')
 
   @classmethod
   def from_hf(cls, config) -> 'TextConfig':
