@@ -1,9 +1,11 @@
 """What a run checks before it allocates anything: its files, its vocabulary, its labels; and that a resume is of it."""
 
+import math
+
 from etils import epath
 
 from tvts_jax import config as config_lib
-from tvts_jax import roles
+from tvts_jax import objectives, roles
 from tvts_jax.errors import UserError
 from tvts_jax.run.checkpoint import differences
 from tvts_jax.shards import annotations
@@ -18,14 +20,15 @@ def check_vocabulary(config, tokenizer: str, pieces: int):
 
 
 def check_labels(config):
+  labelled = [name for name in config.objectives if 'label' in objectives.OBJECTIVES[name].fields]
   for part in config.input.parts()[0]:
-    if 'label' in part.fields:
-      classes = config.objectives['classify'].get('classes', 0)
+    for name in labelled:
+      classes = config.objectives[name].get('classes', math.inf)
       found = annotations.labels_of(part.annotations, part.split, part.label)
       if beyond := [clip for clip, label in found.items() if label >= classes]:
         raise UserError(
           f'{part.annotations} numbers classes up to {max(found.values())}, {beyond[0]!r} the first clip beyond '
-          f'objectives.classify.classes={classes}; set it to at least {max(found.values()) + 1}'
+          f'objectives.{name}.classes={classes}; set it to at least {max(found.values()) + 1}'
         )
 
 

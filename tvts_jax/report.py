@@ -7,18 +7,16 @@ can be asked of a run at any time. Exit codes: 0 the page is written, 1 that is 
 written, 2 the command line is wrong.
 """
 
-import math
 import re
 import sys
 import time
 
 from etils import epath
 
-from tvts_jax import command
+from tvts_jax import command, objectives
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
 from tvts_jax.human import duration, number, percent
-from tvts_jax.objectives.orders import CHANCE
 from tvts_jax.pages import charts, kit, sorting
 from tvts_jax.pages.charts import Curve
 from tvts_jax.pages.kit import text
@@ -40,18 +38,6 @@ MEANINGS = {
 }
 # Metrics that are shares, by the end of their name.
 SHARE = re.compile('(^|[/_])(item|exact|assigned|pairs|r[0-9]+|top[0-9]+|per_class)$')
-CONTRASTIVE = ('contrastive', 'contrastive_learned', 'sigmoid')
-# What knowing nothing gives, out of K transcripts and B clips of a batch.
-LEVELS = {
-  **dict.fromkeys(('sort/loss', 'merlot_sort/loss'), lambda K, B: math.log(K)),
-  **dict.fromkeys(('sort_pairwise/loss', 'merlot_pairs/loss'), lambda K, B: math.log(2)),
-  **dict.fromkeys(('sort_factorial/loss', 'vcop/loss'), lambda K, B: math.log(math.factorial(K))),
-  'contrastive/loss': lambda K, B: 2 * math.log(B),
-  'contrastive_learned/loss': lambda K, B: 2 * math.log(B),
-  'frame_transcript/loss': lambda K, B: 2 * math.log(K * B),
-  **{f'{name}/{way}_r1': lambda K, B: 1 / B for name in CONTRASTIVE for way in ('v2t', 't2v')},
-  **{f'frame_transcript/{way}_r1': lambda K, B: 1 / (K * B) for way in ('f2t', 't2f')},
-}
 LOOKS = {
   'step': 'own',
   'input': 'bad',
@@ -110,12 +96,7 @@ def order(name: str):
 def level_of(run: Run, name: str) -> float | None:
   """The chance level of a metric of training, where there is one and the config tells it."""
   transcripts, batch = run.setting('model.transcripts'), run.setting('input.batch')
-  score = name.split('/')[-1]
-  if transcripts is None or batch is None:
-    return None
-  if name in LEVELS:
-    return LEVELS[name](transcripts, batch)
-  return CHANCE[score](transcripts) if '/' in name and score in CHANCE else None
+  return None if transcripts is None or batch is None else objectives.chance(name, transcripts, batch)
 
 
 def evaluations(run: Run, end: int):

@@ -42,11 +42,6 @@ def test_a_variant_is_what_it_says(name):
     assert all(line.startswith(free) for line in differ), differ
 
 
-def test_variants_cover_all_objectives():
-  used = {name for asked, _ in variants.VARIANTS.values() for name in asked}
-  assert used | {'classify'} == set(objectives.OBJECTIVES)
-
-
 def test_an_unknown_variant_lists_the_known():
   with pytest.raises(UserError, match='pairwize.*pairwise'):
     load('demo:objective=pairwize')

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support import weights
-from tvts_jax import optim
+from tvts_jax import objectives, optim
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
 from tvts_jax.models.encoders import vit
@@ -169,7 +169,7 @@ def test_a_label_beyond_the_classes_is_no_number():
 )
 def test_what_is_refused(settings, words):
   with pytest.raises(UserError, match=words):
-    classify.Classifier(CONFIG, **{'classes': CLASSES, **settings})
+    objectives.build({'classify': {'classes': CLASSES, **settings}})
 
 
 def test_masked_clips_are_not_mixed(batch):

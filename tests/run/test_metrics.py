@@ -230,9 +230,9 @@ def test_the_whole_line():
 def test_a_line_says_what_there_is():
   assert metrics.progress_line(0, 9, {}, None, transcripts=4, batch=32) == 'step 0/9'
   rates = Rates(steps_per_s=0.02, clips_per_s=0.64, waiting=1.0, eta_s=0)
-  values = {'loss': math.nan, 'sinkhorn/assigned': 0.5, 'unknown/exactly': 1.0}
+  values = {'loss': math.nan, 'sort_factorial/assigned': 0.5, 'unknown/exactly': 1.0}
   assert metrics.progress_line(9, 9, values, rates, transcripts=3, batch=1) == (
-    'step 9/9  loss nan  sinkhorn assigned 50.0% (chance 16.7%)  0.64 clips/s  waiting for data 100.0%  ETA 0 s'
+    'step 9/9  loss nan  sort_factorial assigned 50.0% (chance 16.7%)  0.64 clips/s  waiting for data 100.0%  ETA 0 s'
   )
 
 

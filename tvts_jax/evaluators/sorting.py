@@ -69,15 +69,15 @@ class Sorting:
     self.input = self.input_of(config, settings)
     self.source = pipeline.open(self.input)
     self.model, self.mesh = model, mesh
-    self.objective = sorter_of(config)
-    self.order = objectives.OBJECTIVES[self.objective].order
+    self.name = sorter_of(config)
+    self.objective = objectives.OBJECTIVES[self.name]
 
     def score(params, batch):
       outputs = model.apply(params, batch)
-      if self.objective == 'sort':
-        scores = sorting.scores(outputs['sort_logits'], batch['order'])
+      if self.objective.logits:
+        scores = sorting.scores(self.objective.logits(outputs), batch['order'])
       else:
-        scores = orders.scores(self.order(outputs), batch['order'])
+        scores = orders.scores(self.objective.order(outputs), batch['order'])
       return {name: value * batch['valid'] for name, value in scores.items()} | {'valid': batch['valid']}
 
     self.score = jax.jit(score, out_shardings=NamedSharding(mesh, PartitionSpec()))
@@ -87,7 +87,7 @@ class Sorting:
     return self.result(params).numbers()
 
   def result(self, params) -> Result:
-    names = K_WAY if self.objective == 'sort' else PERMUTED
+    names = K_WAY if self.objective.logits else PERMUTED
     found = {f'{name}/{key}': [] for name in VIDEOS for key in (*names, 'valid')}
     for batch in self.source.batches(0, sharding.rows(self.input.batch, self.mesh)):
       batch.pop('example_id')
@@ -107,10 +107,10 @@ class Sorting:
     K = self.input.transcripts
     exact = f'exact: all argmaxes right, each by itself, chance {percent(orders.CHANCE["exact"](K))}; '
     protocol = (
-      f'Sorting by {self.objective}; {clips} clips of {self.input.folder}, split {self.input.split!r}; {K} '
+      f'Sorting by {self.name}; {clips} clips of {self.input.folder}, split {self.input.split!r}; {K} '
       f'transcripts of {", ".join(f"{s:g}" for s in self.input.seconds)} s; {self.input.frames} frames, '
       f'{percent(self.input.mask_ratio)} masked; '
-      f'{exact if self.objective == "sort" else ""}assigned: the likeliest permutation is right, chance '
+      f'{exact if self.objective.logits else ""}assigned: the likeliest permutation is right, chance '
       f'{percent(orders.CHANCE["assigned"](K))}; clips that are damaged count as wrong'
     )
     metrics = {name: float(value_N.sum()) / clips for name, value_N in found.items()}
@@ -126,10 +126,10 @@ class Sorting:
 
     def look(params, batch):
       outputs = self.model.apply(params, batch)
-      if self.objective == 'sort':
-        return outputs['sort_logits']
+      if self.objective.logits:
+        return self.objective.logits(outputs)
       # Others give no odds of places: the place that a transcript gets, and no other.
-      return SURE * jax.nn.one_hot(self.order(outputs), config.transcripts)
+      return SURE * jax.nn.one_hot(self.objective.order(outputs), config.transcripts)
 
     logits = jax.device_get(jax.jit(look)(params, keep))
     names = self.source.examples(0, count)

@@ -2,78 +2,25 @@
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
-
-import flax.linen as nn
 
 from tvts_jax.errors import UserError
-from tvts_jax.objectives import classify, contrastive, orders, reconstruct, sorting, video_order
+from tvts_jax.objectives import classify, contrastive, reconstruct, sorting, video_order
 
-
-class Objective(NamedTuple):
-  """`head` is a module with parameters of its own: built as head(model config, **settings), and called as
-  head(outputs, batch, encode_video, train) → {name: array}, which join the outputs. encode_video(patches, positions,
-  train) → {'video_tokens': [B, 1+N, D], 'video_embed': [B, C]} is the model's video encoder, for those that look at a
-  clip in a way of their own.
-  """
-
-  loss: Callable  # A pure function (outputs, batch, **settings) → (loss, metrics).
-  reads: tuple[str, ...]  # Outputs that it needs: what an accumulated step keeps of every micro-batch, so small ones.
-  fields: tuple[str, ...] = ()  # Of tvts_jax/input/fields.py: what the batch must hold beyond the usual.
-  head: type[nn.Module] | None = None
-  even: bool = False  # Whether it needs as many tubelets of each time slot, which input.keep does not leave.
-  order: Callable | None = None  # How it sorts transcripts: outputs → places [B, K], each place once.
-
-  def settings(self) -> tuple[list[str], list[str]]:
-    """Names of those of the loss, and of the head."""
-    own = list(inspect.signature(self.loss).parameters)[2:]
-    # Linen adds the fields `parent` and `name` to every module.
-    fields = [field.name for field in dataclasses.fields(self.head)] if self.head else []
-    return own, [name for name in fields if name not in ('config', 'parent', 'name')]
-
-
-EMBEDS = ('video_embed', 'text_embed')
 OBJECTIVES = {
-  'classify': Objective(
-    classify.classify, ('class_logits', 'class_targets'), fields=('label',), head=classify.Classifier
-  ),
-  'contrastive': Objective(contrastive.contrastive, EMBEDS),
-  'contrastive_learned': Objective(
-    contrastive.contrastive_learned, (*EMBEDS, 'contrastive_scale'), head=contrastive.ScaleHead
-  ),
-  'sigmoid': Objective(contrastive.sigmoid, (*EMBEDS, 'sigmoid_scale', 'sigmoid_bias'), head=contrastive.SigmoidHead),
-  'frame_transcript': Objective(
-    contrastive.frame_transcript, ('frame_embed', 'transcript_embed'), head=contrastive.FrameHead, even=True
-  ),
-  'sort': Objective(sorting.sort, ('sort_logits',), order=lambda outputs: orders.assign(outputs['sort_logits'])),
-  'sort_pairwise': Objective(
-    sorting.sort_pairwise,
-    ('sort_pairs',),
-    head=sorting.PairwiseHead,
-    order=lambda outputs: orders.borda(outputs['sort_pairs']),
-  ),
-  'sort_factorial': Objective(
-    sorting.sort_factorial,
-    ('sort_orders',),
-    head=sorting.FactorialHead,
-    order=lambda outputs: orders.likeliest(outputs['sort_orders']),
-  ),
-  # The best permutation is the same before and after Sinkhorn, which adds to whole rows and columns.
-  'sort_sinkhorn': Objective(
-    sorting.sort_sinkhorn, ('sort_logits',), order=lambda outputs: orders.assign(outputs['sort_logits'])
-  ),
-  'merlot_sort': Objective(
-    video_order.merlot_sort, ('merlot_logits',), fields=('part_order',), head=video_order.MerlotSortHead, even=True
-  ),
-  'merlot_pairs': Objective(
-    video_order.merlot_pairs, ('merlot_pairs',), fields=('part_order',), head=video_order.MerlotPairsHead, even=True
-  ),
-  'vcop': Objective(video_order.vcop, ('vcop_orders',), fields=('part_order',), head=video_order.VcopHead, even=True),
-  'reconstruct': Objective(
-    reconstruct.reconstruct, ('reconstruct_error',), fields=('masked',), head=reconstruct.Decoder, even=True
-  ),
+  'classify': classify.CLASSIFY,
+  'contrastive': contrastive.CONTRASTIVE,
+  'contrastive_learned': contrastive.CONTRASTIVE_LEARNED,
+  'sigmoid': contrastive.SIGMOID,
+  'frame_transcript': contrastive.FRAME_TRANSCRIPT,
+  'sort': sorting.SORT,
+  'sort_pairwise': sorting.SORT_PAIRWISE,
+  'sort_factorial': sorting.SORT_FACTORIAL,
+  'sort_sinkhorn': sorting.SORT_SINKHORN,
+  'merlot_sort': video_order.MERLOT_SORT,
+  'merlot_pairs': video_order.MERLOT_PAIRS,
+  'vcop': video_order.VCOP,
+  'reconstruct': reconstruct.RECONSTRUCT,
 }
 
 
@@ -120,11 +67,20 @@ def build(config: Mapping[str, Mapping]) -> Loss:
   for name, settings in config.items():
     if name not in OBJECTIVES:
       raise UserError(f'objective {name!r} is unknown; known: {", ".join(OBJECTIVES)}')
-    known = ['weight', *sum(OBJECTIVES[name].settings(), [])]
+    loss, head = OBJECTIVES[name].settings()
+    known = {'weight': 1.0, **loss, **head}
     if unknown := sorted(set(settings) - set(known)):
       raise UserError(f'objective {name!r} has no setting {unknown[0]!r}; it has {", ".join(known)}')
-    if (temperature := settings.get('temperature', 1.0)) <= 0:
-      raise UserError(f'objectives.{name}.temperature={temperature!r} must be above 0')
-    if not 0 <= (smoothing := settings.get('smoothing', 0.0)) < 1:
-      raise UserError(f'objectives.{name}.smoothing={smoothing!r} must be from 0 to below 1')
+    if wrong := OBJECTIVES[name].check({**known, **settings}):
+      raise UserError(f'objectives.{name}.{wrong}')
   return Loss(config)
+
+
+def chance(metric: str, transcripts: int, batch: int) -> float | None:
+  """What a metric 'objective/metric' is when the model knows nothing, where that is known.
+
+  transcripts: of a clip; batch: clips among which contrastive retrieval searches.
+  """
+  objective, _, score = metric.partition('/')
+  level = OBJECTIVES[objective].chance.get(score) if objective in OBJECTIVES else None
+  return None if level is None else level(transcripts, batch)

@@ -11,12 +11,29 @@ from tvts_jax.errors import UserError
 from tvts_jax.models import layers
 from tvts_jax.models.encoders.vit import normalise
 from tvts_jax.models.tvts import TVTSConfig
+from tvts_jax.objectives.objective import Objective
 
 # What stands for a clip.
 POOLS = {
   'cls': '[CLS] after the last norm, as the code of TVTS has it',
   'mean': 'the mean of all other tokens, normed once more, as VideoMAE has it',
 }
+
+
+def check(settings) -> str | None:
+  pool, classes, smoothing = (settings[name] for name in ('pool', 'classes', 'smoothing'))
+  if not 0 <= smoothing < 1:
+    return f'smoothing={smoothing!r} must be from 0 to below 1'
+  if pool not in POOLS:
+    return f'pool={pool!r} is unknown; known: {", ".join(POOLS)}'
+  if type(classes) is not int or classes < 2:
+    return f'classes={classes!r} must say how many classes there are'
+  for name in ('mixup', 'cutmix'):
+    if settings[name] < 0:
+      return f'{name}={settings[name]!r} must be at least 0'
+  if not 0 <= settings['switch'] <= 1:
+    return f'switch={settings["switch"]!r} must be from 0 to 1'
+  return None
 
 
 def classify(outputs, batch, *, smoothing: float = 0.0):
@@ -39,15 +56,6 @@ class Classifier(nn.Module):
   mixup: float = 0.0
   cutmix: float = 0.0
   switch: float = 0.5  # The share of clips that are cut where there are both.
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.pool not in POOLS:
-      raise UserError(f'objectives.classify.pool={self.pool!r} is unknown; known: {", ".join(POOLS)}')
-    if type(self.classes) is not int or self.classes < 2:
-      raise UserError(f'objectives.classify.classes={self.classes!r} must say how many classes there are')
-    if not 0 <= self.switch <= 1 or min(self.mixup, self.cutmix) < 0:
-      raise UserError('objectives.classify: mixup and cutmix must be at least 0, and switch from 0 to 1')
 
   @nn.compact
   def __call__(self, outputs, batch, encode_video, train: bool = False):
@@ -88,6 +96,9 @@ class Classifier(nn.Module):
     pixels_BxNxP = normalise(patches_BxNxP)
     mixed_BxNxP = own_BxNxP * pixels_BxNxP + (1 - own_BxNxP) * jnp.roll(pixels_BxNxP, 1, axis=0)
     return mixed_BxNxP, jnp.where(cut_B, 1 - area_B, share_B)
+
+
+CLASSIFY = Objective(classify, ('class_logits', 'class_targets'), fields=('label',), head=Classifier, check=check)
 
 
 def one_hot(label_B, classes: int):

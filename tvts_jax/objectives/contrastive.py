@@ -12,8 +12,17 @@ from einops import rearrange
 
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.objectives import video_order
+from tvts_jax.objectives.objective import Objective
 
+EMBEDS = ('video_embed', 'text_embed')
+RECALL_CHANCE = {f'{way}_r1': lambda K, B: 1 / B for way in ('v2t', 't2v')}
+CHANCE = {'loss': lambda K, B: 2 * math.log(B), **RECALL_CHANCE}
 LARGEST_SCALE = 100.0  # Of similarities, as CLIP holds it: temperatures stay at 0.01 or above.
+
+
+def check_temperature(settings) -> str | None:
+  temperature = settings['temperature']
+  return f'temperature={temperature!r} must be above 0' if temperature <= 0 else None
 
 
 def unit(x_NxC):
@@ -50,6 +59,9 @@ def contrastive(outputs, batch, *, temperature: float = 0.05, gradient_scale: fl
   similarity_BxB, metrics = similarities(outputs)
   loss = info_nce(similarity_BxB / temperature)
   return gradient_scale * loss + jax.lax.stop_gradient((1 - gradient_scale) * loss), metrics
+
+
+CONTRASTIVE = Objective(contrastive, EMBEDS, chance=CHANCE, check=check_temperature)
 
 
 @jax.custom_vjp
@@ -95,6 +107,11 @@ class ScaleHead(nn.Module):
     return {'contrastive_scale': Scale(1 / self.temperature, name='scale')(outputs['video_embed'].shape[0])}
 
 
+CONTRASTIVE_LEARNED = Objective(
+  contrastive_learned, (*EMBEDS, 'contrastive_scale'), head=ScaleHead, chance=CHANCE, check=check_temperature
+)
+
+
 def sigmoid(outputs, batch):
   """SigLIP: each clip and text by themselves, do they belong together? Summed over texts, the mean over clips."""
   del batch
@@ -119,6 +136,15 @@ class SigmoidHead(nn.Module):
     return {'sigmoid_scale': scale_B, 'sigmoid_bias': jnp.broadcast_to(bias, (B,))}
 
 
+SIGMOID = Objective(
+  sigmoid,
+  (*EMBEDS, 'sigmoid_scale', 'sigmoid_bias'),
+  head=SigmoidHead,
+  chance=RECALL_CHANCE,
+  check=check_temperature,
+)
+
+
 def frame_transcript(outputs, batch, *, temperature: float = 0.05):
   """MERLOT: each frame against the transcript of its time, among all of the global batch, both directions added."""
   del batch
@@ -138,3 +164,17 @@ class FrameHead(nn.Module):
     del outputs
     frames = video_order.encode_frames(self.config, batch, batch['order'], encode_video, train)
     return {'frame_embed': rearrange(frames['video_embed'], '(b k) c -> b k c', b=batch['order'].shape[0])}
+
+
+FRAME_TRANSCRIPT = Objective(
+  frame_transcript,
+  ('frame_embed', 'transcript_embed'),
+  head=FrameHead,
+  even=True,
+  chance={
+    'loss': lambda K, B: 2 * math.log(K * B),
+    'f2t_r1': lambda K, B: 1 / (K * B),
+    't2f_r1': lambda K, B: 1 / (K * B),
+  },
+  check=check_temperature,
+)

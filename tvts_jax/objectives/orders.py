@@ -33,6 +33,17 @@ CHANCE = {
 }
 
 
+def chance_of(loss, *scores: str) -> dict:
+  """Chance levels of an objective as its line in OBJECTIVES has them; the batch has no part in any."""
+  levels = {'loss': loss} | {score: CHANCE[score] for score in scores}
+  return {name: lambda K, B, level=level: level(K) for name, level in levels.items()}
+
+
+PLACES_CHANCE = chance_of(math.log, 'item', 'exact')
+PAIRS_CHANCE = chance_of(lambda K: math.log(2), 'pairs', 'item', 'assigned')
+WHOLE_CHANCE = chance_of(lambda K: math.log(math.factorial(K)), 'item', 'assigned')
+
+
 @functools.cache
 def permutations(K: int) -> np.ndarray:
   """All orders of K things, int32 [P, K]."""

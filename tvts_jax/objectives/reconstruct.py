@@ -12,6 +12,7 @@ from einops import rearrange
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
 from tvts_jax.models.tvts import TVTSConfig
+from tvts_jax.objectives.objective import Objective
 
 
 def reconstruct(outputs, batch):
@@ -71,3 +72,6 @@ class Decoder(nn.Module):
     pixels_BxMxP = linear(config.video.pixels, 'pixels')(layers.layer_norm(1e-6, *types, name='norm')(x_BxMxE))
     error_BxMxP = pixels_BxMxP.astype(layers.wide(how['dtype'])) - normalised(batch['masked_patches'])
     return {'reconstruct_error': jnp.square(error_BxMxP).mean(axis=(1, 2))}
+
+
+RECONSTRUCT = Objective(reconstruct, ('reconstruct_error',), fields=('masked',), head=Decoder, even=True)

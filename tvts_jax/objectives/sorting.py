@@ -12,6 +12,7 @@ import optax
 from tvts_jax.errors import UserError
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.objectives import orders
+from tvts_jax.objectives.objective import Objective
 
 
 def sort(outputs, batch):
@@ -40,6 +41,15 @@ def places_of(outputs, batch):
   return logits_BxKxK
 
 
+SORT = Objective(
+  sort,
+  ('sort_logits',),
+  order=lambda outputs: orders.assign(outputs['sort_logits']),
+  logits=lambda outputs: outputs['sort_logits'],
+  chance=orders.PLACES_CHANCE,
+)
+
+
 def sort_pairwise(outputs, batch):
   """Cross-entropy of which of two transcripts comes first."""
   return orders.learn_pairs(outputs['sort_pairs'], batch['order'])
@@ -52,6 +62,15 @@ class PairwiseHead(nn.Module):
   def __call__(self, outputs, batch, encode_video, train):
     del batch, encode_video, train
     return {'sort_pairs': orders.Pairs(self.config, name='pairs')(outputs['sort_tokens'])}
+
+
+SORT_PAIRWISE = Objective(
+  sort_pairwise,
+  ('sort_pairs',),
+  head=PairwiseHead,
+  order=lambda outputs: orders.borda(outputs['sort_pairs']),
+  chance=orders.PAIRS_CHANCE,
+)
 
 
 def sort_factorial(outputs, batch):
@@ -68,6 +87,15 @@ class FactorialHead(nn.Module):
     return {'sort_orders': orders.Layouts(self.config, name='layouts')(outputs['sort_tokens'])}
 
 
+SORT_FACTORIAL = Objective(
+  sort_factorial,
+  ('sort_orders',),
+  head=FactorialHead,
+  order=lambda outputs: orders.likeliest(outputs['sort_orders']),
+  chance=orders.WHOLE_CHANCE,
+)
+
+
 def sinkhorn(logits_BxKxK, iterations: int):
   """Logarithms of a matrix whose rows sum to one, and, the nearer the more iterations, its columns, too."""
   once = lambda _, logits_BxKxK: jax.nn.log_softmax(jax.nn.log_softmax(logits_BxKxK, axis=1), axis=2)
@@ -79,3 +107,7 @@ def sort_sinkhorn(outputs, batch, *, iterations: int = 10):
   soft_BxKxK = sinkhorn(places_of(outputs, batch), iterations)
   loss = optax.softmax_cross_entropy_with_integer_labels(soft_BxKxK, batch['order']).mean()
   return loss, {'item': (soft_BxKxK.argmax(-1) == batch['order']).mean()}
+
+
+# The best permutation is the same before and after Sinkhorn, which adds to whole rows and columns.
+SORT_SINKHORN = Objective(sort_sinkhorn, ('sort_logits',), order=SORT.order, chance=orders.PLACES_CHANCE)

@@ -15,6 +15,7 @@ from tvts_jax.errors import UserError
 from tvts_jax.models.sorter import Sorter
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.objectives import orders
+from tvts_jax.objectives.objective import Objective
 
 
 def slotted(config: TVTSConfig, batch):
@@ -101,6 +102,11 @@ class MerlotSortHead(Joint):
     return {'merlot_logits': self.sorter.place(self.tokens(outputs, batch, encode_video, train))}
 
 
+MERLOT_SORT = Objective(
+  merlot_sort, ('merlot_logits',), head=MerlotSortHead, fields=('part_order',), even=True, chance=orders.PLACES_CHANCE
+)
+
+
 def merlot_pairs(outputs, batch):
   """Cross-entropy of which of two frames comes first."""
   return orders.learn_pairs(outputs['merlot_pairs'], batch['part_order'])
@@ -113,6 +119,11 @@ class MerlotPairsHead(Joint):
 
   def __call__(self, outputs, batch, encode_video, train):
     return {'merlot_pairs': self.pairs(self.tokens(outputs, batch, encode_video, train))}
+
+
+MERLOT_PAIRS = Objective(
+  merlot_pairs, ('merlot_pairs',), head=MerlotPairsHead, fields=('part_order',), even=True, chance=orders.PAIRS_CHANCE
+)
 
 
 def vcop(outputs, batch):
@@ -130,3 +141,6 @@ class VcopHead(nn.Module):
     clips = encode_clips(self.config, batch, order_BxK, encode_video, train)
     layouts = orders.PairLayouts(self.config, name='layouts')
     return {'vcop_orders': layouts(cls_of(clips, order_BxK.shape[1]))}
+
+
+VCOP = Objective(vcop, ('vcop_orders',), head=VcopHead, fields=('part_order',), even=True, chance=orders.WHOLE_CHANCE)

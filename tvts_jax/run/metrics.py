@@ -15,12 +15,11 @@ from absl import logging
 from clu import asynclib
 from etils import epath
 
-from tvts_jax import chips
+from tvts_jax import chips, objectives
 from tvts_jax.errors import UserError
 from tvts_jax.files import is_local, read_rows, write_whole
 from tvts_jax.human import duration, number, percent
 from tvts_jax.input import host_tf
-from tvts_jax.objectives.orders import CHANCE
 from tvts_jax.run.clock import Rates
 
 FILE = 'metrics.jsonl'
@@ -141,12 +140,17 @@ def progress_line(
 
   transcripts: of a clip; batch: clips among which contrastive retrieval searches.
   """
+
+  def chance(metric: str) -> str:
+    level = objectives.chance(metric, transcripts, batch)
+    return '' if level is None else f' (chance {percent(level)})'
+
   parts = [f'step {step}/{total}']
   if 'loss' in values:
     parts.append(f'loss {values["loss"]:.4f}')
   for objective in dict.fromkeys(name.split('/')[0] for name in values):
     scores = [
-      f'{score} {percent(values[name])} (chance {percent(CHANCE[score](transcripts))})'
+      f'{score} {percent(values[name])}{chance(name)}'
       for score in ('item', 'exact', 'assigned')
       if (name := f'{objective}/{score}') in values
     ]
@@ -156,7 +160,7 @@ def progress_line(
     if scores:
       parts.append(' '.join([objective, *scores]))
     if recalls:
-      parts.append(f'R@1 {" ".join(recalls)} (chance {percent(1 / batch)})')
+      parts.append(f'R@1 {" ".join(recalls)}{chance(f"{objective}/v2t_r1")}')
   if rates is not None:
     parts.append(f'{number(rates.clips_per_s)} clips/s')
     if mfu is not None:
