@@ -19,6 +19,7 @@ from tests.support.paths import ROOT
 from tvts_jax import config as config_lib
 from tvts_jax import optim
 from tvts_jax import step as step_lib
+from tvts_jax.errors import UserError
 from tvts_jax.models import flops, tvts
 
 GOLDEN_STEP = {'loss': 10.044304, 'sort/loss': 1.531592, 'gradient_norm': 40.098099, 'update_norm': 2.893365}
@@ -133,6 +134,17 @@ def test_accelerators_choose_what_cpus_branch_for(once, monkeypatch, good):
   chosen, _ = traced_again(state, batch, jax.random.key(0))
   assert_close(chosen, branched, 1e-6)
   assert int(chosen.step) == good
+
+
+@pytest.mark.parametrize('name', ['dtype', 'param_dtype'])
+def test_float16_does_not_train_but_embeds(name):
+  values = {'model': {**TINY, name: 'float16'}, 'input': {'batch': 4, 'max_tokens': 6}, 'steps': 1}
+  config = config_lib.resolve(values)
+  with pytest.raises(UserError, match=f"model.{name}='float16' is not for training.*; set model.{name}='bfloat16', or"):
+    step_lib.describe(config, 1)
+  model, _, _ = step_lib.build(config)
+  _, params, batch = make(B=4, visible=12)
+  assert np.isfinite(jax.jit(model.embed_video)(params, batch)['video_embed']).all()
 
 
 def test_what_is_a_spike():

@@ -1,6 +1,7 @@
 """The train step: a pure function (state, batch, rng) → (state, metrics)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from tvts_jax import objectives, optim, sharding
+from tvts_jax.errors import UserError
 from tvts_jax.input import fields
 from tvts_jax.models import tvts
 
@@ -64,6 +66,12 @@ def build(config) -> tuple[tvts.Model, objectives.Loss, dict]:
 
 def describe(config, steps: int) -> Parts:
   """config: a RunConfig; steps: how long it trains, which changes no shape."""
+  for name in ('dtype', 'param_dtype'):
+    if getattr(config.model, name) == 'float16':
+      raise UserError(
+        f"model.{name}='float16' is not for training, because small gradients become zero in it and the loss is not "
+        f"scaled; set model.{name}='bfloat16', or 'float32' where that is slow"
+      )
   model, loss_fn, spec = build(config)
   params = jax.eval_shape(lambda seed: model.init(jax.random.key(seed), spec), config.seed)
   tx = optim.build(config.optim, params, steps)
@@ -118,6 +126,94 @@ def accumulated_gradient(model, loss_fn, params, batch, rng, parts: int):
   return (loss, metrics), gradient
 
 
+def make_train_step(
+  model,
+  loss_fn,
+  tx: optax.GradientTransformation,
+  *,
+  micro_batches: int = 1,
+  ema: float = 0.0,
+  spike_sigmas: float = 0.0,
+):
+  """The plain step, with a gradient and an update that do more where more is asked for."""
+  gradient = functools.partial(whole_gradient, model, loss_fn)
+  if micro_batches > 1:
+    gradient = functools.partial(accumulated_gradient, model, loss_fn, parts=micro_batches)
+  update = plain_update(tx)
+  if ema:
+    update = with_ema(update, ema)
+  if spike_sigmas:
+    update = without_spikes(update, spike_sigmas)
+  return plain_step(gradient, without_nan(update))
+
+
+def plain_step(gradient: Callable, update: Callable):
+  """gradient: (params, batch, rng) → ((loss, metrics), gradient); update: (state, gradient, metrics) → (state, metrics)
+  with the next step's number, and what there is to say of the update."""
+
+  def train_step(state: State, batch, rng):
+    rng = jax.random.fold_in(rng, state.step)
+    (_, metrics), grads = gradient(state.params, batch, rng)
+    metrics |= {'gradient_norm': optax.tree.norm(grads)}
+    state, of_update = update(state, grads, metrics)
+    return state, {**metrics, **of_update, 'parameter_norm': optax.tree.norm(state.params)}
+
+  return train_step
+
+
+def plain_update(tx: optax.GradientTransformation):
+  def update(state: State, gradient, metrics):
+    del metrics
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return state, {'update_norm': optax.tree.norm(updates)}
+
+  return update
+
+
+def with_ema(update: Callable, decay: float):
+  """The running mean follows the parameters."""
+
+  def averaged(state: State, gradient, metrics):
+    new, of_update = update(state, gradient, metrics)
+    return new._replace(ema=optax.incremental_update(new.params, state.ema, 1 - decay)), of_update
+
+  return averaged
+
+
+def without_nan(update: Callable):
+  """A loss or gradient that is not finite must not reach the parameters: the state stays as it was."""
+
+  def guarded(state: State, gradient, metrics):
+    finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
+    state, of_update = take_or_keep(finite, update, state, gradient, metrics)
+    return state, {**of_update, 'finite': finite}
+
+  return guarded
+
+
+def without_spikes(update: Callable, sigmas: float):
+  """A step with a spike changes nothing but the step's number and what the rule remembers."""
+
+  def guarded(state: State, gradient, metrics):
+    spike, spikes = is_spike(state.spikes, metrics['loss'], metrics['gradient_norm'], sigmas)
+    new, of_update = take_or_keep(~spike, update, state, gradient, metrics)
+    return new._replace(step=state.step + 1, spikes=spikes), {**of_update, 'spike': spike, 'skipped': spikes.skipped}
+
+  return guarded
+
+
+def take_or_keep(take, update: Callable, state: State, gradient, metrics):
+  """What update makes if `take`, else the same state and zeros."""
+  make = lambda state: update(state, gradient, metrics)
+  keep = lambda state: (state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(make, state)[1]))
+  # A branch would keep TPUs and GPUs from fusing; on CPUs a choice reads and writes the state twice as often.
+  branch = lambda state: jax.lax.cond(take, make, keep, state)
+  choice = lambda state: jax.tree.map(lambda new, old: jnp.where(take, new, old), make(state), keep(state))
+  return jax.lax.platform_dependent(state, cpu=branch, default=choice)
+
+
 def is_spike(spikes: Spikes, loss, gradient_norm, sigmas: float) -> tuple[jax.Array, Spikes]:
   """Whether one of the two is more than `sigmas` deviations above its last USUAL values; and what to remember.
 
@@ -129,50 +225,6 @@ def is_spike(spikes: Spikes, loss, gradient_norm, sigmas: float) -> tuple[jax.Ar
   spike = (now_2 > limit_2).any()
   recent = spikes.recent.at[:, spikes.seen % USUAL].set(jnp.minimum(now_2, limit_2))
   return spike, Spikes(recent, spikes.seen + 1, spikes.skipped + spike)
-
-
-def make_train_step(
-  model,
-  loss_fn,
-  tx: optax.GradientTransformation,
-  *,
-  micro_batches: int = 1,
-  ema: float = 0.0,
-  spike_sigmas: float = 0.0,
-):
-  def train_step(state: State, batch, rng):
-    rng = jax.random.fold_in(rng, state.step)
-    if micro_batches == 1:
-      (loss, metrics), gradient = whole_gradient(model, loss_fn, state.params, batch, rng)
-    else:
-      (loss, metrics), gradient = accumulated_gradient(model, loss_fn, state.params, batch, rng, micro_batches)
-    metrics |= {'gradient_norm': optax.tree.norm(gradient)}
-    # A loss or gradient that is no number must not reach the parameters: the state stays as it was.
-    finite = take = jnp.isfinite(loss) & jnp.isfinite(metrics['gradient_norm'])
-    spikes = state.spikes
-    if spike_sigmas:
-      spike, spikes = is_spike(state.spikes, loss, metrics['gradient_norm'], spike_sigmas)
-      take &= ~spike
-      metrics |= {'spike': spike, 'skipped': spikes.skipped}
-
-    def update(state):
-      updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-      params = optax.apply_updates(state.params, updates)
-      mean = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
-      return state._replace(params=params, opt_state=opt_state, ema=mean), optax.tree.norm(updates)
-
-    keep = lambda state: (state, jnp.zeros_like(metrics['gradient_norm']))
-    # A branch would keep TPUs and GPUs from fusing; on CPUs a choice reads and writes the state twice as often.
-    branch = lambda state: jax.lax.cond(take, update, keep, state)
-    choice = lambda state: jax.tree.map(lambda new, old: jnp.where(take, new, old), update(state), keep(state))
-    new, update_norm = jax.lax.platform_dependent(state, cpu=branch, default=choice)
-    step, spikes = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old), (state.step + 1, spikes), (state.step, state.spikes)
-    )
-    metrics |= {'update_norm': update_norm, 'parameter_norm': optax.tree.norm(new.params), 'finite': finite}
-    return new._replace(step=step, spikes=spikes), metrics
-
-  return train_step
 
 
 def compile_step(train_step, state, spec, rng, place, mesh):
