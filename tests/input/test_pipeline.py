@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support import folders, media
-from tvts_jax.input import pipeline, vocab
+from tvts_jax.input import graph, pipeline, vocab
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import records
@@ -175,7 +175,7 @@ def test_a_far_step_reads_what_the_first_reads(config, monkeypatch):
       batch = next(batches)
     counts.append(len(rows))
     same(batch, source.batch(step))
-  ahead = pipeline._PREFETCH + 3  # Batches in the making when the first one is taken.
+  ahead = graph.PREFETCH + 3  # Batches in the making when the first one is taken.
   assert all(config.batch <= count <= ahead * config.batch for count in counts)
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from tvts_jax.input.batches import Stream
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.settings import InputConfig
+from tvts_jax.input.source import Source
 
 
 class HeldExamples(Examples):
@@ -86,6 +88,47 @@ class HeldBatches(Stream):
 
   def close(self) -> None:
     self._stop = self._step
+
+
+class DecodedSource(Source):
+  def __init__(self, configs: list[InputConfig], counts: list[int], *rest):
+    super().__init__(configs, counts, *rest)
+    self._key = tuple(counts), *(part.key() for part in self._parts)
+
+  def _kind(self) -> type[Examples]:
+    return HeldExamples
+
+  def _iterate(self, start: int, stop: int | None, rows: Sequence[int] | None) -> Stream:
+    mine = np.arange(self.config.batch) if rows is None else np.asarray(rows)
+    return HeldBatches(lambda step: self._gather(step, mine), start, stop)
+
+  def _gather(self, step: int, mine: np.ndarray) -> dict[str, np.ndarray]:
+    """The batch of a step out of frames that are held decoded."""
+    drawn, part_B = self._drawn(step, mine), self._part_of_B[mine]
+    batch = {name: drawn[name] for name in self.spec if name in drawn}
+    for name in self.spec.keys() - batch.keys():
+      position_BxN = drawn[name.removesuffix('patches') + 'positions']
+      batch[name] = np.empty((*position_BxN.shape, self.spec[name][0][-1]), np.uint8)
+      for number, part in enumerate(self._parts):
+        own_B = part_B == number
+        frame_BxM, crop_Bx4 = drawn['jpegs'][own_B], drawn['crop'][own_B]
+        batch[name][own_B] = patches(part.frames, frame_BxM, crop_Bx4, position_BxN[own_B], self.config)
+    return batch
+
+  def _drawn(self, step: int, mine: np.ndarray) -> dict[str, np.ndarray]:
+    """All of a batch but pixels, with `jpegs` [B, M] and `crop` [B, 4]; made once for all who would draw the same."""
+    key = *self._key, step, mine.tobytes()
+    if key in DRAWN:
+      return DRAWN[key]
+    taken = [self._take(step, place) for place in mine.tolist()]
+    values = [{**vars(example), **example.more, 'valid': np.bool_(valid)} for _, _, example, valid in taken]
+    names = [name for name in self.spec if not name.endswith('patches')]
+    drawn = {name: np.stack([value[name] for value in values]) for name in (*names, 'crop', 'jpegs')}
+    # A stand-in has to be told of in every run.
+    places = self._places(step)
+    if all(row == places[place].row for (_, row, _, _), place in zip(taken, mine.tolist())):
+      DRAWN[key] = drawn
+    return drawn
 
 
 def patches(frames_FxHxWx3, frame_BxM, crop_Bx4, position_BxN, config: InputConfig) -> np.ndarray:

@@ -6,9 +6,8 @@ import math
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from tvts_jax.input import fields, graph, masks
+from tvts_jax.input import fields, masks
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.order import BLOCK_RECORDS
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.skipped import BadExample, Trouble
@@ -29,7 +28,7 @@ _FEW = 5  # damaged records that may be skipped, however few there are in all
 class Example:
   """All of an example but the decoding: M frames, K transcripts of L pieces, T slices with V visible tubelets."""
 
-  jpegs: list[bytes] | np.ndarray  # [M]; where frames are held decoded (held.py), their numbers
+  jpegs: list[bytes] | np.ndarray  # [M]; where frames are held decoded (decoded.py), their numbers
   crop: np.ndarray  # int32 [4]: top, left, height, width in the stored frame
   positions: np.ndarray  # int32 [T V]
   tokens: np.ndarray  # int32 [K, L]
@@ -137,19 +136,8 @@ class Examples:
       )
     return stored
 
-  def decodes(self, example: Example, row: int, epoch: int) -> bool:
-    """Tries all frames one by one; from then on an example with a damaged one is a bad one."""
-    tf = tensorflow()
-    for i, jpeg in enumerate(example.jpegs):
-      try:
-        graph.decode(jpeg, example.crop, self.config)
-      except tf.errors.InvalidArgumentError as e:
-        self.remember(row, epoch, f'frame {i} of the {len(example.jpegs)} drawn is a damaged JPEG ({e.message})')
-        return False
-    return True
-
   def remember(self, row: int, epoch: int, what: str) -> None:
-    """Of an example whose frames do not decode."""
+    """Of an example whose frames do not decode: from now on it is a bad one."""
     video, window = self.name(row)
     self._undecodable[row, epoch] = f' (video {video!r}, window {window}): {what}'
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tvts_jax.input import fields
 from tvts_jax.input.errors import InputError
-from tvts_jax.input.examples import Example, Examples
+from tvts_jax.input.examples import Examples
 from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import records
@@ -63,17 +63,6 @@ class SplicedExamples(Examples):
         parts += [data[start[block] : start[block + 1] - 2], _AGAIN[len(parts) // 2 % 8]]
     height = BLOCK * len(parts) // 2
     return b''.join([_headed(segments[0][0], height), *parts[:-1], records.JPEG_END])
-
-  def decodes(self, example: Example, row: int, epoch: int) -> bool:
-    """Tries all strips; from then on an example with a damaged one is a bad one."""
-    tf = tensorflow()
-    for strip in example.jpegs:
-      try:
-        decode(strip, None)
-      except tf.errors.InvalidArgumentError as e:
-        self.remember(row, epoch, f'one of the {self.config.frames} frames drawn is a damaged JPEG ({e.message})')
-        return False
-    return True
 
 
 def decode(strip, shape):

@@ -1,0 +1,235 @@
+"""Which examples a batch holds, with a stand-in for each that is damaged; what a batch is says pipeline.py."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tvts_jax import roles
+from tvts_jax.input import fields
+from tvts_jax.input.batches import Stream, Turns
+from tvts_jax.input.errors import InputError
+from tvts_jax.input.examples import Example, Examples
+from tvts_jax.input.order import InOrder, Order, interleave
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.input.skipped import BadExample, Trouble
+from tvts_jax.input.tokens import Tokenizer
+
+
+class Place(NamedTuple):
+  """What the order puts at a place of a batch."""
+
+  part: Examples
+  order: Order | InOrder  # of the part
+  nth: int  # among the places of the part
+  row: int
+  epoch: int
+  valid: bool
+
+
+class Source:
+  """Batches from one folder, or from several with a fixed number of places in every batch for each.
+
+  How frames become pixels is left to those that inherit: in graph.py TensorFlow decodes JPEGs, in decoded.py numpy
+  looks up what is decoded already.
+  """
+
+  def __init__(self, configs: list[InputConfig], counts: list[int], trouble: Trouble, turn: tuple[int, int] = (0, 1)):
+    """`turn`: (k, n) if this source's batch s is the run's batch s n + k."""
+    self.config, self.trouble, self._turn = configs[0], trouble, turn
+    self._parts = [self._kind()(c, Tokenizer(c.tokenizer, c.max_tokens), trouble) for c in configs]
+    self._orders = [_order(part, n) for part, n in zip(self._parts, counts)]
+    self._part_of_B = interleave(counts)
+    self._places = functools.lru_cache(maxsize=8)(self._fill)
+    self._check_alike(configs)
+    for part in self._parts:
+      part.try_out()
+
+  def _kind(self) -> type[Examples]:
+    raise NotImplementedError
+
+  def _iterate(self, start: int, stop: int | None, rows: Sequence[int] | None) -> Stream:
+    """Batches of steps start, start + 1, ... before stop, where there is one."""
+    raise NotImplementedError
+
+  @property
+  def manifests(self) -> list:
+    """One for each folder."""
+    return [part.manifest for part in self._parts]
+
+  @property
+  def fingerprint(self) -> str:
+    """Of the vocabulary: ids of another one mean nothing to a model trained on this one."""
+    return self._parts[0].tokenizer.fingerprint
+
+  @property
+  def vocab_size(self) -> int:
+    return self._parts[0].tokenizer.vocab_size
+
+  @property
+  def videos(self) -> np.ndarray:
+    """uint64 [N]: index.video_hash of each example's video, in storage order, folder after folder."""
+    return np.concatenate([part.index.video for part in self._parts])
+
+  @property
+  def example_ids(self) -> np.ndarray:
+    """uint64 [N], in the same order."""
+    return np.concatenate([part.index.example_id for part in self._parts])
+
+  @property
+  def num_examples(self) -> int:
+    return sum(len(part) for part in self._parts)
+
+  @property
+  def steps_per_epoch(self) -> int:
+    """Until the slowest folder has been through once; in training its last partial batch counts to the next epoch."""
+    if self.config.mode == 'eval':
+      return self._orders[0].steps
+    return max(order.size // order.batch for order in self._orders)
+
+  @property
+  def spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of each array of the global batch."""
+    b = self.config.batch
+    return {name: ((b, *shape), dtype) for name, (shape, dtype) in example_spec(self.config).items()}
+
+  @property
+  def specs(self) -> list:
+    """As of Alternating: all steps are alike."""
+    return [self.spec]
+
+  def batch(self, step: int, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+    """The batch of one step, or those of its rows that a process holds (sharding.rows)."""
+    self._places(step)  # an evaluation ends somewhere
+    with self._iterate(step, step + 1, rows) as batches:
+      return next(batches)
+
+  def batches(self, start_step: int = 0, rows: Sequence[int] | None = None, *, stop_step: int | None = None) -> Stream:
+    """Iterates over `batch(s)` for s = start_step, ... : in evaluation to the last one, in training without end."""
+    if stop_step is None and self.config.mode == 'eval':
+      stop_step = self._orders[0].steps
+    return self._iterate(start_step, stop_step, rows)
+
+  def clips(self, step: int, count: int | None = None) -> list[tuple[Examples, int, int]]:
+    """(part, row, epoch) of each place of the global batch, or of the first `count`; reads their records.
+
+    Frames are not decoded: where one is damaged, only who made the batch can name the stand-in.
+    """
+    places = self._places(step)[:count]
+    taken = [self._take(step, place) for place in range(len(places))]
+    return [(part, row, place.epoch) for (part, row, _, _), place in zip(taken, places)]
+
+  def examples(self, step: int, count: int | None = None) -> list[tuple[str, int]]:
+    """(video id, window index) of each place, as `clips` knows them."""
+    return [part.name(row) for part, row, _ in self.clips(step, count)]
+
+  def decode_tokens(self, ids_KxL: np.ndarray, mask_KxL: np.ndarray) -> list[str]:
+    """K texts as the model gets to see them: normalised, cut to length, without special pieces."""
+    return self._parts[0].tokenizer.decode(ids_KxL, mask_KxL)
+
+  def _fill(self, step: int) -> list[Place]:
+    """All places of the global batch."""
+    places = []
+    for part, order in zip(self._parts, self._orders):
+      columns = order.ids(step).tolist(), order.epochs(step).tolist(), order.valid(step).tolist()
+      places.append(iter([Place(part, order, nth, *values) for nth, values in enumerate(zip(*columns))]))
+    return [next(places[p]) for p in self._part_of_B]
+
+  def _take(self, step: int, place: int) -> tuple[Examples, int, Example, bool]:
+    """(part, row, example, valid) of a place of the global batch, with a stand-in for an example that is damaged."""
+    part, order, nth, given, epoch, valid = self._places(step)[place]
+    bad = []
+    for row in itertools.chain([given], order.stand_ins(step, nth)):
+      try:
+        example = part.load(row, epoch)
+      except BadExample as e:
+        part.tolerate(e)
+        bad.append(e)
+        continue
+      if bad:
+        k, n = self._turn
+        self.trouble.skip(step * n + k, bad, part.place(row))
+      return part, row, example, valid and not bad
+    raise InputError(f'{bad[0]}; nor can any of {len(bad) - 1} others stand in for it: {part.advice}')
+
+  def _check_alike(self, configs: list[InputConfig]) -> None:
+    """What decodes does so for all sources, so they must ask the same of it."""
+    for part, config in zip(self._parts, configs):
+      # Of the mask ratio it matters how many tubelets are visible.
+      alike = sorted([*roles.names(InputConfig, 'alike'), 'visible'])
+      differ = [n for n in alike if getattr(config, n) != getattr(self.config, n)]
+      if differ:
+        raise InputError(
+          f'{config.folder} and {self.config.folder} cannot share a batch, they differ in {", ".join(differ)}: '
+          "make these the same or use mix='alternate'"
+        )
+      if part.tokenizer.fingerprint != self.fingerprint:
+        raise InputError(f'{config.tokenizer} and {self.config.tokenizer} are different vocabularies: use one')
+
+
+class Alternating:
+  """Batch s comes from source s mod n, as its batch s div n; shapes may differ between sources."""
+
+  def __init__(self, sources: list[Source]):
+    self.sources = sources
+    if len({s.fingerprint for s in sources}) > 1:
+      raise InputError('the sources have different vocabularies: use one tokenizer for all')
+    self.config, self.trouble = sources[0].config, sources[0].trouble
+    self.fingerprint, self.vocab_size = sources[0].fingerprint, sources[0].vocab_size
+    self.manifests = [m for s in sources for m in s.manifests]
+    self.num_examples = sum(s.num_examples for s in sources)
+    self.steps_per_epoch = len(sources) * max(s.steps_per_epoch for s in sources)
+    self.specs = [s.spec for s in sources]  # of steps 0, 1, ...
+
+  @property
+  def spec(self):
+    """As Source.spec, of step 0; the others are in `specs`."""
+    return self.specs[0]
+
+  def batch(self, step: int, rows: Sequence[int] | None = None):
+    source, nth = self._at(step)
+    return source.batch(nth, rows)
+
+  def clips(self, step: int, count: int | None = None):
+    source, nth = self._at(step)
+    return source.clips(nth, count)
+
+  def examples(self, step: int, count: int | None = None):
+    source, nth = self._at(step)
+    return source.examples(nth, count)
+
+  def batches(self, start_step: int = 0, rows: Sequence[int] | None = None) -> Turns:
+    n = len(self.sources)
+    # Source k gives its first batch at the first step s >= start with s mod n = k.
+    streams = [s.batches((start_step - k + n - 1) // n, rows) for k, s in enumerate(self.sources)]
+    return Turns(streams, start_step % n)
+
+  def _at(self, step: int) -> tuple[Source, int]:
+    return self.sources[step % len(self.sources)], step // len(self.sources)
+
+
+def _order(part: Examples, batch: int) -> Order | InOrder:
+  try:
+    if part.config.mode == 'eval':
+      return InOrder(len(part), batch)
+    return Order(part.index.video, batch, part.config.seed)
+  except InputError as e:
+    raise InputError(f'{part.config.folder}, split {part.config.split!r}: {e}') from e
+
+
+def example_spec(config: InputConfig):
+  n, k, l = config.tubelets, config.transcripts, config.max_tokens
+  spec = {
+    'patches': ((n, config.tubelet * config.patch**2 * 3), np.uint8),
+    'positions': ((n,), np.int32),
+    'tokens': ((k, l), np.int32),
+    'token_mask': ((k, l), np.bool_),
+    'order': ((k,), np.int32),
+    'example_id': ((), np.uint64),
+    **fields.spec(config),
+  }
+  if config.mode == 'eval':
+    spec['valid'] = ((), np.bool_)
+  return {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in spec.items()}
