@@ -17,7 +17,6 @@ from data.transcripts.formats import FORMATS
 from tvts_jax.media import paths
 from tvts_jax.media.paths import VIDEOS
 
-SIDECARS = ('.json3', '.json', '.vtt', '.srt')  # in order of preference: .json may be whisper's, with word times
 NO_TRANSCRIPTS = {'info', 'live_chat'}  # what yt-dlp writes beside a video
 
 Found = Iterator[tuple[str, Item]]
@@ -79,7 +78,7 @@ def _sidecars(folder) -> dict[str, list[Sidecar]]:
   out = {}
   for name in sorted(names):
     stem, ending = os.path.splitext(name[:-3] if name.lower().endswith('.gz') else name)
-    if ending.lower() not in SIDECARS:
+    if ending.lower() not in formats.endings():
       continue
     tags = []
     while stem not in stems and '.' in stem:
@@ -106,7 +105,8 @@ def _is_transcript(path) -> bool:
     content, _ = formats.load(archives.open_bytes(path, formats.MAX_BYTES, 'transcript'))
   except ItemError:
     return False
-  return formats.matching(content) not in (None, 'video2dataset')
+  name = formats.matching(content)
+  return name is not None and not FORMATS[name].refused
 
 
 def choose(sidecars: list[Sidecar], lang: str | None, where: str) -> tuple[str | None, str]:
@@ -128,7 +128,7 @@ def choose(sidecars: list[Sidecar], lang: str | None, where: str) -> tuple[str |
   def rank(sidecar):
     tag, ending, name = sidecar
     odd = ending == '.json' and tag and not language(tag) and not _TRANSCRIBERS.search(tag)
-    return bool(odd), tag != f'{lang}-orig', SIDECARS.index(ending), tag != lang, len(tag), name
+    return bool(odd), tag != f'{lang}-orig', formats.endings().index(ending), tag != lang, len(tag), name
 
   tag, _, name = min(sidecars, key=rank)
   return name, language(tag).removesuffix('-orig') or lang or ''

@@ -195,7 +195,7 @@ def _captions(path, media, default_ending):
 def _described(tar, key, parts, lang):
   """(Transcript, caption, language) of a sample whose files are {ending: name}."""
   found = [(ending[1:].rpartition('.'), name) for ending, name in parts.items()]
-  timed = [(tag, f'.{kind}', name) for (tag, _, kind), name in found if f'.{kind}' in folders.SIDECARS]
+  timed = [(tag, f'.{kind}', name) for (tag, _, kind), name in found if f'.{kind}' in formats.endings()]
   timed = [(tag, kind, name) for tag, kind, name in timed if tag or kind != '.json']  # KEY.json may be anything
   name, spoken = folders.choose(timed, lang, f'{tar}, {key}')
   if name:

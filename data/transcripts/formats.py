@@ -47,6 +47,9 @@ class Parsed(NamedTuple):
 class Format(NamedTuple):
   matches: Callable[[Any], bool]  # given text, or parsed JSON
   parse: Callable[[Any], Parsed]
+  endings: tuple[str, ...] = ('.json',)  # Of such files beside a video.
+  cut: bool = False  # Whether a character's bytes may lie in several strings, so that none of them is UTF-8.
+  refused: bool = False  # Whether there is nothing in it to read, so that any other file beside a video is preferred.
 
 
 def read(
@@ -66,7 +69,7 @@ def read(
     raise ItemError('oversized_transcript', f'{len(data)} bytes, more than {MAX_BYTES}')
   content, damaged = load(data)
   name = fmt or matching(content)
-  if damaged and name != 'whisper_cpp':  # which writes the bytes of a character as several tokens
+  if damaged and not (name in FORMATS and FORMATS[name].cut):
     raise ItemError('bad_encoding', f'is not UTF-8 ({damaged}); convert it, e.g. with iconv')
   name = name or detect(content)
   if name not in FORMATS:
@@ -273,13 +276,14 @@ def _refuse_video2dataset(content):
 
 
 FORMATS = {
-  'json3': Format(lambda c: _is(c, 'events'), _json3),
+  'json3': Format(lambda c: _is(c, 'events'), _json3, endings=('.json3', '.json')),
   'video2dataset': Format(
     lambda c: _is(c, 'yt_meta_dict', dict) or bool(_first(c, 'subtitles').keys() & {'lines', 'line'}),
     _refuse_video2dataset,
+    refused=True,
   ),
   'merlot': Format(lambda c: _is(c, 'subtitles'), _merlot),
-  'whisper_cpp': Format(lambda c: _is(c, 'transcription'), _whisper_cpp),
+  'whisper_cpp': Format(lambda c: _is(c, 'transcription'), _whisper_cpp, cut=True),  # Tokens hold parts of characters.
   'transformers': Format(lambda c: _is(c, 'chunks'), _transformers),
   'whisper_timestamped': Format(lambda c: 'text' in _first(c, 'segments', 'words'), _whisper),
   'whisperx': Format(
@@ -290,8 +294,13 @@ FORMATS = {
     lambda c: _is(c, 'segments') or _is(c, 'words') or 'end' in _first({'segments': c}, 'segments'), _whisper
   ),
   # As YT-Temporal-180M was made, word for word: in a file with word tags, a line of one word has none and is left out.
-  'vtt': Format(cues.is_vtt, lambda c: Parsed(*cues.vtt(c, tagged_only=True))),
+  'vtt': Format(cues.is_vtt, lambda c: Parsed(*cues.vtt(c, tagged_only=True)), endings=('.vtt',)),
   # Never detected, only asked for: those words too, at the times of their lines.
-  'vtt_lone_words': Format(cues.is_vtt, lambda c: Parsed(*cues.vtt(c))),
-  'srt': Format(cues.is_srt, lambda c: Parsed(*cues.srt(c))),
+  'vtt_lone_words': Format(cues.is_vtt, lambda c: Parsed(*cues.vtt(c)), endings=('.vtt',)),
+  'srt': Format(cues.is_srt, lambda c: Parsed(*cues.srt(c)), endings=('.srt',)),
 }
+
+
+def endings() -> list[str]:
+  """Of files that may be transcripts, those of formats with more in them first."""
+  return list(dict.fromkeys(ending for known in FORMATS.values() for ending in known.endings))

@@ -1,5 +1,6 @@
 """The worked examples of docs/extend.md, as they stand there: against plain numpy, in the places they are made for."""
 
+import json
 import types
 from unittest import mock
 
@@ -7,13 +8,20 @@ import jax
 import numpy as np
 import pytest
 
+from data import benchmarks, check
+from data.benchmarks import media_files
 from data.outcomes import ItemError
+from data.sources import folders
+from data.sources.items import SourceError
 from data.transcripts import formats
 from tests.support import clips, pages
 from tvts_jax import config as config_lib
-from tvts_jax import evaluators, objectives
+from tvts_jax import evaluators, objectives, report
+from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
 from tvts_jax.models import tvts
+from tvts_jax.run import history, metrics
+from tvts_jax.shards import annotations
 
 PAGE = 'docs/extend.md'
 
@@ -45,6 +53,7 @@ def tables():
     mock.patch.dict(objectives.OBJECTIVES),
     mock.patch.dict(evaluators.EVALUATORS),
     mock.patch.dict(formats.FORMATS),
+    mock.patch.dict(benchmarks.BENCHMARKS),
   ):
     yield
 
@@ -64,6 +73,20 @@ def test_the_objective_is_part_of_a_loss(tables):
   np.testing.assert_allclose(metrics['align_uniform/align'], align, rtol=1e-5)
   np.testing.assert_allclose(metrics['align_uniform/loss'], own, rtol=1e-5)
   np.testing.assert_allclose(loss, own + 2 * np.log(4), rtol=1e-5)
+
+
+def test_the_objective_says_what_chance_is_and_what_is_wrong(tables):
+  line('OBJECTIVES', module('tvts_jax/objectives/align_uniform.py'), vars(objectives))
+  progress = metrics.progress_line(1, 9, {'align_uniform/align': 1.9}, None, transcripts=4, batch=8)
+  assert progress == 'step 1/9', 'only scores are part of it'
+  x_2xNxC = np.random.default_rng(0).standard_normal((2, 4000, 16))
+  x_2xNxC /= np.linalg.norm(x_2xNxC, axis=2, keepdims=True)
+  by_chance = np.square(x_2xNxC[0] - x_2xNxC[1]).sum(axis=1).mean()
+  run = history.Run('', 'model.transcripts: 4\ninput.batch: 8\n', '', [], {}, None, None, [], [])
+  assert report.level_of(run, 'align_uniform/align') == pytest.approx(by_chance, abs=0.05)
+  assert report.level_of(run, 'align_uniform/potential') is None
+  with pytest.raises(UserError, match=r'objectives.align_uniform.uniform=-1.0 must be at least 0'):
+    objectives.build({'align_uniform': {'uniform': -1.0}})
 
 
 def test_the_evaluator_looks_at_frozen_features(tables, tmp_path):
@@ -89,7 +112,7 @@ def test_the_evaluator_looks_at_frozen_features(tables, tmp_path):
 
 
 def test_the_transcript_format_is_found_out_and_read(tables):
-  line('FORMATS', module('data/ctm.py'), vars(formats))
+  line('FORMATS', module('data/transcripts/ctm.py'), vars(formats))
   said = b';; made by hand\ntalk 1 0.50 0.25 Hello 0.98\n\ntalk 1 1.25 0.5 there\ntalk 1 20 0.1 again 0.5\n'
   found = formats.read(said, duration_ms=30_000)
   assert (found.source, found.timing) == ('ctm', 'word')
@@ -101,6 +124,38 @@ def test_the_transcript_format_is_found_out_and_read(tables):
   with pytest.raises(ItemError, match="'talk 1 x 0.1 oh' is no line of a CTM file"):
     formats.read(said + b'talk 1 x 0.1 oh\n')
   assert formats.detect('WEBVTT\n\n00:01.000 --> 00:02.000\nhello') == 'vtt'
+
+
+def test_the_transcript_format_is_found_beside_videos(tables, tmp_path):
+  line('FORMATS', module('data/transcripts/ctm.py'), vars(formats))
+  for name in ('talk.mp4', 'talk.en.ctm', 'talk.json', 'other.mp4', 'other.txt'):
+    (tmp_path / name).write_bytes(b'')
+  found = {item.id: item.transcript for _, item in folders.tree(str(tmp_path), None, None)}
+  assert found == {'talk': str(tmp_path / 'talk.en.ctm'), 'other': None}
+
+
+def test_the_benchmark_is_read_and_checked(tables, tmp_path):
+  line('BENCHMARKS', module('data/benchmarks/diving48.py'), vars(benchmarks))
+  lists = {
+    'vocab': [['Back', '15som', '05Twis', 'FREE'], ['Forward', '35som', 'NoTwis', 'PIKE']],
+    'V2_train': [{'vid_name': 'b', 'label': 1, 'start_frame': 0}, {'vid_name': 'a', 'label': 0}],
+    'V2_test': [{'vid_name': 'c', 'label': 1}],
+  }
+  for name, content in lists.items():
+    (tmp_path / f'Diving48_{name}.json').write_text(json.dumps(content))
+  for name in 'ac':
+    (tmp_path / f'{name}.mp4').write_bytes(b'')
+  clips = benchmarks.read('diving48', str(tmp_path), str(tmp_path))
+  paths, _ = media_files.locate(clips, benchmarks.BENCHMARKS['diving48'], str(tmp_path))
+  assert paths == {'a': f'{tmp_path}/a.mp4', 'c': f'{tmp_path}/c.mp4'}
+  (tmp_path / 'annotations.jsonl').write_text(''.join(json.dumps(clip.row()) + '\n' for clip in clips))
+  known = annotations.answers(f'{tmp_path}/annotations.jsonl', ('train', 'test'))
+  assert known.classes == ['Back 15som 05Twis FREE', 'Forward 35som NoTwis PIKE']
+  assert known.labels(known.rows['train']).tolist() == [0, 1] and known.labels(known.rows['test']).tolist() == [1]
+  assert check._parse(['diving48', 'lists']).name == 'diving48'
+  (tmp_path / 'Diving48_V2_test.json').write_text(json.dumps([{'vid_name': 'c', 'label': 48}]))
+  with pytest.raises(SourceError, match='test.json, entry 1: needs a vid_name, and a label below 2'):
+    benchmarks.read('diving48', str(tmp_path), str(tmp_path))
 
 
 def test_a_config_takes_what_the_page_gives_it(tables):
