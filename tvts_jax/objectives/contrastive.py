@@ -137,11 +137,7 @@ class SigmoidHead(nn.Module):
 
 
 SIGMOID = Objective(
-  sigmoid,
-  (*EMBEDS, 'sigmoid_scale', 'sigmoid_bias'),
-  head=SigmoidHead,
-  chance=RECALL_CHANCE,
-  check=check_temperature,
+  sigmoid, (*EMBEDS, 'sigmoid_scale', 'sigmoid_bias'), head=SigmoidHead, chance=RECALL_CHANCE, check=check_temperature
 )
 
 
