@@ -97,7 +97,7 @@ def _broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, workers: 
         if answer.code != 'ok':
           broken[id] = f'{answer.code}: {answer.detail.strip().splitlines()[-1]}'
   if paths:
-    tally.show(last=True)
+    tally.show()
   return broken
 
 

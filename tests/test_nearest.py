@@ -8,7 +8,7 @@ import pytest
 
 from tests.data.inspect.test_inspect import read as read_page
 from tests.support import clips, folders
-from tvts_jax import convert, nearest, progress
+from tvts_jax import convert, human, nearest
 from tvts_jax.models import tvts
 
 TEXTS = ['a falling thing', 'rising stone 1', '<b>rolling</b>']
@@ -52,7 +52,7 @@ def test_the_five_nearest_are_those_of_the_model(made):
 
 def test_what_cannot_be_read_is_named_and_left_out(made, tmp_path, capsys, monkeypatch):
   root, _ = made
-  monkeypatch.setattr(progress, 'EVERY_S', -1.0)
+  monkeypatch.setattr(human, 'EVERY_S', -1.0)
   good, spoilt = (folders.record(name, width=32) for name in ('good', 'spoilt'))
   shards = folders.write(tmp_path / 'shards', {'train': [[spoilt, good]]})
   folders.flip(shards / 'train-00000-of-00001.tfrecord', 40)

@@ -34,12 +34,12 @@ from tvts_jax import command, convert, sharding
 from tvts_jax.convert import card, workdir
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
+from tvts_jax.human import Progress
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.media import paths, uniform
 from tvts_jax.media.errors import MediaError
 from tvts_jax.models import tvts
 from tvts_jax.models.encoders import vit
-from tvts_jax.progress import told
 from tvts_jax.shards.records import Record
 from tvts_jax.shards.sampling import SamplingConfig, choose_frames
 
@@ -162,7 +162,7 @@ def embed(args) -> list[str]:
 
 def read_all(model: Embedder, paths: list[str], unread: list[str]) -> Iterator[np.ndarray]:
   """Frames of all videos that can be read; the others are told and appended to `unread`."""
-  for path in told(paths, 'videos'):
+  for path in Progress.over(paths, 'videos'):
     try:
       yield model.read(path)
     except MediaError as e:

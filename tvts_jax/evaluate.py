@@ -28,7 +28,7 @@ from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
 from tvts_jax.files import write_whole
-from tvts_jax.human import duration
+from tvts_jax.human import Progress
 from tvts_jax.input.tokens import Tokenizer, check_fingerprint
 from tvts_jax.models import tvts
 from tvts_jax.pod import distributed
@@ -53,11 +53,10 @@ def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLi
     about |= {'path': str(checkpoint), 'parameters': features.identity(params)}
     evals = evaluators.build(config, model, mesh)
     features.STORE.folder = out / 'features'
-    written, began = {}, time.monotonic()
+    written, progress = {}, Progress('evaluators', len(evals))
     for nth, (name, evaluator) in enumerate(evals.items(), 1):
       since = time.monotonic()
       result = evaluator.result(params)
-      now = time.monotonic()
       written[name] = {
         'name': name,
         'protocol': result.protocol,
@@ -66,7 +65,7 @@ def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLi
         'evaluated': result.evaluated,
         'missing': list(result.missing),
         'checkpoint': about,
-        'seconds': round(now - since, 1),
+        'seconds': round(time.monotonic() - since, 1),
         'versions': versions(),
         'config': config_lib.text(config),
         'items': result.items,
@@ -74,9 +73,8 @@ def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLi
       if jax.process_index() == 0:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / f'{name}.json', json.dumps(written[name], allow_nan=False) + '\n')
-        left = duration((now - began) / nth * (len(evals) - nth))
         print(line(name, result), flush=True)
-        logging.info('%d of %d evaluators done, ETA %s', nth, len(evals), left)
+        progress.tell(nth)
   return written
 
 

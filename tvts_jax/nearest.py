@@ -20,8 +20,8 @@ from tvts_jax.embed import Embedder, lines_of
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import similarities
 from tvts_jax.files import write_whole
+from tvts_jax.human import Progress
 from tvts_jax.pages import kit
-from tvts_jax.progress import told
 from tvts_jax.shards import index, records
 
 NEAREST = 5
@@ -50,7 +50,7 @@ class Split:
 
   def clips(self, model: Embedder) -> Iterator[np.ndarray]:
     """What the model looks at, of each record that can be read."""
-    for row in told(range(len(self.index)), 'videos'):
+    for row in Progress.over(range(len(self.index)), 'videos'):
       try:
         record = self.read(row)
         frames = model.frames(record, f'video {record.video_id!r}')

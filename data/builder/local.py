@@ -1,12 +1,9 @@
 """Builds shards with processes of this machine, one per core."""
 
 import signal
-import sys
 import tempfile
-import time
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, wait
-from datetime import timedelta
 from pathlib import Path
 
 from data import outcomes
@@ -16,6 +13,7 @@ from data.builder.shard_plan import PlannedShard
 from data.builder.workers import Limits, Pool, held_back
 from data.outcomes import BuildError
 from tvts_jax.files import is_local
+from tvts_jax.human import Progress
 
 PARTS = '.parts-'  # begins the name of the folder for records that wait for their shard
 JUDGED_FROM = 20  # outcomes; fewer say little about a run as a whole
@@ -25,8 +23,8 @@ class Tally:
   """Items by outcome, over this run and the shards that earlier runs finished."""
 
   def __init__(self, total: int, before: Counter, max_failed_fraction: float):
-    self.total, self.counts, self._before = total, before, before.total()
-    self._max_failed, self._begin, self._shown = max_failed_fraction, time.monotonic(), 0.0
+    self.counts, self._max_failed = before, max_failed_fraction
+    self._progress = Progress('items', total, before=before.total(), live=True)
 
   def add(self, code: str) -> None:
     self.counts[code] += 1
@@ -43,16 +41,8 @@ class Tally:
         'failures',
       )
 
-  def show(self, last: bool = False) -> None:
-    """One line on stderr: at most one a second on a terminal, one in ten seconds in a log."""
-    terminal, now = sys.stderr.isatty(), time.monotonic()
-    if not last and now - self._shown < (1 if terminal else 10):
-      return
-    self._shown, seen = now, self.counts.total()
-    rate = (seen - self._before) / max(now - self._begin, 1e-3)
-    eta = timedelta(seconds=round((self.total - seen) / rate)) if rate else 'unknown'
-    line = f'{seen}/{self.total} items  {rate:.2f}/s  ETA {eta}  {describe(self.counts) or "none left out"}'
-    print(f'\r{line:<100.160}' if terminal else line, end='\n' if last or not terminal else '', file=sys.stderr)
+  def show(self) -> None:
+    self._progress.tell(self.counts.total(), lambda: describe(self.counts) or 'none left out')
 
 
 def build(folder, todo: list[PlannedShard], plan_sha256, config, limits: Limits, workers: int, tally: Tally) -> dict:
@@ -78,5 +68,5 @@ def build(folder, todo: list[PlannedShard], plan_sha256, config, limits: Limits,
       for planned in [p for p, jobs in opened.items() if running.isdisjoint(jobs)]:
         done = [(job, future.result()) for future, job in opened.pop(planned).items()]
         finished[planned.name] = finish_shard(folder, planned, plan_sha256, done)
-  tally.show(last=True)
+  tally.show()
   return finished

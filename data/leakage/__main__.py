@@ -47,7 +47,7 @@ from data.leakage.page import page_of
 from tvts_jax import command
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
-from tvts_jax.progress import told
+from tvts_jax.human import Progress
 
 THRESHOLD = 20  # bits
 FOUND = 3  # The exit code where a video is in both.
@@ -74,7 +74,7 @@ def features(model, hashed: Hashed) -> Iterator[np.ndarray]:
   clips = model.config.video
 
   def stills():
-    for n in told(hashed.row_R, f'records of {hashed.source.name} embedded'):
+    for n in Progress.over(hashed.row_R, f'records of {hashed.source.name} embedded'):
       record = hashed.source.read(n)
       # Of those that were hashed, so that they decode.
       for i in spread(len(record.frames), FRAMES)[STILLS // 2 :: FRAMES // STILLS]:

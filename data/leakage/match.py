@@ -15,9 +15,9 @@ import numpy as np
 
 from data.leakage.hashes import BITS, FRAMES, WORDS, fitting, frame_distances, hash_frames, spread
 from tvts_jax.errors import UserError
+from tvts_jax.human import Progress
 from tvts_jax.machine import cores
 from tvts_jax.media import paths, pictures, uniform
-from tvts_jax.progress import told
 from tvts_jax.shards import index, records
 from tvts_jax.shards.records import Record
 
@@ -141,7 +141,7 @@ def read(source: Shards | Videos, downstream: bool) -> Hashed:
       return f'{source.place(n)}: {e}'
 
   with ThreadPoolExecutor(cores()) as pool:
-    for first in told(range(0, len(source), READ), f'times {READ} records of {source.name} read'):
+    for first in Progress.over(range(0, len(source), READ), f'times {READ} records of {source.name} read'):
       for n, what in enumerate(pool.map(one, range(first, min(first + READ, len(source)))), first):
         if isinstance(what, str):
           unread.append(what)
@@ -171,7 +171,7 @@ def nearest(down: Hashed, pre: Hashed) -> list[tuple[int, int] | None]:
   # Records stay whole: a chunk has about CHUNK frames, or those of one record.
   edges = np.searchsorted(pre.start[full_P], np.arange(0, pre.start[-1], CHUNK))
   chunks = [full_P[a:b] for a, b in itertools.pairwise(np.unique([*edges, len(full_P)]))]
-  for rows in told(chunks, f'times {CHUNK} frames compared'):
+  for rows in Progress.over(chunks, f'times {CHUNK} frames compared'):
     first = pre.start[rows[0]]
     ours_Vx1xN = pre.hash_VxWxN[:, :1, first : pre.start[rows[-1] + 1]]
     for d, theirs_Vx1xF in coarse.items():

@@ -8,9 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import time
 from pathlib import Path
 
 import av
@@ -20,6 +18,7 @@ import numpy as np
 from data.outcomes import BuildError
 from data.transcripts.dialects import WRITERS
 from data.world.scene import DURATION_MS, FPS, SPLITS, WORLDS, World, labels_of, pairs_of, render, write_script
+from tvts_jax.human import Progress
 
 VERSION = 2  # part of a folder's settings: raise it when the same seed gives other clips
 
@@ -91,17 +90,14 @@ def write_world(folder: Path, seed: int, world: World, counts: dict[str, int], w
     if count:
       (folder / split).mkdir(exist_ok=True)
     chunks += [(split, range(i, min(i + 32, count))) for i in range(0, count, 32)]
-  total, done, began = sum(counts.values()), 0, time.monotonic()
-  said = began
+  done, progress = 0, Progress('clips', sum(counts.values()))
   context = multiprocessing.get_context('spawn')  # a fork would keep the lock of a killed run
   with concurrent.futures.ProcessPoolExecutor(workers, context, _begin_worker) as pool:
     waiting = [pool.submit(_write_clips, folder, seed, world, *chunk) for chunk in chunks]
     try:
       for future in concurrent.futures.as_completed(waiting):
         done += future.result()
-        if (now := time.monotonic()) - said > 2 or done == total:
-          rate, said = done / (now - began), now
-          print(f'world: {done}/{total} clips, {rate:.0f}/s, {(total - done) / rate:.0f} s to go', file=sys.stderr)
+        progress.tell(done)
     except BaseException:
       pool.shutdown(cancel_futures=True)
       raise

@@ -9,7 +9,8 @@ import pytest
 
 from tests.support import adders
 from tvts_jax.errors import UserError
-from tvts_jax.evaluators.features import Progress
+from tvts_jax.evaluators.features import advance
+from tvts_jax.human import Progress
 from tvts_jax.pod.peers import RESTART
 from tvts_jax.run import watchdog
 from tvts_jax.run.clock import Clock
@@ -28,7 +29,7 @@ def test_a_process_that_hangs_and_one_that_waits_for_it_in_a_collective(what, wh
   assert re.search(r'process .*stood still for 10 s, waiting for input', waiting + hanging), waiting + hanging
   for said, function in ((waiting, 'run'), (hanging, where)):
     main = said.rpartition('Thread 0x')[2]
-    assert re.search(rf'File ".*/tests/adders.py", line \d+ in {function}\n', main), said
+    assert re.search(rf'File ".*/tests/support/adders.py", line \d+ in {function}\n', main), said
   assert where not in waiting
 
 
@@ -56,7 +57,7 @@ def test_what_takes_long_and_says_that_it_goes_on_is_not_ended(monkeypatch):
   with Watchdog(clock), clock.span('evaluate'):
     progress = Progress('clips', 100)
     for done in range(1, 21):
-      progress.tell(done)
+      advance(progress, done)
       assert not ended.wait(0.1)
     assert ended.wait(10)
 

@@ -36,7 +36,7 @@ from tvts_jax.ablate.study import Study, Variant, read_study
 from tvts_jax.errors import UserError
 from tvts_jax.evaluate import versions
 from tvts_jax.files import read_rows, write_whole
-from tvts_jax.human import duration
+from tvts_jax.human import Progress
 from tvts_jax.run import clock
 from tvts_jax.run.stop import EXIT_CODE, lock
 
@@ -161,8 +161,7 @@ def alone(folder: Path):
 
 def work(study: Study, out: Path, jobs: list[Job], report: Callable) -> bool:
   """Runs what nobody else is at; False if it was asked to stop before the end."""
-  began = time.monotonic()
-  before = sum(read_result(study, out, job) is not None for job in jobs)
+  progress = Progress('runs', len(jobs), before=sum(read_result(study, out, job) is not None for job in jobs))
   for job in jobs:
     if job.result.exists():
       continue
@@ -180,10 +179,7 @@ def work(study: Study, out: Path, jobs: list[Job], report: Callable) -> bool:
         print(f'{job} failed: {error}', file=sys.stderr, flush=True)
       jax.clear_caches()  # What others need of what it compiled they find on the disk.
     report()
-    done = sum(job.result.exists() for job in jobs)
-    # By the pace of all who are at work.
-    left = (time.monotonic() - began) / max(done - before, 1) * (len(jobs) - done)
-    print(f'{done}/{len(jobs)} runs  ETA {duration(left)}', file=sys.stderr, flush=True)
+    progress.tell(sum(job.result.exists() for job in jobs))  # At the pace of all who are at work.
   return True
 
 

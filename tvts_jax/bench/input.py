@@ -22,8 +22,8 @@ import time
 from tvts_jax import command
 from tvts_jax.bench import turns
 from tvts_jax.errors import UserError
+from tvts_jax.human import Progress
 from tvts_jax.pages import charts, results
-from tvts_jax.progress import told
 
 
 def seconds_a_clip(iterator, clips_an_item: int) -> float:
@@ -145,7 +145,7 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
     seek_a_clip(video, config)  # before the long part, in case it cannot be read
   load, taken = turns.Load(), {name: [] for name in runs}
   spent = {}
-  for _ in told(range(args.rounds), 'rounds'):
+  for _ in Progress.over(range(args.rounds), 'rounds'):
     for name, seconds in turns.take_turns(runs, 1).items():
       taken[name] += seconds
     for name, seconds in stages(source, part, args.batch * args.batches).items():

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from tvts_jax.human import Progress
 from tvts_jax.machine import cores
-from tvts_jax.progress import told
 
 QUIET_CORES = 0.2  # Other load above this voids a measurement.
 # What changes speed from outside.
@@ -65,7 +65,7 @@ def void_sentence(other_cores: float | None) -> str:
 def take_turns(contestants: Mapping[str, Callable], rounds: int) -> dict[str, list]:
   """What each returns, in the order A B B A, so that whatever drifts meets all alike; two turns a round."""
   taken = {name: [] for name in contestants}
-  for _ in told(range(rounds), 'rounds'):
+  for _ in Progress.over(range(rounds), 'rounds'):
     for name in [*contestants, *reversed(contestants)]:
       taken[name].append(contestants[name]())
   return taken

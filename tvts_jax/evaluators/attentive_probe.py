@@ -14,9 +14,10 @@ import optax
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers
-from tvts_jax.evaluators.features import Progress
+from tvts_jax.evaluators.features import advance
 from tvts_jax.evaluators.frozen import everywhere, put_everywhere
 from tvts_jax.evaluators.probes import Probe, check_finite, loss_of
+from tvts_jax.human import Progress
 from tvts_jax.input import pipeline
 from tvts_jax.models import layers
 from tvts_jax.shards.index import video_hash
@@ -106,6 +107,6 @@ class AttentiveProbe(Probe):
         label_B = np.array([self.label_of[id_] for id_ in batch['example_id'].tolist()], np.int32)
         batch = {'patches': batch['patches'], 'positions': batch['positions'], 'label': label_B}
         head, state, loss = step(head, state, params, sharding.put(batch, self.mesh))
-        progress.tell(done, loss)
+        advance(progress, done, lambda loss=loss: f'loss {float(loss):.3g}')
     check_finite(float(loss), 'attentive probe')
     return head

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tvts_jax import roles, sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
-from tvts_jax.human import duration, percent
+from tvts_jax.human import Progress, percent
 from tvts_jax.input import pipeline
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.tokens import Tokenizer
@@ -34,7 +34,6 @@ FEATURES = {
   'embed': 'the clip in the space that it shares with texts',
 }
 CROPS = {1: ('center',), 3: ('left', 'center', 'right')}
-SAY_S = 10.0  # Between two lines of progress.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,23 +63,11 @@ class Views:
     )
 
 
-class Progress:
-  """A line now and then on how far something slow is; `total` of what it does."""
-
-  def __init__(self, what: str, total: int):
-    self.what, self.total = what, total
-    self._began = self._said = time.monotonic()
-
-  def tell(self, done: int, loss=None) -> None:
-    """`loss` is only waited for if there is something to say."""
-    watchdog.beat()
-    now = time.monotonic()
-    last = done == self.total and self._said > self._began
-    if jax.process_index() == 0 and (now - self._said > SAY_S or last):
-      said = '' if loss is None else f', loss {float(loss):.3g}'
-      rate, self._said = done / (now - self._began), now
-      left = duration((self.total - done) / rate)
-      logging.info('%s: %d/%d, %.3g/s%s, ETA %s', self.what, done, self.total, rate, said, left)
+def advance(progress: Progress, done: int, detail: Callable[[], str] = str) -> None:
+  """Shows the progress of process 0, and the watchdog of each that it goes on."""
+  watchdog.beat()
+  if jax.process_index() == 0:
+    progress.tell(done, detail)
 
 
 class Clips:
@@ -121,7 +108,7 @@ class Clips:
     """What encode(params, batch) → {name: [B, ...], copied everywhere} finds in all clips, {name: [N, V, ...]}."""
     found, N, V = {}, len(self), len(self.sources)
     mine = sharding.rows(self.views.input.batch, self.mesh)
-    progress = Progress(f'{what} of {self}', N * V)
+    progress = Progress(f'clips seen for {what} of {self}', N * V)
     for nth, source in enumerate(self.sources):
       for step, batch in enumerate(source.batches(0, mine)):
         batch = {name: batch[name] for name in ('patches', 'positions', 'valid')}
@@ -131,7 +118,7 @@ class Clips:
           if name not in found:
             found[name] = np.empty((N, V, *value_BxX.shape[1:]), value_BxX.dtype)
           found[name][first : first + len(value_BxX), nth] = value_BxX[: N - first]
-        progress.tell(nth * N + min(N, first + self.views.input.batch))
+        advance(progress, nth * N + min(N, first + self.views.input.batch))
     return found
 
 

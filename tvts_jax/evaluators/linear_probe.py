@@ -5,9 +5,10 @@ import numpy as np
 import optax
 
 from tvts_jax.evaluators import answers
-from tvts_jax.evaluators.features import FEATURES, Progress
+from tvts_jax.evaluators.features import FEATURES, advance
 from tvts_jax.evaluators.frozen import everywhere, put_everywhere
 from tvts_jax.evaluators.probes import Probe, check_finite, loss_of
+from tvts_jax.human import Progress
 
 
 class LinearProbe(Probe):
@@ -60,6 +61,6 @@ class LinearProbe(Probe):
       # The rest that fills no batch has its turn in another epoch.
       chosen_SxB = rng.permutation(len(feature_NxD))[: steps * batch].reshape(steps, batch).astype(np.int32)
       head, state, loss = epoch(head, state, *data, put_everywhere(chosen_SxB, self.mesh))
-      progress.tell(done, loss)
+      advance(progress, done, lambda loss=loss: f'loss {float(loss):.3g}')
     check_finite(float(loss), 'linear probe')
     return jax.device_get(head)
