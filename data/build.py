@@ -12,8 +12,6 @@ items failed for a reason that is gone, remove its NAME.shard.json and give the 
 import argparse
 import contextlib
 import dataclasses
-import fcntl
-import glob
 import os
 import signal
 import sys
@@ -26,11 +24,9 @@ from data.builder.windows import WindowConfig
 from data.builder.workers import Limits
 from data.outcomes import CODES, ENDS, SKIPS, BuildError, ending
 from data.sources import find
-from tvts_jax.files import is_local
+from tvts_jax import files
 from tvts_jax.machine import cores
-from tvts_jax.shards import writer
 
-LOCK = '.lock'
 LOCAL = 'local'  # the runner that is no Beam runner
 WINDOW_HELP = {
   'window_s': 'length of a window, seconds',
@@ -99,35 +95,21 @@ def lock(folder):
   do each other's work: whatever they write has the same bytes.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  if not is_local(folder):
+  if files.is_local(folder) and not (folder / shard_plan.PLAN).exists():
+    known = {files.LOCK, shard_plan.ITEMS}
+    foreign = [p.name for p in folder.iterdir() if p.name not in known and not files.HALF.fullmatch(p.name)]
+    if foreign:
+      raise BuildError(f'{folder} holds other things ({min(foreign)}); give an empty or new folder', 'request')
+  with files.locked(folder) as owner:
+    if owner:
+      raise BuildError(f'{folder} is being built by {owner}; wait for it or stop it', 'busy')
     yield
-    return
-  known = {LOCK, shard_plan.PLAN, shard_plan.ITEMS}
-  foreign = [p.name for p in folder.iterdir() if p.name not in known and writer.TEMP not in p.name]
-  if foreign and not (folder / shard_plan.PLAN).exists():
-    raise BuildError(f'{folder} holds other things ({sorted(foreign)[0]}): give an empty or new folder', 'request')
-  with open(folder / LOCK, 'a+') as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-      f.seek(0)
-      raise BuildError(f'process {f.read() or "unknown"} is building {folder}: wait for it or stop it', 'busy') from e
-    f.truncate(0)
-    f.write(str(os.getpid()))
-    f.flush()
-    try:
-      yield
-    finally:
-      f.truncate(0)
 
 
 def sweep(folder) -> None:
   """Removes what a builder that was killed had not finished. Only under the lock."""
-  if is_local(folder):
-    inside = epath.Path(glob.escape(str(folder)))
-    for pattern in (f'*{writer.TEMP}*', f'outcomes/*{writer.TEMP}*', f'{local.PARTS}*'):
-      for leftover in inside.glob(pattern):
-        leftover.rmtree() if leftover.is_dir() else leftover.unlink()
+  for part in (folder, folder / shard.OUTCOMES):
+    files.sweep(part)
 
 
 def _positive(kind):

@@ -34,6 +34,7 @@ from tvts_jax import command, convert, sharding
 from tvts_jax.convert import card, workdir
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
+from tvts_jax.files import publish
 from tvts_jax.human import Progress
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.media import paths, uniform
@@ -193,21 +194,15 @@ def find(places: list[str]) -> list[str]:
 
 
 def write(path: Path, columns: dict[str, np.ndarray]) -> None:
-  """Whole or not at all."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.unfinished')
   path.parent.mkdir(parents=True, exist_ok=True)
-  try:
+  with publish(path) as file:
     if path.suffix == '.npz':
-      with open(temporary, 'wb') as file:
-        np.savez(file, **columns)
+      np.savez(file, **columns)
     else:
       import pyarrow as pa  # tensorflow-datasets brings it
       from pyarrow import parquet
 
-      parquet.write_table(pa.table({name: list(rows) for name, rows in columns.items()}), temporary)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+      parquet.write_table(pa.table({name: list(rows) for name, rows in columns.items()}), file)
 
 
 def arguments(argv):

@@ -1,6 +1,9 @@
-"""Files that readers find whole, whatever happens while they are written; local paths and buckets alike."""
+"""Files that readers find whole, whatever happens while they are written, and folders that one process holds."""
 
 import atexit
+import contextlib
+import errno
+import fcntl
 import functools
 import json
 import os
@@ -8,15 +11,20 @@ import pathlib
 import re
 import secrets
 import shutil
+import socket
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import BinaryIO
 
+from absl import logging
 from etils import epath
 
 from tvts_jax.errors import UserError
 
 FETCHED = 'tvts_jax-'  # Before the number of the process that has fetched what is in such a folder.
-HALF = re.compile(r'\..+-[0-9a-f]{8}')  # The name of a file that write_whole has not finished.
+HALF = re.compile(r'\..+-[0-9a-f]{8}')  # The name of a file or folder that is not finished.
+LOCK = '.lock'
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # What file systems without locks say.
 
 
 def is_local(path) -> bool:
@@ -54,17 +62,31 @@ def _fetched(path: str, only: Collection[str] | None) -> pathlib.Path:
   return copy
 
 
-def write_whole(path, text: str):
-  """Puts `text` in the place of what `path` holds: whoever reads sees the old or the new, never a half."""
+def half(path):
+  """Where to write what will be at `path`: beside it, under a name that `sweep` knows."""
+  return path.with_name(f'.{path.name}-{secrets.token_hex(4)}')
+
+
+@contextlib.contextmanager
+def publish(path, durable: bool = True) -> Iterator[BinaryIO]:
+  """A file to write, in a local folder or a bucket: once the block ends well, it takes the place of what `path` holds.
+
+  Whoever reads sees the old or the new, never a half.
+
+  Args:
+    durable: waits for the disk, some 10 ms, so that a local file outlives a power cut.
+  """
   path = epath.Path(path)
-  temp = path.with_name(f'.{path.name}-{secrets.token_hex(4)}')
+  temp, synced = half(path), durable and is_local(path)
   try:
     with temp.open('wb') as file:
-      file.write(text.encode())
+      yield file
       file.flush()
-      if is_local(path):
+      if synced:
         os.fsync(file.fileno())
     temp.replace(path)
+    if synced:
+      sync(path.parent)
   except BaseException as error:
     temp.unlink(missing_ok=True)
     if isinstance(error, OSError) and error.filename is None:
@@ -72,13 +94,98 @@ def write_whole(path, text: str):
     raise
 
 
-def sweep(folder):
-  """Removes what processes that died amid write_whole have left in a local folder. For the folder's owner alone."""
+def write_whole(path, content: str | bytes, durable: bool = True) -> None:
+  """Publishes `content`, a text as UTF-8."""
+  with publish(path, durable) as file:
+    file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def appear(target) -> Iterator[pathlib.Path]:
+  """A local path to write a file or folder at, which becomes `target` at the end, or nothing if the writing fails."""
+  target = pathlib.Path(target)
+  if os.path.lexists(target):
+    raise UserError(f'{target} exists already; move it away or choose another place')
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with scratch(target) as beside:
+    temporary = beside / target.name  # Libraries look at the end of a name.
+    yield temporary
+    for path in [temporary, *temporary.rglob('*')]:
+      sync(path)
+    temporary.rename(target)
+    sync(target.parent)
+
+
+@contextlib.contextmanager
+def scratch(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder beside a local path, which is gone at the end."""
+  folder = half(path)
+  folder.mkdir()
+  try:
+    yield folder
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sync(path) -> None:
+  """Waits until a file, or the entries of a folder, are on disk."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  except OSError as e:
+    if e.errno != errno.EINVAL or not os.path.isdir(path):  # Some file systems cannot sync folders.
+      raise
+  finally:
+    os.close(handle)
+
+
+def sweep(folder) -> None:
+  """Removes what processes that died have left half written in a local folder. For the folder's owner alone."""
   folder = epath.Path(folder)
   if is_local(folder) and folder.exists():
     for path in folder.iterdir():
       if HALF.fullmatch(path.name):
-        path.unlink()
+        path.rmtree() if path.is_dir() else path.unlink()
+
+
+@contextlib.contextmanager
+def locked(folder, name: str = LOCK, wait: bool = False) -> Iterator[str | None]:
+  """Makes a folder and holds it while it is entered, or until this process dies.
+
+  Buckets and some file systems cannot lock, so folders there are not guarded; the latter log a warning.
+
+  Args:
+    name: of the file in the folder that is locked.
+    wait: until no other process holds it.
+
+  Yields:
+    None, or which other process holds the folder, as far as it says: then this one does not.
+  """
+  folder = epath.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  if not is_local(folder):
+    yield None
+    return
+  with open(folder / name, 'a+') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      yield file.read() or 'another process'
+      return
+    except OSError as e:
+      if e.errno not in NO_LOCKS:
+        raise
+      logging.warning(
+        '%s is not guarded, for its file system has no locks (%s): start no second run in it', folder, e.strerror
+      )
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}')
+    file.flush()
+    try:
+      yield None
+    finally:
+      file.truncate(0)
 
 
 def read_rows(path) -> tuple[list[dict], list[int]]:

@@ -17,7 +17,7 @@ from tvts_jax.files import read_rows, sweep, write_whole
 from tvts_jax.input import pipeline
 from tvts_jax.models import flops
 from tvts_jax.run import clock as clock_lib
-from tvts_jax.run import metrics
+from tvts_jax.run import metrics, workdir_lock
 from tvts_jax.run import stop as stop_lib
 from tvts_jax.run.checkpoint import FOLDER, Checkpoints
 from tvts_jax.run.profiling import Profile
@@ -48,7 +48,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
   workdir.mkdir(parents=True, exist_ok=True)
   with (
     Watchdog(clock),
-    stop_lib.WorkdirLock(workdir),
+    workdir_lock.hold(workdir),
     stop_lib.Stop() as stop,
     jax.set_mesh(mesh),
     Checkpoints(workdir / FOLDER, config.checkpoint) as checkpoints,

@@ -20,6 +20,7 @@ from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.convert import files, names
 from tvts_jax.errors import UserError
+from tvts_jax.files import appear
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.order import Order
 from tvts_jax.input.skipped import Trouble
@@ -82,7 +83,7 @@ def write(out: pathlib.Path, config, params, tokenizer_folder: str):
   weights = names.apply_table(names.TEXT, config.model, flat)
   weights = {name.removeprefix('text_model.'): leaf for name, leaf in weights.items()}
   values = config_lib.plain(config.model.text) | {'model_type': 'distilbert', 'activation': 'gelu'}
-  with files.appear(out) as temporary:
+  with appear(out) as temporary:
     temporary.mkdir()
     files.write_safetensors(temporary / 'model.safetensors', weights)
     files.write_json(temporary / 'config.json', values)

@@ -12,10 +12,9 @@ from data.builder.shard import Job, finish_shard, make_item
 from data.builder.shard_plan import PlannedShard
 from data.builder.workers import Limits, Pool, held_back
 from data.outcomes import BuildError
-from tvts_jax.files import is_local
+from tvts_jax.files import is_local, scratch
 from tvts_jax.human import Progress
 
-PARTS = '.parts-'  # begins the name of the folder for records that wait for their shard
 JUDGED_FROM = 20  # outcomes; fewer say little about a run as a whole
 
 
@@ -46,19 +45,19 @@ class Tally:
 
 
 def build(folder, todo: list[PlannedShard], plan_sha256, config, limits: Limits, workers: int, tally: Tally) -> dict:
-  """Builds the shards in todo; returns shard name -> content of its shard.json."""
+  """Builds the shards in todo; returns shard name → content of its shard.json."""
   finished, waiting, opened, running = {}, deque(todo), {}, set()
-  temp = tempfile.TemporaryDirectory(prefix=PARTS, dir=folder if is_local(folder) else None)
+  beside = Path(folder if is_local(folder) else tempfile.gettempdir(), 'parts')
   with (
     held_back(signal.SIGINT, signal.SIGTERM) as check_signals,
-    temp as parts,
+    scratch(beside) as parts,
     Pool(workers, make_item, limits) as pool,
   ):
     while waiting or running:
       check_signals()
       while waiting and len(running) < 2 * workers:  # so that nobody idles while a shard ends
         planned = waiting.popleft()
-        jobs = [Job(item, config, str(Path(parts) / f'{planned.name}.{i}')) for i, item in enumerate(planned.items)]
+        jobs = [Job(item, config, str(parts / f'{planned.name}.{i}')) for i, item in enumerate(planned.items)]
         opened[planned] = {pool.submit(job): job for job in jobs}
         running.update(opened[planned])
       tally.show()

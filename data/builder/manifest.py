@@ -5,7 +5,8 @@ from collections import Counter
 
 from data.builder.shard_plan import Plan
 from data.outcomes import BuildError
-from tvts_jax.shards import index, records, writer
+from tvts_jax.files import write_whole
+from tvts_jax.shards import index, records
 
 SAMPLING = ('transcripts', 'seconds', 'gap_s', 'min_words')  # of the config: what windows were chosen to serve
 SHARD_TEMPLATE = '{SPLIT}-{SHARD_X_OF_Y}.tfrecord'
@@ -31,8 +32,7 @@ def write(folder, plan: Plan, done: dict[str, dict]) -> dict:
     {split: (listed, dict(sorted(counts.items()))) for split, (listed, counts) in splits.items()},
   )
   _write_tfds(folder, {split: listed for split, (listed, _) in splits.items()})
-  with writer.publish(folder / index.MANIFEST) as f:
-    f.write(json.dumps(content, indent=2, sort_keys=True).encode())
+  write_whole(folder / index.MANIFEST, json.dumps(content, indent=2, sort_keys=True))
   return content
 
 

@@ -20,7 +20,10 @@ from data.builder.shard_plan import PlannedShard
 from data.builder.workers import Answer, Limits, Runner
 from data.outcomes import BuildError
 from data.sources.items import Item
+from tvts_jax.files import write_whole
 from tvts_jax.shards import index, records, writer
+
+OUTCOMES = 'outcomes'  # The folder of what became of each item.
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,9 @@ def finish_shard(folder, planned: PlannedShard, plan_sha256: str, done: list[tup
   lines = [json.dumps(_outcome(job, answer), sort_keys=True) for job, answer in done]
   log = _log_path(folder, planned)
   log.parent.mkdir(exist_ok=True)
-  with writer.publish(log) as f:
-    f.write(''.join(line + '\n' for line in lines).encode())
+  write_whole(log, ''.join(line + '\n' for line in lines))
   content = {'plan_sha256': plan_sha256, 'shard': asdict(shard), **_sums(done)}
-  with writer.publish(_done_path(folder, planned)) as f:
-    f.write(json.dumps(content, indent=2, sort_keys=True).encode())
+  write_whole(_done_path(folder, planned), json.dumps(content, indent=2, sort_keys=True))
   return content
 
 
@@ -124,7 +125,7 @@ def _sums(done: list[tuple[Job, Answer]]) -> dict:
 
 
 def _log_path(folder, planned: PlannedShard):
-  return folder / 'outcomes' / f'{planned.name}.jsonl'
+  return folder / OUTCOMES / f'{planned.name}.jsonl'
 
 
 def _done_path(folder, planned: PlannedShard):

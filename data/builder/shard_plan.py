@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from data.outcomes import BuildError
 from data.sources.items import Item
-from tvts_jax.shards import index, records, writer
+from tvts_jax.files import write_whole
+from tvts_jax.shards import index, records
 
 PLAN, ITEMS = 'plan.json', 'items.jsonl'
 SHARD_BYTES = 200e6  # aimed at: large enough for a bucket, small enough to lose
@@ -83,10 +84,8 @@ def settle(folder, plan: Plan) -> None:
   """Writes the plan into the folder, or checks that the one there is the same. BuildError names what differs."""
   path = folder / PLAN
   if not path.exists():
-    with writer.publish(folder / ITEMS) as f:
-      f.write(_items_bytes(plan.shards))
-    with writer.publish(path) as f:
-      f.write(json.dumps(plan.content, indent=2, sort_keys=True).encode())
+    write_whole(folder / ITEMS, _items_bytes(plan.shards))
+    write_whole(path, json.dumps(plan.content, indent=2, sort_keys=True))
     return
   try:
     there = json.loads(path.read_text())

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 
 from data.builder.shard_plan import Plan
 from data.outcomes import CODES, status
-from tvts_jax.shards import writer
+from tvts_jax.files import write_whole
 
 REPORT = 'report.json'
 
@@ -33,8 +33,7 @@ def write(folder, plan: Plan, done: dict[str, dict]) -> str:
       name: sum(s for s, _ in pairs) / sum(n for _, n in pairs) for name, pairs in sorted(measures.items())
     },
   }
-  with writer.publish(folder / REPORT) as f:
-    f.write(json.dumps(content, indent=2).encode())
+  write_whole(folder / REPORT, json.dumps(content, indent=2))
   return text(content)
 
 

@@ -22,13 +22,13 @@ import numpy as np
 from data.builder import quality
 from data.inspect import quality_page, record_page
 from tvts_jax import command
+from tvts_jax.files import publish
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
 from tvts_jax.pages import kit
 from tvts_jax.shards import index, records
 from tvts_jax.shards.rng import example_rng
 from tvts_jax.shards.sampling import Draw, SamplingConfig, draw
-from tvts_jax.shards.writer import publish
 
 MAX_RECORDS = 64  # on one page: browsers get slow, and nobody looks at more
 

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import fcntl
 import io
 import json
 import multiprocessing
@@ -18,6 +17,8 @@ import numpy as np
 from data.outcomes import BuildError
 from data.transcripts.dialects import WRITERS
 from data.world.scene import DURATION_MS, FPS, SPLITS, WORLDS, World, labels_of, pairs_of, render, write_script
+from tvts_jax import files
+from tvts_jax.files import write_whole
 from tvts_jax.human import Progress
 
 VERSION = 2  # part of a folder's settings: raise it when the same seed gives other clips
@@ -52,21 +53,15 @@ def write_clip(folder: Path, seed: int, split: str, index: int, world: World = W
   ends = np.cumsum([0] + [len(text.split()) for text in labels['narration']])
   utterances = [list(words[a:b]) for a, b in zip(ends, ends[1:])]
   writer = list(WRITERS.values())[index % len(WRITERS)]
-  _replace(transcript, writer(utterances, DURATION_MS).encode())
-  _replace(video, encode_mp4(frames))
+  # Waiting for the disk each time would take longer than making a clip; an empty file is made again.
+  write_whole(transcript, writer(utterances, DURATION_MS), durable=False)
+  write_whole(video, encode_mp4(frames), durable=False)
 
 
 def _write_clips(folder: Path, seed: int, world: World, split: str, indices: range) -> int:
   for index in indices:
     write_clip(folder, seed, split, index, world)
   return len(indices)
-
-
-def _replace(path: Path, content: bytes) -> None:
-  """Whole or not at all."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  temporary.write_bytes(content)
-  os.replace(temporary, path)
 
 
 def _begin_worker() -> None:
@@ -83,12 +78,11 @@ def _end_with_parent() -> None:
 
 def write_world(folder: Path, seed: int, world: World, counts: dict[str, int], workers: int) -> None:
   """Writes what is missing, the index last. The folder is claimed: see `claim`."""
-  for rest in folder.glob('*/.*.tmp'):
-    rest.unlink()
   chunks = []
   for split, count in counts.items():
     if count:
       (folder / split).mkdir(exist_ok=True)
+      files.sweep(folder / split)
     chunks += [(split, range(i, min(i + 32, count))) for i in range(0, count, 32)]
   done, progress = 0, Progress('clips', sum(counts.values()))
   context = multiprocessing.get_context('spawn')  # a fork would keep the lock of a killed run
@@ -114,7 +108,7 @@ def write_world(folder: Path, seed: int, world: World, counts: dict[str, int], w
       row = {'id': name, 'split': split} | labels_of(script)
       labels.append(row | {'pairs': pairs[name]} if pairs else row)
   for name, rows in (('labels.jsonl', labels), ('index.jsonl', index)):
-    _replace(folder / name, ''.join(json.dumps(row) + '\n' for row in rows).encode())
+    write_whole(folder / name, ''.join(json.dumps(row) + '\n' for row in rows))
 
 
 @contextlib.contextmanager
@@ -126,13 +120,12 @@ def claim(folder: Path, settings: dict):
   known = folder / 'world.json'
   if not known.exists() and any(not path.name.startswith('.') for path in folder.iterdir()):
     raise BuildError(f'{folder} holds other files and no world.json: name a new or an empty folder', 'request')
-  with open(folder / '.lock', 'w') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-      raise BuildError(f'another process is writing {folder}: wait for it, or name another folder', 'busy') from e
+  with files.locked(folder) as owner:
+    if owner:
+      raise BuildError(f'{folder} is being written by {owner}; wait for it, or name another folder', 'busy')
+    files.sweep(folder)
     if not known.exists():
-      _replace(known, (json.dumps(settings, indent=2) + '\n').encode())
+      write_whole(known, json.dumps(settings, indent=2) + '\n')
     try:
       there = {'world': 'plain'} | json.loads(known.read_text())  # Which those from before there were others don't say.
       changed = [f'{k} was {there[k]}, is {v}' for k, v in settings.items() if there[k] != v]

@@ -17,7 +17,7 @@ import pytest
 from configs import ablations, demo
 from tests.faults import small
 from tests.support import folders, runs
-from tvts_jax import evaluators, train
+from tvts_jax import evaluators, files, train
 from tvts_jax.ablate import __main__ as ablate
 from tvts_jax.ablate import claims
 from tvts_jax.ablate import page as page_lib
@@ -160,8 +160,8 @@ def test_two_processes_share_the_runs(out, stopped, monkeypatch):
   jobs = ablate.jobs_of(STUDY, out / 'shared', [], None)
   done = []
   monkeypatch.setattr(ablate, 'run', lambda study, out, job: done.append(str(job)) or True)
-  with ablate.alone(jobs[0].folder) as free:
-    assert free
+  with files.locked(jobs[0].folder) as owner:
+    assert owner is None
     assert ablate.work(STUDY, out / 'shared', jobs, lambda: None)
   assert done == ['warm, seed 0']
 
@@ -172,8 +172,8 @@ def test_a_study_goes_on_where_no_file_can_be_locked(tmp_path, monkeypatch, capl
 
   monkeypatch.setattr(fcntl, 'flock', refuse)
   ablate.make_world(STUDY, tmp_path, 'plain')
-  with ablate.alone(tmp_path / 'run') as free:
-    assert free
+  with files.locked(tmp_path / 'run') as owner:
+    assert owner is None
   assert (tmp_path / 'plain/ready').exists()
   for name, told in zip(('plain', 'run'), caplog.messages, strict=True):
     assert told.startswith(f'{tmp_path}/{name} is not guarded')

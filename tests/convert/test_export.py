@@ -13,6 +13,8 @@ from tests.support import weights
 from tests.support.paths import ROOT
 from tvts_jax import convert
 from tvts_jax.convert import files, names
+from tvts_jax.errors import UserError
+from tvts_jax.files import appear
 from tvts_jax.models.encoders import vit
 
 torch = pytest.importorskip('torch')
@@ -190,7 +192,7 @@ def test_a_folder_comes_back_bit_for_bit(tmp_path, dtype):
   count = sum(leaf.size for leaf in names.flatten(params).values())
   assert f'| all | {count:,} |' in card
   assert json.loads((tmp_path / 'm' / 'run.json').read_text()) == {'metrics': metrics, 'run': run_settings}
-  with files.appear(tmp_path / 'm.pth') as path:
+  with appear(tmp_path / 'm.pth') as path:
     files.write_pth(path, names.state_dict(config, params), {})
   written = torch.load(tmp_path / 'm.pth', weights_only=True)['state_dict']
   assert all(tensor.dtype == getattr(torch, dtype) for tensor in written.values())
@@ -317,7 +319,7 @@ def test_nothing_is_written_over_or_half(tmp_path, monkeypatch):
   params = weights.random_params(config)
   (tmp_path / 'there').write_text('precious')
   for save in (convert.save_folder, convert.save_vivit):
-    with pytest.raises(convert.ConvertError, match='there exists already'):
+    with pytest.raises(UserError, match='there exists already'):
       save(tmp_path / 'there', config, params)
   assert (tmp_path / 'there').read_text() == 'precious'
 

@@ -24,7 +24,7 @@ from tvts_jax.doctor import checks, inputs, weights
 from tvts_jax.input import vocab
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints
-from tvts_jax.run.stop import WorkdirLock
+from tvts_jax.run.workdir_lock import hold
 
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module')  # Used by ml_collections.
 
@@ -320,7 +320,7 @@ def test_too_little_memory(examine, root, monkeypatch):
 
 
 def test_a_work_directory_that_is_in_use(examine, tmp_path):
-  with WorkdirLock(tmp_path):
+  with hold(tmp_path):
     told = problems(examine(f'--workdir={tmp_path}'))
   assert list(told) == ['lock'] and f'in use by process {os.getpid()}' in told['lock']
   assert not problems(examine(f'--workdir={tmp_path}'))

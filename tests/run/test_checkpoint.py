@@ -24,7 +24,8 @@ from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.run import checkpoint, checkpoint_folder, checksums
 from tvts_jax.run.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, differences, of_run
-from tvts_jax.run.stop import EXIT_CODE, WorkdirLock
+from tvts_jax.run.stop import EXIT_CODE
+from tvts_jax.run.workdir_lock import hold
 
 # Libraries below orbax that are interrupted by an error complain to nobody in particular.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -541,7 +542,7 @@ def test_two_processes_and_one_are_the_same_run(tmp_path):
     assert run.poll() is None, out.read_text()
     pids = {int(words[2]): int(words[3]) for words in lines('ready')}
     with pytest.raises(UserError, match=f'{tmp_path} is in use by process {pids[0]} on '):
-      WorkdirLock(tmp_path).__enter__()
+      hold(tmp_path).__enter__()
     os.kill(pids[1], signal.SIGTERM)  # One of the two, and not the one that leads.
     assert run.wait(60) == EXIT_CODE, out.read_text()
   finally:
@@ -565,7 +566,7 @@ def test_two_processes_and_one_are_the_same_run(tmp_path):
     for step in (last, steps[-1]):
       restored, meta = checkpoints.restore(spec(devices), step)
       assert saved.exact(restored, step, spec(devices)) and meta == {'by': 0}
-  with WorkdirLock(tmp_path):
+  with hold(tmp_path):
     pass
 
 

@@ -1,7 +1,6 @@
-"""Signals ask once and insist the second time; a work directory has one owner. What processes agree on among each
-other is shown in test_checkpoint.py."""
+"""Signals ask once and insist the second time. What processes agree on among each other is shown in
+test_checkpoint.py."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -11,8 +10,7 @@ import time
 import pytest
 
 from tests.support.paths import ROOT
-from tvts_jax.errors import UserError
-from tvts_jax.run.stop import LOCK, NO_LOCKS, SIGNALS, Stop, WorkdirLock
+from tvts_jax.run.stop import SIGNALS, Stop
 
 # Asked once, it goes on for good, in a call that never comes back to Python. A child of its own is not its business.
 STUBBORN = """
@@ -85,42 +83,3 @@ def test_the_second_signal_ends_even_a_process_that_hangs(number):
     assert child.stderr.read().endswith(f'{number.name} again: leaving at once\n')
   finally:
     child.kill()
-
-
-def test_a_work_directory_has_one_owner(tmp_path):
-  folder = tmp_path / 'new' / 'run'
-  with WorkdirLock(folder):
-    for _ in range(2):
-      with pytest.raises(UserError, match=f'{folder} is in use by process {os.getpid()} on .*; wait for it, stop it'):
-        WorkdirLock(folder).__enter__()
-  with WorkdirLock(folder), WorkdirLock(tmp_path / 'another'):
-    pass
-
-
-def test_the_lock_goes_with_its_owner(tmp_path):
-  held = f'import fcntl; f = open({str(tmp_path / LOCK)!r}, "w"); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); '
-  owner = subprocess.Popen([sys.executable, '-c', held + 'import time; time.sleep(60)'], stdout=subprocess.PIPE)
-  owner.stdout.readline()
-  with pytest.raises(UserError, match='in use by another run'):
-    WorkdirLock(tmp_path).__enter__()
-  owner.kill()
-  owner.wait()
-  with WorkdirLock(tmp_path):
-    pass
-
-
-@pytest.mark.parametrize('number', NO_LOCKS)
-def test_a_file_system_without_locks_guards_nothing_and_says_so(tmp_path, monkeypatch, caplog, number):
-  def refuse(file, how):
-    raise OSError(number, os.strerror(number))
-
-  monkeypatch.setattr(fcntl, 'flock', refuse)
-  with WorkdirLock(tmp_path / 'run'):
-    pass
-  assert f'{tmp_path}/run is not guarded' in caplog.text and os.strerror(number) in caplog.text
-
-
-def test_what_can_not_be_a_work_directory(tmp_path):
-  (tmp_path / 'file').write_text('')
-  with pytest.raises(UserError, match='file/run can not be a work directory: Not a directory'):
-    WorkdirLock(tmp_path / 'file' / 'run').__enter__()

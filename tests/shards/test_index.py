@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support import folders
 from tvts_jax.input.host_tf import tensorflow
-from tvts_jax.shards import index, records, tfrecord, writer
+from tvts_jax.shards import index, records, tfrecord
 
 
 @pytest.fixture
@@ -148,15 +148,3 @@ def test_a_manifest_cannot_point_out_of_its_folder(folder):
   path.write_text(path.read_text().replace('val-00000-of-00001.tfrecord', '../../etc/x.tfrecord'))
   with pytest.raises(index.FolderError, match='names no shard in its own folder'):
     index.load(folder, 'val')
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-  path = folders.epath.Path(tmp_path) / 'f'
-  with pytest.raises(RuntimeError), writer.publish(path) as f:
-    f.write(b'half')
-    raise RuntimeError
-  assert list(tmp_path.iterdir()) == []
-  with writer.publish(path) as f:
-    f.write(b'whole')
-    assert not path.exists()
-  assert path.read_bytes() == b'whole' and [p.name for p in tmp_path.iterdir()] == ['f']

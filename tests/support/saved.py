@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.pod import distributed
-from tvts_jax.run import checkpoint
+from tvts_jax.run import checkpoint, workdir_lock
 from tvts_jax.run import stop as stop_lib
 from tvts_jax.run.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
 from tvts_jax.step import State
@@ -118,9 +118,9 @@ def pod(folder: Path) -> None:
   spec = abstract(mesh)
   given, meta = Checkpoints(folder / 'given', None).restore(spec)
   print('restored', exact(given, 7, spec), meta, flush=True)
-  with stop_lib.WorkdirLock(folder), stop_lib.Stop() as stop:
+  with workdir_lock.hold(folder), stop_lib.Stop() as stop:
     try:
-      with stop_lib.WorkdirLock(folder):
+      with workdir_lock.hold(folder):
         print('both run', flush=True)
     except UserError as error:
       print('refused:', error, flush=True)

@@ -12,9 +12,7 @@ Exit codes: 0 all runs are finished; 1 stopped by an error that one sentence nam
 stopped by SIGTERM or Ctrl-C, or runs are under way elsewhere: the same command goes on.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import fnmatch
 import json
 import math
@@ -35,10 +33,10 @@ from tvts_jax.ablate import claims, page
 from tvts_jax.ablate.study import Study, Variant, read_study
 from tvts_jax.errors import UserError
 from tvts_jax.evaluate import versions
-from tvts_jax.files import read_rows, write_whole
+from tvts_jax.files import locked, read_rows, write_whole
 from tvts_jax.human import Progress
 from tvts_jax.run import clock
-from tvts_jax.run.stop import EXIT_CODE, lock
+from tvts_jax.run.stop import EXIT_CODE
 
 # Commands that write their --out whole, and refuse one that is there; the others go on where they stopped.
 WHOLE = ('data.vocab', 'tvts_jax.warm_text')
@@ -73,9 +71,7 @@ def jobs_of(study: Study, out: Path, only: list[str], seeds: int | None) -> list
 def make_world(study: Study, out: Path, world: str):
   """Its data, once; another process that wants them waits."""
   folder = out / world
-  folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / '.making', 'w') as file:
-    lock(file, fcntl.LOCK_EX)
+  with locked(folder, '.making', wait=True):
     if (folder / 'ready').exists():
       return
     for arguments in study.commands(str(out), world):
@@ -146,19 +142,6 @@ def read_result(study: Study, out: Path, job: Job) -> dict | None:
   return result
 
 
-@contextlib.contextmanager
-def alone(folder: Path):
-  """Yields whether no other process is at a run; while it is entered, none begins it."""
-  folder.mkdir(parents=True, exist_ok=True)
-  with open(folder / '.lock', 'a') as file:
-    try:
-      lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      yield False
-      return
-    yield True
-
-
 def work(study: Study, out: Path, jobs: list[Job], report: Callable) -> bool:
   """Runs what nobody else is at; False if it was asked to stop before the end."""
   progress = Progress('runs', len(jobs), before=sum(read_result(study, out, job) is not None for job in jobs))
@@ -166,8 +149,8 @@ def work(study: Study, out: Path, jobs: list[Job], report: Callable) -> bool:
     if job.result.exists():
       continue
     make_world(study, out, job.variant.world)
-    with alone(job.folder) as free:
-      if not free or job.result.exists():
+    with locked(job.folder) as owner:
+      if owner or job.result.exists():
         continue  # Somebody else is at it, or was.
       print(f'{job} begins', file=sys.stderr, flush=True)
       try:

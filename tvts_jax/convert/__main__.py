@@ -18,7 +18,7 @@ import sys
 from tvts_jax.convert import files, folder, load, names, sources, vivit, workdir
 from tvts_jax.convert.report import ConvertError, LoadError, plain
 from tvts_jax.errors import UserError
-from tvts_jax.files import local
+from tvts_jax.files import appear, local
 from tvts_jax.input import tokens
 
 FORMATS = {
@@ -148,11 +148,11 @@ def run_export(arguments):
     case 'vivit':
       vivit.save_vivit(out, config, params)
     case 'pth':
-      with files.appear(out) as temporary:
+      with appear(out) as temporary:
         files.write_pth(temporary, names.state_dict(config, params), folder.config_json(config))
     case 'safetensors':
       metadata = {sources.CONFIG_KEY: json.dumps(folder.config_json(config))}
-      with files.appear(out) as temporary:
+      with appear(out) as temporary:
         files.write_safetensors(temporary, names.state_dict(config, params), **metadata)
   print(f'wrote {out}')
 

@@ -1,12 +1,9 @@
-"""Writes files that are whole or not there, and reads weights back before anyone else does."""
+"""Writes the files of exported models, and reads weights back before anyone else does."""
 
-import contextlib
 import json
-import os
 import pathlib
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -14,30 +11,6 @@ from safetensors.numpy import save_file
 from tvts_jax.convert import sources
 from tvts_jax.convert.report import ConvertError
 from tvts_jax.convert.tensors import Tensor
-
-
-@contextlib.contextmanager
-def appear(target: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A path to write a file or folder at, which becomes `target` at the end, or nothing if the writing fails."""
-  if os.path.lexists(target):
-    raise ConvertError(f'{target} exists already; move it away or choose another place')
-  target.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=f'.{target.name}-', dir=target.parent) as beside:
-    temporary = pathlib.Path(beside) / target.name
-    yield temporary
-    for path in [temporary, *temporary.rglob('*')]:
-      sync(path)
-    temporary.rename(target)
-    sync(target.parent)
-
-
-def sync(path: pathlib.Path):
-  """Waits until a file or the entries of a folder are on disk."""
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)
 
 
 def write_json(path: pathlib.Path, values: Mapping):

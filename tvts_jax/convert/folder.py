@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from tvts_jax.convert import card, files, load, names, sources
 from tvts_jax.convert.report import ConvertError, Report
-from tvts_jax.files import local
+from tvts_jax.files import appear, local
 from tvts_jax.input import tokens
 from tvts_jax.models.tvts import TVTSConfig
 
@@ -33,7 +33,7 @@ def save_folder(
   metrics: Mapping | None = None,
   run: Mapping | None = None,
 ) -> None:
-  """Writes the exchange folder, whole or not at all; raises ConvertError.
+  """Writes the exchange folder, whole or not at all; raises UserError.
 
   Args:
     folder: a path where nothing is yet.
@@ -45,7 +45,7 @@ def save_folder(
   state = names.state_dict(config, params)
   tokenizer_files = find_tokenizer(local(tokenizer, tokens.FILES), config) if tokenizer is not None else []
   text = card.model_card(config, names.flatten(params), tokenizer=bool(tokenizer_files), metrics=metrics, run=run)
-  with files.appear(pathlib.Path(folder)) as temporary:
+  with appear(folder) as temporary:
     temporary.mkdir()
     files.write_safetensors(temporary / 'model.safetensors', state)
     files.write_json(temporary / 'config.json', config_json(config))

@@ -4,7 +4,6 @@ Names are those on disk, which every release of transformers reads; version 5 gi
 """
 
 import os
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from tvts_jax.convert import card, files, names
 from tvts_jax.convert.names import Row, heads, linear, merge, norm
 from tvts_jax.convert.report import ConvertError
+from tvts_jax.files import appear
 from tvts_jax.models.encoders.vit import PIXEL_MEAN, PIXEL_STD
 from tvts_jax.models.tvts import TVTSConfig
 
@@ -40,7 +40,7 @@ def save_vivit(folder: str | os.PathLike, config: TVTSConfig, params: Mapping) -
     raise ConvertError(f'a video encoder {config.encoder!r} is no VivitModel, which has no place for {foreign[0]}')
   state = names.apply_table(TABLE, config, flat)
   state['embeddings.position_embeddings'] = positions(flat)
-  with files.appear(pathlib.Path(folder)) as temporary:
+  with appear(folder) as temporary:
     temporary.mkdir()
     files.write_safetensors(temporary / 'model.safetensors', state)
     files.write_json(temporary / 'config.json', settings(config))

@@ -45,10 +45,10 @@ def lock(run: Run) -> str:
   from jax.experimental import multihost_utils
 
   from tvts_jax.files import is_local, write_whole
-  from tvts_jax.run.stop import WorkdirLock
+  from tvts_jax.run import workdir_lock
 
   def share() -> None:
-    with WorkdirLock(run.workdir):
+    with workdir_lock.hold(run.workdir):
       if jax.process_count() == 1:
         return
       token = int(multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31))))

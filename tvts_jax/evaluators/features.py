@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tvts_jax import roles, sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
+from tvts_jax.files import publish
 from tvts_jax.human import Progress, percent
 from tvts_jax.input import pipeline
 from tvts_jax.input.settings import InputConfig
@@ -226,10 +227,8 @@ class Store:
     if self.folder is not None and jax.process_index() == 0 and found['valid'].all():
       path = self._path(key)
       path.parent.mkdir(parents=True, exist_ok=True)
-      temporary = path.with_name(f'.{path.name}.unfinished')
-      with temporary.open('wb') as file:
+      with publish(path) as file:
         np.savez(file, key=np.array(key), **found)
-      temporary.replace(path)
     return found
 
 

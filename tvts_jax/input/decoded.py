@@ -11,14 +11,14 @@ Shapes: B clips, M frames, F frames of all records, N visible tubelets of P byte
 import dataclasses
 import functools
 import os
-import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from tvts_jax import roles
+from tvts_jax.files import publish
 from tvts_jax.input.batches import Stream
 from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Examples
@@ -171,25 +171,19 @@ def _frames(folder: str, sha256: str, shape: tuple[int, ...], examples: Examples
   except (FileNotFoundError, ValueError):
     pass
   path.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = path.with_name(f'.{path.name}-{secrets.token_hex(4)}')
-  try:
-    made = np.lib.format.open_memmap(unfinished, 'w+', np.uint8, shape)
-    _decode(made, examples)
-    made.flush()
-    os.replace(unfinished, path)
-  except BaseException:
-    unfinished.unlink(missing_ok=True)
-    raise
+  with publish(path) as file:
+    np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+    for picture in _pictures(examples, shape[1:]):
+      file.write(picture)
   return _mapped(str(path), os.stat(path).st_mtime_ns)
 
 
-def _decode(made_FxHxWx3: np.ndarray, examples: Examples) -> None:
-  at = 0
+def _pictures(examples: Examples, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+  """uint8 [H, W, 3] of each frame."""
   for row in range(len(examples)):
     stored = examples.parse(examples.read(row), row)
     for number, jpeg in enumerate(stored.frames(np.arange(len(stored.frame_times_ms)))):
       picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
-      if picture is None:
+      if picture is None or picture.shape != shape:
         raise examples.bad(row, f' (video {stored.video_id!r}): frame {number} is a damaged JPEG; {examples.advice}')
-      made_FxHxWx3[at] = picture
-      at += 1
+      yield picture

@@ -1,11 +1,8 @@
 """Trains a lower-casing WordPiece vocabulary from the transcripts in shards."""
 
-import os
-import shutil
-import tempfile
 from collections import Counter
-from pathlib import Path
 
+from tvts_jax.files import appear
 from tvts_jax.input.errors import InputError
 from tvts_jax.shards import index as shard_index
 from tvts_jax.shards import records
@@ -56,13 +53,5 @@ def train(counts: Counter, size: int):
 
 
 def save(tokenizer, out: str) -> None:
-  """Writes the folder under another name first: it is there whole or not at all."""
-  out = Path(out)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  temporary = tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent)
-  try:
+  with appear(out) as temporary:
     tokenizer.save_pretrained(temporary)
-    os.chmod(temporary, 0o755)
-    os.rename(temporary, out)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)

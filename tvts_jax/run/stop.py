@@ -1,4 +1,4 @@
-"""Who may run in a work directory, and until when.
+"""Until when a run goes on.
 
 SIGTERM, as schedulers and preempted machines send it, or SIGINT, as Ctrl-C does, to any one process makes all
 processes save before one and the same step and exit with EXIT_CODE. That takes as long as the step under way, or the
@@ -7,27 +7,17 @@ to the same process ends it at once, unsaved, with 128 + the number of the signa
 """
 
 import ctypes
-import errno
-import fcntl
 import os
 import signal
-import socket
 import sys
 import threading
 
 import jax
-import numpy as np
-from absl import logging
-from etils import epath
 from jax.experimental import multihost_utils
 
-from tvts_jax.errors import UserError
-from tvts_jax.files import is_local
 from tvts_jax.pod.peers import LIBC
 
 EXIT_CODE = os.EX_TEMPFAIL  # 75: saved, run the same command again to go on.
-LOCK = '.lock'
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # What file systems without locks say.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -89,65 +79,3 @@ def forget() -> None:
   if signal.set_wakeup_fd(-1) != -1:
     for s in SIGNALS:
       signal.signal(s, signal.SIG_DFL)
-
-
-def lock(file, how: int) -> None:
-  """fcntl's flock, which goes on with a warning where a file system has none, as Lustre mounted without -o flock."""
-  try:
-    fcntl.flock(file, how)
-  except OSError as e:
-    if e.errno not in NO_LOCKS:
-      raise
-    logging.warning(
-      '%s is not guarded, for its file system has no locks (%s): start no second run in it',
-      os.path.dirname(file.name),
-      e.strerror,
-    )
-
-
-class WorkdirLock:
-  """One live run per work directory: taken by process 0, refused in all processes alike, freed when process 0 dies.
-
-  Object stores and some file systems have no locks, so a directory on one is not guarded; of the latter a warning
-  tells.
-  """
-
-  def __init__(self, folder):
-    self._folder = epath.Path(folder)
-    self._file = None
-
-  def __enter__(self):
-    owner = self._take() if jax.process_index() == 0 else None
-    refused = owner is not None
-    if jax.process_count() > 1:
-      refused = bool(multihost_utils.broadcast_one_to_all(np.int32(refused)))
-    if refused:
-      raise UserError(
-        f'{self._folder} is in use by {owner or "another run"}; wait for it, stop it, or give another work directory'
-      )
-    return self
-
-  def __exit__(self, kind, error, traceback) -> None:
-    if self._file is not None:
-      self._file.close()
-
-  def _take(self) -> str | None:
-    """None, or who holds it."""
-    if not is_local(self._folder):
-      return None
-    try:
-      self._folder.mkdir(parents=True, exist_ok=True)
-      file = open(self._folder / LOCK, 'a+')  # noqa: SIM115
-    except OSError as e:
-      raise UserError(f'{self._folder} can not be a work directory: {e.strerror}') from e
-    try:
-      lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      with file:
-        file.seek(0)
-        return file.read() or 'another run'
-    file.truncate(0)
-    file.write(f'process {os.getpid()} on {socket.gethostname()}')
-    file.flush()
-    self._file = file
-    return None

@@ -29,6 +29,7 @@ from data.outcomes import EXITS, BuildError
 from data.sources.items import Item
 from tests.support import folders, media, tasks
 from tests.support.paths import ROOT
+from tvts_jax.files import HALF
 from tvts_jax.shards import index, records
 
 # Windows of 4 s that hold two transcripts of a second each: the smallest that is like the real thing.
@@ -210,7 +211,7 @@ def test_interrupted_cleanly(source, tmp_path):
   _, stderr = process.communicate(timeout=20)
   assert process.returncode == EXITS['interrupted'], stderr
   assert 'give the same command again' in stderr and 'Traceback' not in stderr
-  assert not [n for n in names_in(out) if '.tmp-' in n or n.startswith('.parts-')]
+  assert not [n for n in names_in(out) if HALF.fullmatch(n)]
 
 
 def test_two_builders(undisturbed, source, tmp_path):
@@ -220,7 +221,7 @@ def test_two_builders(undisturbed, source, tmp_path):
   first.send_signal(signal.SIGSTOP)  # in the middle of its work, for as long as the second needs
   second = build(source, out)
   first.send_signal(signal.SIGCONT)
-  assert second.returncode == EXITS['busy'] and f'process {first.pid} is building' in second.stderr
+  assert second.returncode == EXITS['busy'] and f'is being built by process {first.pid} on ' in second.stderr
   assert second.stderr.count('\n') <= 2
   first.communicate(timeout=30)
   assert first.returncode == 0 and content(out) == content(undisturbed)
@@ -250,8 +251,8 @@ def test_what_is_damaged_is_built_again(undisturbed, source, tmp_path):
   (out / 'train-00001-of-00004.idx').unlink()
   (out / 'train-00002-of-00004.shard.json').write_text('{"coun')
   (out / 'outcomes/train-00003-of-00004.jsonl').unlink()
-  (out / 'val-00000-of-00001.idx.tmp-ab12').write_text('left by a dead process')
-  (out / '.parts-x').mkdir()
+  (out / '.val-00000-of-00001.idx-0123abcd').write_text('left by a dead process')
+  (out / '.parts-0123abcd').mkdir()
   result = build(source, out)
   assert result.returncode == 0 and '1 of them done before' in result.stderr
   assert content(out) == content(undisturbed)
@@ -269,7 +270,7 @@ def test_a_shard_is_done_whoever_owns_it(tmp_path, monkeypatch):
 
 def test_what_was_left_is_removed_whatever_the_folder_is_called(tmp_path):
   folder = folders.epath.Path(tmp_path / 'run[1]')
-  for name in ('outcomes/a.jsonl.tmp-ab12', 'a.idx.tmp-ab12', '.parts-x/0'):
+  for name in ('outcomes/.a.jsonl-0123abcd', '.a.idx-0123abcd', '.parts-0123abcd/0'):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text('')
   builder.sweep(folder)
@@ -285,7 +286,7 @@ def test_full_disk(undisturbed, source, tmp_path):
   result = build(source, out, preexec_fn=limit_file_size)
   assert result.returncode == EXITS['output'], result.stderr
   assert 'error: ' in result.stderr and 'large' in result.stderr and 'Traceback' not in result.stderr
-  assert not [n for n in names_in(out) if '.tmp-' in n or n.startswith('.parts-')]
+  assert not [n for n in names_in(out) if HALF.fullmatch(n)]
   assert build(source, out).returncode == 0
   assert content(out) == content(undisturbed)
 

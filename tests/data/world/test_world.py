@@ -101,11 +101,11 @@ def test_killed_and_restarted_equals_undisturbed(tmp_path):
   done = {name: len(content) for name, content in tree(tmp_path / 'killed').items()}
   assert 'index.jsonl' not in done and len(done) < 2 * 96
   (tmp_path / 'killed/train/train-000000.mp4').write_bytes(b'')  # as a power cut may leave a file
-  (tmp_path / 'killed/train/.train-000090.mp4.1.tmp').write_bytes(b'rest of a killed run')
+  (tmp_path / 'killed/train/.train-000090.mp4-0123abcd').write_bytes(b'rest of a killed run')
   assert world.main(['--out', str(tmp_path / 'killed'), *args]) == 0
   assert world.main(['--out', str(tmp_path / 'whole'), '--workers', '1', *args]) == 0
   assert tree(tmp_path / 'killed') == tree(tmp_path / 'whole')
-  assert not list((tmp_path / 'killed').rglob('*.tmp'))
+  assert not list((tmp_path / 'killed').rglob('*.mp4-*'))
 
 
 def test_finished_clips_are_left_alone(folder):
@@ -126,7 +126,7 @@ def test_refusals(folder, tmp_path, capsys):
   refused(2, 'holds other files', '--out', tmp_path)
   refused(2, 'is no folder', '--out', tmp_path / 'notes.txt')
   with write.claim(tmp_path / 'busy', {}):
-    refused(3, 'another process', '--out', tmp_path / 'busy', *SMALL)
+    refused(3, f'is being written by process {os.getpid()} on ', '--out', tmp_path / 'busy', *SMALL)
   (tmp_path / 'busy/world.json').write_text('{"version": ')
   refused(4, 'can not be read', '--out', tmp_path / 'busy', *SMALL)
   (tmp_path / 'full').mkdir()
