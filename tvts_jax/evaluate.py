@@ -11,7 +11,6 @@ is fast. Several processes (launch/local_pod.py) share the work.
 Exit codes: 0 all is written, 1 stopped by an error that one sentence names, 76 another process died on the way.
 """
 
-import importlib.metadata
 import json
 import os
 import sys
@@ -22,7 +21,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from tvts_jax import __version__, command, convert, evaluators, roles, sharding
+from tvts_jax import command, convert, evaluators, machine, roles, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
@@ -36,7 +35,6 @@ from tvts_jax.run.checkpoint import FOLDER, differences, of_run
 from tvts_jax.warm_start import from_run
 
 RANDOM = 'random'
-PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'tensorflow-cpu', 'tokenizers')
 
 
 def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLike | None = None) -> dict[str, dict]:
@@ -66,7 +64,7 @@ def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLi
         'missing': list(result.missing),
         'checkpoint': about,
         'seconds': round(time.monotonic() - since, 1),
-        'versions': versions(),
+        'versions': machine.versions() | {'devices': machine.devices()},
         'config': config_lib.text(config),
         'items': result.items,
       }
@@ -144,16 +142,6 @@ def check_model(config, meta: dict, folder):
 def check_tokenizer(config, fingerprint: str, folder):
   tokenizer = Tokenizer(config.input.tokenizer, config.input.max_tokens)
   check_fingerprint(tokenizer.fingerprint, fingerprint, str(folder))
-
-
-def versions() -> dict[str, str]:
-  found = {'tvts_jax': __version__, 'python': sys.version.split()[0]}
-  for package in PACKAGES:
-    try:
-      found[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found | {'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}'}
 
 
 def main(argv):

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from tvts_jax import __version__, chips, evaluators, optim, preflight, report, sharding, warm_start
+from tvts_jax import __version__, evaluators, machine, optim, preflight, report, sharding, warm_start
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
@@ -204,7 +204,7 @@ class Watch:
 
 def flops_of(config, loss_fn, specs, mesh) -> float:
   """Of one clip in one step, on the average over the sources that take turns; 0 for devices whose peak is unknown."""
-  if chips.peak(mesh.devices.flat[0].device_kind) is None:
+  if machine.peak(mesh.devices.flat[0].device_kind) is None:
     return 0.0
   return sum(flops.of_clip(config.model, loss_fn, spec) for spec in specs) / len(specs)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvts_jax import chips
+from tvts_jax import machine
 from tvts_jax.errors import UserError
 from tvts_jax.run import metrics
 from tvts_jax.run.clock import Rates
@@ -240,4 +240,4 @@ def test_mfu():
   device = lambda kind: types.SimpleNamespace(device_kind=kind)
   two = [device('TPU v4'), device('TPU v4')]
   assert metrics.mfu(100, 275e10, two) == pytest.approx(0.5)
-  assert chips.peak('cpu') is None and metrics.mfu(100, 1e9, [device('TPU v4'), device('cpu')]) is None
+  assert machine.peak('cpu') is None and metrics.mfu(100, 1e9, [device('TPU v4'), device('cpu')]) is None

@@ -27,12 +27,11 @@ from typing import NamedTuple
 import jax
 from absl import logging
 
-from tvts_jax import command, train
+from tvts_jax import command, machine, train
 from tvts_jax import config as config_lib
 from tvts_jax.ablate import claims, page
 from tvts_jax.ablate.study import Study, Variant, read_study
 from tvts_jax.errors import UserError
-from tvts_jax.evaluate import versions
 from tvts_jax.files import locked, read_rows, write_whole
 from tvts_jax.human import Progress
 from tvts_jax.run import clock
@@ -121,7 +120,7 @@ def run(study: Study, out: Path, job: Job) -> bool:
       for name, _, key in [metric.partition('/')]
       if key in rows[name][-1]
     },
-    'versions': versions(),
+    'versions': machine.versions() | {'devices': machine.devices()},
     'config': config_lib.text(config),
   }
   write_whole(job.result, json.dumps(result, allow_nan=False) + '\n')
@@ -177,7 +176,7 @@ def write(study: Study, out: Path, jobs: list[Job], line: str) -> dict:
     'title': study.title,
     'command': line,
     'date': time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
-    'versions': versions(),
+    'versions': machine.versions() | {'devices': machine.devices()},
     'planned': len(jobs),
     'runs': [{key: value for key, value in result.items() if key != 'config'} for result in runs],
     'failed': {str(job): (job.folder / FAILED).read_text() for job in jobs if (job.folder / FAILED).exists()},

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 
-from tvts_jax import command
+from tvts_jax import command, machine
 from tvts_jax.bench import turns
 from tvts_jax.errors import UserError
 from tvts_jax.human import Progress
@@ -168,8 +168,8 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
     'rounds': args.rounds,
     'clips_a_turn': args.batches * args.batch,
     'setting': {n: getattr(config, n) for n in ('frames', 'image_size', 'transcripts', 'mask_ratio', 'max_tokens')},
-    'host': turns.host(),
-    'versions': turns.versions('numpy', 'tensorflow', 'tokenizers', 'cv2'),
+    'host': machine.host(),
+    'versions': machine.versions(),
   }
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 
 from tvts_jax import config as config_lib
+from tvts_jax import machine
 from tvts_jax.bench import turns
 from tvts_jax.bench.jax_step import Step
 from tvts_jax.errors import UserError
@@ -57,8 +58,8 @@ def measure(config: config_lib.RunConfig, devices: int, steps: int) -> dict:
     'device': everyone[0].device_kind,
     **quiet,
     'pretended': jax.default_backend() == 'cpu' and devices > 1,
-    'host': turns.host(),
-    'versions': turns.versions('jax', 'jaxlib'),
+    'host': machine.host(),
+    'versions': machine.versions(),
   }
 
 

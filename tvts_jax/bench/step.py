@@ -33,7 +33,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from tvts_jax import command
+from tvts_jax import command, machine
 from tvts_jax import config as config_lib
 from tvts_jax.bench import scaling
 from tvts_jax.bench import turns as turns_lib
@@ -86,8 +86,8 @@ def about(step: Step) -> dict:
     'dtype': model.dtype,
     'attention': attention.kernel(model.dtype, model.video.width // model.video.heads),
     'devices': f'{step.mesh.size} × {jax.devices()[0].device_kind}',
-    'host': turns_lib.host(),
-    'versions': turns_lib.versions('jax', 'jaxlib'),
+    'host': machine.host(),
+    'versions': machine.versions(),
   }
 
 
@@ -108,9 +108,7 @@ def race_torch(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rou
       'two steps do not do the same, so their times cannot be compared'
     )
   how = ', '.join(['torch.compile'] * compiled + ['fused AdamW' if fused else "PyTorch's other AdamW", theirs.about])
-  found = race(ours, theirs, rounds, steps)
-  versions = found['versions'] | turns_lib.versions('torch')
-  return found | {'loss_without_dropout': losses, 'against': f'PyTorch ({how})', 'versions': versions}
+  return race(ours, theirs, rounds, steps) | {'loss_without_dropout': losses, 'against': f'PyTorch ({how})'}
 
 
 def race_other(config: config_lib.RunConfig, other: config_lib.RunConfig, *, rounds: int, steps: int) -> dict:

@@ -1,22 +1,17 @@
-"""What benchmarks share: contestants that take turns, the load that others put on the machine, and what it is.
+"""What benchmarks share: contestants that take turns, and the load that others put on the machine.
 
 A machine that is busy otherwise slows each contestant by another factor, so such numbers are void.
 """
 
-import importlib.metadata
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from tvts_jax.human import Progress
-from tvts_jax.machine import cores
 
 QUIET_CORES = 0.2  # Other load above this voids a measurement.
-# What changes speed from outside.
-VARIABLES = ('XLA_FLAGS', 'GLIBC_TUNABLES', 'OMP_NUM_THREADS', 'LIBTPU_INIT_ARGS')
 
 
 class Load:
@@ -96,23 +91,3 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def paired(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
   """How many times as fast we are as they, over the turns that were taken side by side."""
   return spread([a / b for a, b in zip(theirs, ours)])
-
-
-def cpu() -> str:
-  try:
-    with open('/proc/cpuinfo') as f:
-      return next(line.split(':')[1].strip() for line in f if line.startswith('model name'))
-  except (FileNotFoundError, StopIteration):
-    return platform.processor() or platform.machine()
-
-
-def versions(*modules: str) -> dict[str, str]:
-  """Of what is installed; a module may come under another name, as tensorflow does as tensorflow-cpu."""
-  brings = importlib.metadata.packages_distributions()
-  found = {name: importlib.metadata.version(brings[name][0]) for name in modules if name in brings}
-  return {'python': platform.python_version(), **found}
-
-
-def host() -> dict:
-  flags = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-  return {'cpu': cpu(), 'cores': cores(), 'system': platform.platform(), 'environment': flags}

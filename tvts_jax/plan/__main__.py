@@ -29,9 +29,8 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from tvts_jax import command
+from tvts_jax import command, machine
 from tvts_jax import config as config_lib
-from tvts_jax.bench import turns
 from tvts_jax.errors import UserError
 from tvts_jax.human import columns
 from tvts_jax.models.layers import REMAT_POLICIES
@@ -126,7 +125,7 @@ def main(argv):
       print('\n' + columns(page.table(shown)))
     if given.out:
       found = {'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}
-      found |= {'host': turns.host(), 'versions': turns.versions('jax', 'jaxlib')}
+      found |= {'host': machine.host(), 'versions': machine.versions()}
       print(f'the page is {results.save(given.out, "What a step takes", found, page.parts(shown))}')
   except UserError as error:
     sys.exit(f'plan: {error}')

@@ -20,8 +20,8 @@ from absl import logging
 from tvts_jax import config as config_lib
 from tvts_jax import sharding
 from tvts_jax import step as step_lib
-from tvts_jax.chips import CHIPS, Chip
 from tvts_jax.errors import UserError
+from tvts_jax.machine import CHIPS, Chip
 from tvts_jax.models import flops
 from tvts_jax.plan import hlo
 from tvts_jax.pod.peers import LIBC

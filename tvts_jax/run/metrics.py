@@ -15,7 +15,7 @@ from absl import logging
 from clu import asynclib
 from etils import epath
 
-from tvts_jax import chips, objectives
+from tvts_jax import machine, objectives
 from tvts_jax.errors import UserError
 from tvts_jax.files import is_local, read_rows, write_whole
 from tvts_jax.human import duration, number, percent
@@ -122,7 +122,7 @@ class EventWriter:
 
 def mfu(clips_per_s: float, clip_flops: float, devices: Sequence) -> float | None:
   """Model FLOPs utilisation: the model's own arithmetic as a share of the devices' peak, where that is known."""
-  peaks = [chips.peak(device.device_kind) for device in devices]
+  peaks = [machine.peak(device.device_kind) for device in devices]
   return None if None in peaks else clips_per_s * clip_flops / sum(peaks)
 
 
