@@ -22,9 +22,9 @@ from etils import epath
 from data.builder import local, manifest, shard, shard_plan, summary
 from data.builder.windows import WindowConfig
 from data.builder.workers import Limits
-from data.outcomes import CODES, ENDS, SKIPS, BuildError, ending
+from data.outcomes import CODES, ENDS, ERRORS, SKIPS, BuildError
 from data.sources import find
-from tvts_jax import files
+from tvts_jax import command, files
 from tvts_jax.machine import cores
 
 LOCAL = 'local'  # the runner that is no Beam runner
@@ -49,7 +49,7 @@ def main(argv=None) -> int:
   # One process a core: libraries that start threads of their own only get in each other's way.
   os.environ.update(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  return ending(lambda: build(args, beam_options))
+  return command.ending(lambda: build(args, beam_options), ERRORS)
 
 
 def build(args, beam_options: list[str]) -> None:
@@ -158,13 +158,8 @@ def _add_field(parser, field: dataclasses.Field) -> None:
 def _parse(argv):
   codes = '\n'.join(f'  {code:<24} {"(skip) " if code in SKIPS else ""}{what}' for code, what in sorted(CODES.items()))
   exits = '\n'.join(f'  {code:<3} {end:<11} {what}' for end, (code, what) in ENDS.items())
-  parser = argparse.ArgumentParser(
-    prog='python -m data.build',
-    description=__doc__,
-    epilog=f'exit codes:\n{exits}\n\nwhat can become of an item, in DIR/outcomes/*.jsonl:\n  ok\n{codes}',
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  lists = f'exit codes:\n{exits}\n\nwhat can become of an item, in DIR/outcomes/*.jsonl:\n  ok\n{codes}'
+  parser = command.parser('data.build', f'{__doc__}\n{lists}')
   add = parser.add_argument
   add('source', metavar='SOURCE')
   add('--out', metavar='DIR', required=True)

@@ -15,7 +15,6 @@ caption or else the name of their class; and READY/annotations.jsonl, which eval
 takes the place of a clip that is missing: evaluators count it as wrong.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -30,8 +29,9 @@ from data.benchmarks import BENCHMARKS, media_files
 from data.benchmarks.clips import Benchmark, Clip
 from data.builder import local
 from data.builder.workers import Limits, Pool, held_back
-from data.outcomes import ENDS, EXITS, ending
+from data.outcomes import ENDS, ERRORS, EXITS
 from data.sources.items import SourceError, printable
+from tvts_jax import command
 from tvts_jax.files import write_whole
 from tvts_jax.machine import cores
 from tvts_jax.shards import annotations
@@ -47,11 +47,8 @@ def main(argv=None) -> int:
   # One process a core: libraries that start threads of their own only get in each other's way.
   os.environ.update(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  whole = []
-  code = ending(lambda: whole.append(check(args)))
-  if code:
-    return WRONG if code == EXITS['request'] else code
-  return WRONG if args.strict and not whole[0] else 0
+  code = command.ending(lambda: WRONG if not check(args) and args.strict else 0, ERRORS)
+  return WRONG if code == EXITS['request'] else code
 
 
 def check(args) -> bool:
@@ -197,13 +194,8 @@ def _parse(argv):
     EXITS['interrupted']: 'SIGINT or SIGTERM',
   }
   codes = '\n'.join(f'  {code:<3} {what}' for code, what in exits.items())
-  parser = argparse.ArgumentParser(
-    prog='python -m data.check',
-    description=__doc__,
-    epilog=f'NAME, and the annotation files in PATH or in folders below it:\n{layouts}\n\nexit codes:\n{codes}',
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  lists = f'NAME, and the annotation files in PATH or in folders below it:\n{layouts}\n\nexit codes:\n{codes}'
+  parser = command.parser('data.check', f'{__doc__}\n{lists}')
   add = parser.add_argument
   add('name', metavar='NAME', choices=list(BENCHMARKS), help=', '.join(BENCHMARKS))
   add('path', metavar='PATH')

@@ -1,7 +1,6 @@
 """Every way an item or a command can end, by name: one list for the builder, its log and its tests."""
 
 import concurrent.futures
-import sys
 
 from tvts_jax.errors import UserError
 from tvts_jax.media.errors import MEDIA_CODES, MediaError
@@ -71,22 +70,10 @@ class BuildError(UserError):
     return BuildError, (str(self), self.end)
 
 
-def ending(work) -> int:
-  """Does the work of a command → its exit code, after a sentence if it ended early."""
-  try:
-    work()
-  except KeyboardInterrupt:
-    sentence, end = 'interrupted: give the same command again', 'interrupted'
-  except BuildError as e:
-    sentence, end = f'error: {e}', e.end
-  except UserError as e:
-    sentence, end = f'error: {e}', 'request'
-  except OSError as e:
-    sentence, end = f'error: {e}; put that right and give the same command again', 'output'
-  except concurrent.futures.BrokenExecutor as e:
-    sentence, end = f'error: {e} Give the same command again', 'worker'
-  else:
-    return EXITS['done']
-  # On a terminal the sentence must not overwrite the line of progress.
-  print('\n' * sys.stderr.isatty() + sentence, file=sys.stderr)
-  return EXITS[end]
+# As tvts_jax.command.ERRORS, for commands of this package.
+ERRORS = {
+  KeyboardInterrupt: (EXITS['interrupted'], 'interrupted: give the same command again'),
+  UserError: (EXITS['request'], 'error: {}'),
+  OSError: (EXITS['output'], 'error: {}; put that right and give the same command again'),
+  concurrent.futures.BrokenExecutor: (EXITS['worker'], 'error: {} Give the same command again'),
+}

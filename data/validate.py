@@ -4,7 +4,6 @@ python -m data.validate DIR           reads every byte
 python -m data.validate DIR --quick   looks at names, sizes and indexes only
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from etils import epath
 
-from data.outcomes import ENDS, EXITS, ending
+from data.outcomes import ENDS, ERRORS, EXITS
+from tvts_jax import command
 from tvts_jax.input.errors import InputError
 from tvts_jax.machine import cores
 from tvts_jax.shards import index, records, tfrecord
@@ -231,20 +231,19 @@ def _more(values) -> str:
 
 
 def main(argv=None) -> int:
-  args, found = _parse(argv), []
-  code = ending(lambda: found.extend(tell(args)))
-  return code or min((CLASSES[finding.kind][0] for finding in found), default=EXITS['done'])
+  args = _parse(argv)
+  return command.ending(lambda: tell(args), ERRORS)
 
 
-def tell(args) -> list[Finding]:
-  """Says what is wrong with a folder, or that nothing is."""
+def tell(args) -> int:
+  """Says what is wrong with a folder, or that nothing is → the exit code."""
   found = check(args.folder, args.quick, args.decode, args.workers)
   for finding in found:
     print(finding)
   for split in [] if found else index.splits(args.folder):
     manifest = index.load(args.folder, split)
     print(f'{split}: {manifest.count} records in {len(manifest.shards)} shards are as the manifest says')
-  return found
+  return min((CLASSES[finding.kind][0] for finding in found), default=EXITS['done'])
 
 
 def _parse(argv):
@@ -257,12 +256,7 @@ def _parse(argv):
     EXITS['interrupted']: 'SIGINT',
   }
   codes = '\n'.join(f'  {code:>3}  {what}' for code, what in exits.items())
-  parser = argparse.ArgumentParser(
-    prog='python -m data.validate',
-    description=__doc__,
-    epilog=f'exit codes, of several the first:\n{codes}',
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser = command.parser('data.validate', f'{__doc__}\nexit codes, of several the first:\n{codes}')
   parser.add_argument('folder', metavar='DIR')
   parser.add_argument('--quick', action='store_true', help='names, sizes and indexes only')
   parser.add_argument('--decode', action='store_true', help='decode every frame, too')

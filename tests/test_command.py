@@ -47,3 +47,34 @@ def test_a_variation_that_a_config_refuses_is_one_sentence():
     pytest.raises(SystemExit, match='error: no'),
   ):
     command.run(None)
+
+
+class Refused(UserError):
+  exit = 7
+
+
+@pytest.mark.parametrize(
+  'error, code, said',
+  [
+    (None, 0, ''),
+    (UserError('no {} today'), 1, 'error: no {} today\n'),
+    (Refused('full'), 7, 'error: full\n'),
+    (FileNotFoundError(2, 'No such file', 'a\nb'), 1, "error: [Errno 2] No such file: 'a\\nb'\n"),
+    (KeyboardInterrupt(), 130, 'interrupted\n'),
+  ],
+)
+def test_a_command_ends_with_the_code_and_the_sentence_of_what_ended_it(capsys, error, code, said):
+  def work():
+    if error:
+      raise error
+
+  left = []
+  leave = lambda number, why: left.append((number, why)) or number
+  assert command.ending(work, command.ERRORS | {KeyboardInterrupt: (130, 'interrupted')}, leave) == code
+  assert capsys.readouterr().err == said and left == ([(code, error)] if error else [])
+
+
+def test_a_command_ends_with_the_code_that_its_work_returns_and_a_bug_keeps_its_stack():
+  assert command.ending(lambda: 3) == 3
+  with pytest.raises(ZeroDivisionError):
+    command.ending(lambda: 1 // 0)

@@ -77,7 +77,7 @@ def test_a_folder_that_can_not_be_written_is_one_sentence(root, tmp_path, monkey
   with pytest.raises(SystemExit, match='1'):
     evaluate.main(['evaluate'])
   line = capsys.readouterr().err.splitlines()[-1]
-  assert line.startswith('evaluate: ') and f'{tmp_path}/taken' in line
+  assert line.startswith('error: ') and f'{tmp_path}/taken' in line
 
 
 def test_a_run_and_converted_weights_are_what_they_hold(root):

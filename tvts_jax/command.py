@@ -4,10 +4,14 @@ import argparse
 import logging as stdlib_logging
 import os
 import sys
+from collections.abc import Callable, Mapping
 
 from absl import app, logging
 
 from tvts_jax.errors import UserError
+
+# The errors that end a command with one sentence, without a stack trace: exit code and sentence of each.
+ERRORS = {UserError: (1, 'error: {}'), OSError: (1, 'error: {}')}
 
 
 def parser(module: str, doc: str) -> argparse.ArgumentParser:
@@ -55,11 +59,18 @@ def read_flags(argv: list[str]) -> list[str]:
     raise UserError(f'{given} sets nothing, for the config has no setting {name}. {hint}'.strip()) from e
 
 
-def ending(work) -> int:
-  """Does the work of a command → its exit code: 0, or 1 after one sentence on stderr."""
+def ending(work: Callable[[], int | None], errors: Mapping = ERRORS, leave: Callable = lambda code, error: code) -> int:
+  """Does the work of a command → its exit code, after a sentence on stderr if an error ended it.
+
+  Args:
+    work: its result is the exit code, where None means 0.
+    errors: as ERRORS. An error with an attribute `exit` has an exit code of its own.
+    leave: called with the exit code and the error.
+  """
   try:
-    work()
-  except (UserError, OSError) as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
-  return 0
+    return work() or 0
+  except tuple(errors) as e:
+    code, sentence = next(end for kind, end in errors.items() if isinstance(e, kind))
+    # On a terminal the sentence must not overwrite a line of progress.
+    print('\n' * sys.stderr.isatty() + sentence.format(e), file=sys.stderr, flush=True)
+    return leave(getattr(e, 'exit', code), e)

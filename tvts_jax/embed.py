@@ -137,8 +137,7 @@ def batches(values: Iterable) -> Iterator[tuple[np.ndarray, int]]:
 
 def main(argv=None) -> int:
   args = arguments(argv)
-  unread = []
-  return command.ending(lambda: unread.extend(embed(args))) or (UNREAD if unread else 0)
+  return command.ending(lambda: UNREAD if embed(args) else 0)
 
 
 def embed(args) -> list[str]:

@@ -13,7 +13,6 @@ Exit codes: 0 all is written, 1 stopped by an error that one sentence names, 76 
 
 import json
 import os
-import sys
 import time
 
 import jax
@@ -146,15 +145,15 @@ def check_tokenizer(config, fingerprint: str, folder):
 
 def main(argv):
   if len(argv) > 1:
-    raise app.UsageError(f'{argv[1]!r} is no flag; settings are given as --config.evals.NAME.batch=64')
+    raise app.UsageError(f'{argv[1]!r} is not a flag; settings are given as --config.evals.NAME.batch=64')
   command.tell_own()
-  try:
+
+  def work() -> None:
     distributed.initialize()
     given = flags.FLAGS
     evaluate(config_lib.resolve(given.config), given.checkpoint, given.out)
-  except (UserError, OSError) as error:
-    print(f'evaluate: {error}', file=sys.stderr, flush=True)
-    distributed.leave(1, error)
+
+  return command.ending(work, leave=distributed.leave)
 
 
 if __name__ == '__main__':

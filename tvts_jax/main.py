@@ -27,22 +27,20 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 def main(argv):
   if len(argv) > 1:
-    raise app.UsageError(f'{argv[1]!r} is no flag; settings are given as --config.optim.lr=3e-4')
+    raise app.UsageError(f'{argv[1]!r} is not a flag; settings are given as --config.optim.lr=3e-4')
   command.tell_own()
   from tvts_jax import config, train
-  from tvts_jax.errors import UserError
   from tvts_jax.pod import distributed
   from tvts_jax.run import checkpoint_folder, stop
 
   sys.unraisablehook = checkpoint_folder.quieter(sys.unraisablehook)
-  try:
+
+  def work() -> int:
     # Before anything touches a device, or the processes of a pod never find each other.
     distributed.initialize()
-    finished = train.train(config.resolve(_CONFIG.value), _WORKDIR.value)
-  except (UserError, OSError) as error:
-    print(f'tvts_jax: {error}', file=sys.stderr, flush=True)
-    distributed.leave(1, error)
-  sys.exit(0 if finished else stop.EXIT_CODE)
+    return 0 if train.train(config.resolve(_CONFIG.value), _WORKDIR.value) else stop.EXIT_CODE
+
+  return command.ending(work, leave=distributed.leave)
 
 
 if __name__ == '__main__':

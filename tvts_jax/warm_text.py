@@ -8,7 +8,6 @@ a DistilBERT folder as Hugging Face has them, with the tokenizer beside it, whic
 """
 
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -95,16 +94,17 @@ def write(out: pathlib.Path, config, params, tokenizer_folder: str):
 def main(argv):
   del argv
   logging.set_verbosity(logging.INFO)
+  return command.ending(make)
+
+
+def make() -> None:
   out = pathlib.Path(_OUT.value)
-  try:
-    if out.exists():
-      raise UserError(f'{out} exists; give another --out, or remove it')
-    config = config_lib.resolve(_CONFIG.value)
-    tokenizer = Tokenizer(_TOKENIZER.value, config.input.max_tokens)
-    params, named = warm(config, tokenizer, _STEPS.value)
-    write(out, config, params, _TOKENIZER.value)
-  except UserError as error:
-    sys.exit(f'warm_text: {error}')
+  if out.exists():
+    raise UserError(f'{out} exists; give another --out, or remove it')
+  config = config_lib.resolve(_CONFIG.value)
+  tokenizer = Tokenizer(_TOKENIZER.value, config.input.max_tokens)
+  params, named = warm(config, tokenizer, _STEPS.value)
+  write(out, config, params, _TOKENIZER.value)
   print(f'{out}: [CLS] names {named:.0%} of the word pieces of a transcript')
 
 

@@ -124,8 +124,7 @@ def as_json(args, down: Hashed, pre: Hashed, listed: list[Pair], alike: list[tup
 
 def main(argv: list[str] | None = None) -> int:
   args = arguments(argv)
-  codes = []
-  return command.ending(lambda: codes.append(look(args))) or codes[0]
+  return command.ending(lambda: look(args))
 
 
 def arguments(argv) -> argparse.Namespace:

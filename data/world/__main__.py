@@ -23,16 +23,17 @@ import signal
 import sys
 from pathlib import Path
 
-from data.outcomes import EXITS, ending
+from data.outcomes import ERRORS, EXITS
 from data.world.scene import SPLITS, WORLDS
 from data.world.write import VERSION, claim, write_world
+from tvts_jax import command
 from tvts_jax.machine import cores
 
 
 def main(argv: list[str] | None = None) -> int:
   args, counts = _parse(argv)
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  return ending(lambda: make(args, counts))
+  return command.ending(lambda: make(args, counts), ERRORS)
 
 
 def make(args: argparse.Namespace, counts: dict[str, int]) -> None:
@@ -43,13 +44,8 @@ def make(args: argparse.Namespace, counts: dict[str, int]) -> None:
 
 
 def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:
-  parser = argparse.ArgumentParser(
-    prog='python -m data.world',
-    description=__doc__,
-    epilog=f'exit codes: {"  ".join(f"{number} {end}" for end, number in EXITS.items())}',
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  codes = '  '.join(f'{number} {end}' for end, number in EXITS.items())
+  parser = command.parser('data.world', f'{__doc__}\nexit codes: {codes}')
   parser.add_argument('--out', type=Path, required=True, help='folder to write: index.jsonl, labels.jsonl and clips')
   parser.add_argument('--clips', type=int, default=SPLITS['train'][1], help='narrated clips to train on (%(default)s)')
   parser.add_argument('--val', type=int, default=SPLITS['val'][1], help='narrated clips held out (%(default)s)')

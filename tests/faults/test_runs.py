@@ -72,7 +72,7 @@ def test_a_full_disk_stops_a_run_and_costs_nothing(root, undisturbed):
   small.limit_files(run.pid, small.ROOM)
   said = finish(run, code=1)
   assert 'Traceback' not in said, said
-  kept, (why,) = small.steps(folder), [line for line in said.splitlines() if line.startswith('tvts_jax: ')]
+  kept, (why,) = small.steps(folder), [line for line in said.splitlines() if line.startswith('error: ')]
   assert f'File too large; the newest complete one is {kept[-1]}; saves that failed in a row: 3, so the run' in why
   assert said.count('could not be saved in') == 4
   assert len(kept) == 3 and all(checksums.damage(epath.Path(folder / 'checkpoints' / str(s))) is None for s in kept)
@@ -98,7 +98,7 @@ def test_a_file_that_can_not_be_written_is_named(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(main, '_WORKDIR', SimpleNamespace(value=tmp_path))
   with pytest.raises(SystemExit, match='1'):
     main.main(['main'])
-  assert capsys.readouterr().err == f"tvts_jax: [Errno 28] No space left on device: '{tmp_path}/eval.jsonl'\n"
+  assert capsys.readouterr().err == f"error: [Errno 28] No space left on device: '{tmp_path}/eval.jsonl'\n"
   assert not list(tmp_path.iterdir())
 
 

@@ -39,6 +39,7 @@ from tvts_jax.run.stop import EXIT_CODE
 
 # Commands that write their --out whole, and refuse one that is there; the others go on where they stopped.
 WHOLE = ('data.vocab', 'tvts_jax.warm_text')
+INTERRUPTED = {KeyboardInterrupt: (EXIT_CODE, 'interrupted: the same command goes on')}
 RESULT, FAILED, RESULTS, PAGE = 'result.json', 'failed.txt', 'results.json', 'report.html'
 
 
@@ -207,21 +208,19 @@ def main(argv: list[str] | None = None) -> int:
   command.tell_own()
   line = ' '.join(['python -m tvts_jax.ablate', *(sys.argv[1:] if argv is None else argv)])
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # A run has a handler of its own.
-  try:
-    study = read_study(args.study)
-    jobs, planned = (jobs_of(study, args.out, only, args.seeds) for only in (args.only, []))
-    share_compiled(args.out)
-    report = lambda: write(study, args.out, planned, line)
-    ended = work(study, args.out, jobs, report)
-    results = report()
-  except KeyboardInterrupt:
-    return EXIT_CODE
-  except (UserError, OSError) as error:
-    print(f'ablate: {error}', file=sys.stderr, flush=True)
-    return 1
+  return command.ending(lambda: ablate(args, line), command.ERRORS | INTERRUPTED)
+
+
+def ablate(args, line: str) -> int:
+  study = read_study(args.study)
+  jobs, planned = (jobs_of(study, args.out, only, args.seeds) for only in (args.only, []))
+  share_compiled(args.out)
+  report = lambda: write(study, args.out, planned, line)
+  ended = work(study, args.out, jobs, report)
+  results = report()
   print(f'{args.out / PAGE}: {len(results["runs"])} of {len(planned)} runs; open it in a browser')
   if failed := results['failed']:
-    print(f'ablate: {len(failed)} runs failed: {"; ".join(failed)}', file=sys.stderr)
+    print(f'{len(failed)} runs failed: {"; ".join(failed)}', file=sys.stderr)
     return 1
   return 0 if ended and all(job.result.exists() for job in jobs) else EXIT_CODE
 

@@ -213,18 +213,17 @@ def main(argv=None) -> int:
   parser.add_argument('--records', type=int, default=16, help='to make up (default: %(default)s)')
   parser.add_argument('--out', help='a JSON file for all numbers, beside which a page is written')
   args = parser.parse_args(argv)
-  try:
-    if args.batches < 2 or args.rounds < 1:
-      raise UserError('--batches must be at least 2 and --rounds at least 1')
-    with tempfile.TemporaryDirectory(prefix='bench_input.') as temp:
-      result = measure(args, *_media(args, temp))
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 2
+  return command.ending(lambda: bench(args), {UserError: (2, 'error: {}')})
+
+
+def bench(args) -> None:
+  if args.batches < 2 or args.rounds < 1:
+    raise UserError('--batches must be at least 2 and --rounds at least 1')
+  with tempfile.TemporaryDirectory(prefix='bench_input.') as temp:
+    result = measure(args, *_media(args, temp))
   print(table(result))
   if args.out:
     print(f'the page is {results.save(args.out, "The input", result, parts(result))}')
-  return 0
 
 
 def _media(args, temp: str) -> tuple[str, str, list[str], str]:

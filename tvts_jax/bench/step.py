@@ -26,7 +26,6 @@ speed means nothing, while what they move is as it would be.
 import json
 import os
 import statistics
-import sys
 import time
 
 import jax
@@ -183,25 +182,26 @@ def main(argv):
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false' if given.against == 'torch' else 'true')
   if given.devices:
     jax.config.update('jax_num_cpu_devices', given.devices)
+  return command.ending(lambda: measure(given))
+
+
+def measure(given) -> None:
   title, to_lines, to_parts = 'The train step', lines, parts
-  try:
-    config = config_lib.resolve(given.config)
-    if sum(map(bool, (given.against, given.other, given.devices))) > 1:
-      raise UserError('--against, --other and --devices are three measurements; give one of them')
-    if given.rounds < 5 and (given.against or given.other):
-      raise UserError(f'--rounds={given.rounds} is too few to tell a difference from chance; take at least 5')
-    if given.against:
-      how = dict(fused=given.torch_fused, compiled=given.torch_compile)
-      found = race_torch(config, **how, rounds=given.rounds, steps=given.steps)
-    elif given.other:
-      found = race_other(config, config_lib.resolve(given.other), rounds=given.rounds, steps=given.steps)
-    elif given.devices:
-      found = scaling.measure(config, given.devices, given.steps)
-      title, to_lines, to_parts = 'The train step on more devices', scaling.lines, scaling.parts
-    else:
-      found = bench(Step(config), given.steps)
-  except UserError as error:
-    sys.exit(f'bench.step: {error}')
+  config = config_lib.resolve(given.config)
+  if sum(map(bool, (given.against, given.other, given.devices))) > 1:
+    raise UserError('--against, --other and --devices are three measurements; give one of them')
+  if given.rounds < 5 and (given.against or given.other):
+    raise UserError(f'--rounds={given.rounds} is too few to tell a difference from chance; take at least 5')
+  if given.against:
+    how = dict(fused=given.torch_fused, compiled=given.torch_compile)
+    found = race_torch(config, **how, rounds=given.rounds, steps=given.steps)
+  elif given.other:
+    found = race_other(config, config_lib.resolve(given.other), rounds=given.rounds, steps=given.steps)
+  elif given.devices:
+    found = scaling.measure(config, given.devices, given.steps)
+    title, to_lines, to_parts = 'The train step on more devices', scaling.lines, scaling.parts
+  else:
+    found = bench(Step(config), given.steps)
   print('\n'.join(to_lines(found)))
   if given.out:
     print(f'the page is {results.save(given.out, title, found, to_parts(found))}')

@@ -15,9 +15,9 @@ import json
 import pathlib
 import sys
 
+from tvts_jax import command
 from tvts_jax.convert import files, folder, load, names, sources, vivit, workdir
 from tvts_jax.convert.report import ConvertError, LoadError, plain
-from tvts_jax.errors import UserError
 from tvts_jax.files import appear, local
 from tvts_jax.input import tokens
 
@@ -31,23 +31,19 @@ FORMATS = {
 
 def main(argv: list[str] | None = None) -> int:
   arguments = parser().parse_args(argv)
+  return command.ending(lambda: run(arguments))
+
+
+def run(arguments) -> None:
   try:
     arguments.run(arguments)
-  except UserError as error:
-    if isinstance(error, LoadError):
-      print(error.report)
-    print(f'error: {error}', file=sys.stderr)
-    return 1
-  except OSError as error:
-    print(plain(f'error: {error.filename or "writing"}: {error.strerror or error}'), file=sys.stderr)
-    return 1
-  return 0
+  except LoadError as error:
+    print(error.report)
+    raise
 
 
 def parser() -> argparse.ArgumentParser:
-  summary, *rest = __doc__.split('\n', 1)
-  result = argparse.ArgumentParser('python -m tvts_jax.convert', description=summary, epilog=rest[0],
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+  result = command.parser('tvts_jax.convert', __doc__)
   commands = result.add_subparsers(required=True, metavar='COMMAND')
 
   into = commands.add_parser('import', help='make a folder out of published weights')

@@ -22,7 +22,6 @@ Exit codes: 0 all fit, 1 an error that one sentence names, 3 one or more do not 
 import dataclasses
 import logging as stdlib_logging
 import os
-import sys
 from collections.abc import Iterator
 
 import jax
@@ -104,32 +103,33 @@ def main(argv):
   given = flags.FLAGS
   stdlib_logging.getLogger('jax._src.xla_bridge').setLevel(stdlib_logging.ERROR)
   logging.set_verbosity(logging.INFO)
-  try:
-    config = config_lib.resolve(given.config)
-    topologies = [Topology.parse(text) for text in given.topology]
-    jax.config.update('jax_num_cpu_devices', max(topology.devices for topology in topologies))
-    clips, bills, mended, shown = given.clips or clips_of(config), [], {}, []
-    for topology in topologies:
-      bills.append(apart(config, topology, clips))
-      shown.append((bills[-1], ''))
-      print('\n'.join(page.lines(bills[-1])), flush=True)
-      if not bills[-1].fits and given.mend:
-        if found := mend(config, topology, clips):
-          words, bill = found
-          mended[topology.name] = {'flags': words, **dataclasses.asdict(bill)}
-          shown[-1] = bill, words
-          print(f'  with {words} it fits:\n' + '\n'.join(page.lines(bill)), flush=True)
-        else:
-          print('  nothing that was tried fits: take more chips or a smaller batch', flush=True)
-    if len(shown) > 1:
-      print('\n' + columns(page.table(shown)))
-    if given.out:
-      found = {'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}
-      found |= {'host': machine.host(), 'versions': machine.versions()}
-      print(f'the page is {results.save(given.out, "What a step takes", found, page.parts(shown))}')
-  except UserError as error:
-    sys.exit(f'plan: {error}')
-  sys.exit(0 if all(bill.fits for bill in bills) else DOES_NOT_FIT)
+  return command.ending(lambda: plan(given))
+
+
+def plan(given) -> int:
+  config = config_lib.resolve(given.config)
+  topologies = [Topology.parse(text) for text in given.topology]
+  jax.config.update('jax_num_cpu_devices', max(topology.devices for topology in topologies))
+  clips, bills, mended, shown = given.clips or clips_of(config), [], {}, []
+  for topology in topologies:
+    bills.append(apart(config, topology, clips))
+    shown.append((bills[-1], ''))
+    print('\n'.join(page.lines(bills[-1])), flush=True)
+    if not bills[-1].fits and given.mend:
+      if found := mend(config, topology, clips):
+        words, bill = found
+        mended[topology.name] = {'flags': words, **dataclasses.asdict(bill)}
+        shown[-1] = bill, words
+        print(f'  with {words} it fits:\n' + '\n'.join(page.lines(bill)), flush=True)
+      else:
+        print('  nothing that was tried fits: take more chips or a smaller batch', flush=True)
+  if len(shown) > 1:
+    print('\n' + columns(page.table(shown)))
+  if given.out:
+    found = {'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}
+    found |= {'host': machine.host(), 'versions': machine.versions()}
+    print(f'the page is {results.save(given.out, "What a step takes", found, page.parts(shown))}')
+  return 0 if all(bill.fits for bill in bills) else DOES_NOT_FIT
 
 
 if __name__ == '__main__':
