@@ -18,7 +18,7 @@ from etils import epath
 
 from data.outcomes import ENDS, ERRORS, EXITS
 from tvts_jax import command
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 from tvts_jax.machine import cores
 from tvts_jax.shards import index, records, tfrecord
 from tvts_jax.shards.index import Manifest, Shard
@@ -60,7 +60,7 @@ def check(folder, quick: bool = False, decode: bool = False, workers: int = 1) -
   folder = epath.Path(folder)
   try:
     manifests = [index.load(folder, split) for split in index.splits(folder)]
-  except InputError as e:
+  except UserError as e:
     return [Finding('manifest', str(e))]
   listed = [shard for m in manifests for shard in m.shards]
   found = _check_manifest(folder, manifests) + _check_metadata(folder, manifests)

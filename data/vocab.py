@@ -11,8 +11,8 @@ import os
 import sys
 
 from tvts_jax import command
+from tvts_jax.errors import UserError
 from tvts_jax.input import vocab
-from tvts_jax.input.errors import InputError
 
 
 def main(argv=None) -> int:
@@ -27,7 +27,7 @@ def main(argv=None) -> int:
 
 def make(args: argparse.Namespace) -> None:
   if os.path.exists(args.out):
-    raise InputError(f'{args.out} is there already: name a folder that is not, or delete it')
+    raise UserError(f'{args.out} is there already: name a folder that is not, or delete it')
   counts = vocab.words(args.folder, args.split)
   tokenizer = vocab.train(counts, args.size)
   vocab.save(tokenizer, args.out)

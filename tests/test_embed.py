@@ -14,7 +14,6 @@ from tests.support import media, weights
 from tvts_jax import convert, embed
 from tvts_jax.errors import UserError
 from tvts_jax.input import pipeline, vocab
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.media import pictures
 
@@ -174,5 +173,5 @@ def test_wrong_turns(root, tmp_path, capsys):
     with pytest.raises(SystemExit, match='2'):
       embed.main([str(root / 'weights'), *wrong])
   convert.save_folder(tmp_path / 'mute', CONFIG, PARAMS)
-  with pytest.raises(InputError, match='tokenizer'):
+  with pytest.raises(UserError, match='tokenizer'):
     tvts_jax.load(tmp_path / 'mute').embed_text('red')

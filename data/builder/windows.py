@@ -13,7 +13,7 @@ from data.outcomes import ItemError
 from data.sources.items import Item
 from data.transcripts import formats
 from data.transcripts.formats import Transcript, Word
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 from tvts_jax.media import paths, pictures, uniform, video
 from tvts_jax.media.pictures import Frame
 from tvts_jax.shards.records import Record
@@ -42,18 +42,18 @@ class WindowConfig:
   def __post_init__(self):
     object.__setattr__(self, 'seconds', tuple(self.seconds))
     if not all(math.isfinite(value) for value in (self.window_s, self.fps, self.gap_s, *self.seconds)):
-      raise InputError('window_s, fps, gap_s and seconds must be finite numbers.')
+      raise UserError('window_s, fps, gap_s and seconds must be finite numbers.')
     if min(self.window_s, self.fps) <= 0 or self.windows_per_video < 0 or self.caption_frames < 1:
-      raise InputError('window_s, fps and caption_frames must be above 0, windows_per_video at least 0.')
+      raise UserError('window_s, fps and caption_frames must be above 0, windows_per_video at least 0.')
     if not 1 <= self.quality <= 100 or self.short_side < pictures.MIN_SIDE:
-      raise InputError(f'quality must be 1 to 100, and short_side at least {pictures.MIN_SIDE}.')
+      raise UserError(f'quality must be 1 to 100, and short_side at least {pictures.MIN_SIDE}.')
     if self.window_ms < self.span_ms:
-      raise InputError(
+      raise UserError(
         f'window_s={self.window_s:g} is shorter than the {self.span_ms / 1000:g} s of {self.transcripts} transcripts '
         f'of {max(self.seconds):g} s with gaps of {self.gap_s:g} s: take longer windows or shorter transcripts.'
       )
     if self.windows_per_video == 0 and self.window_ms - self.span_ms < MIN_STEP_MS:
-      raise InputError(
+      raise UserError(
         f'window_s={self.window_s:g} is too short for windows_per_video=0, whose windows overlap by the '
         f'{self.span_ms / 1000:g} s of a sample: take {(self.span_ms + MIN_STEP_MS) / 1000:g} s or more.'
       )

@@ -22,8 +22,8 @@ import numpy as np
 from data.builder import quality
 from data.inspect import quality_page, record_page
 from tvts_jax import command
+from tvts_jax.errors import UserError
 from tvts_jax.files import publish
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
 from tvts_jax.pages import kit
 from tvts_jax.shards import index, records
@@ -39,7 +39,7 @@ def choose(manifest: index.Manifest, ids: index.Index, args) -> tuple[list[int],
   if args.id is not None:
     found = np.flatnonzero(ids.video == np.uint64(index.video_hash(args.id)))[: args.records]
     if not len(found):
-      raise InputError(f'no video {args.id!r} in split {manifest.split!r} of {manifest.folder}.')
+      raise UserError(f'no video {args.id!r} in split {manifest.split!r} of {manifest.folder}.')
     epoch = args.step * args.batch // len(ids) if order else 0
     return found.tolist(), [epoch] * len(found)
   if order:
@@ -59,7 +59,7 @@ def drawn(record: records.Record, example_id: int, epoch: int, seed: int, config
     config = dataclasses.replace(config, transcripts=1)
   try:
     return draw(record, config, example_rng(seed, epoch, example_id))
-  except InputError as e:
+  except UserError as e:
     return str(e)
 
 
@@ -81,7 +81,7 @@ def page_of_run(args) -> str:
   names = [part.name(row) for part, row, _ in clips]
   shown = [clip for clip, (video, _) in zip(clips, names) if args.id in (None, video)][: args.records]
   if not shown:
-    raise InputError(f'no video {args.id!r} in the batch of step {args.step}.')
+    raise UserError(f'no video {args.id!r} in the batch of step {args.step}.')
   listed = ' \u00b7 '.join(f'<bdi>{kit.text(video, 120)}</bdi> #{window}' for video, window in names)
   parts = [
     f'<h1>{kit.text(args.run)} step {args.step}</h1>',
@@ -129,15 +129,15 @@ def sampling_config(manifest: index.Manifest, changes: list[str]) -> SamplingCon
   for change in changes:
     key, _, value = change.partition('=')
     if key not in fields:
-      raise InputError(f'{key!r} is no setting of sampling; known: {", ".join(sorted(fields))}')
+      raise UserError(f'{key!r} is no setting of sampling; known: {", ".join(sorted(fields))}')
     try:
       values[key] = json.loads(value)
     except json.JSONDecodeError:
       values[key] = value  # a word, as in pick=center
   try:
     return SamplingConfig(**values)
-  except (InputError, TypeError) as e:
-    raise InputError(f'--sampling {" ".join(changes)}: {e}') from e
+  except (UserError, TypeError) as e:
+    raise UserError(f'--sampling {" ".join(changes)}: {e}') from e
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 from tvts_jax.shards import records
 
 FRAMES = 16  # of a downstream record
@@ -76,12 +76,12 @@ def hashes(pictures_NxYxX: np.ndarray) -> np.ndarray:
 
 
 def hash_frames(frames: list[bytes], numbers: Iterable[int], mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
-  """(number [n], hash [V, WORDS, n]) of those frames that show something; InputError if one does not decode."""
+  """(number [n], hash [V, WORDS, n]) of those frames that show something; UserError if one does not decode."""
   kept, pictures = [], []
   for i in numbers:
     image = grey(frames[i])
     if image is None:
-      raise InputError(f'frame {i} can not be decoded')
+      raise UserError(f'frame {i} can not be decoded')
     small = [cv2.resize(view, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for view in views(image, mirrored)]
     if small[0].std() >= EMPTY_LEVELS:
       kept.append(i)

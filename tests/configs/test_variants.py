@@ -19,7 +19,6 @@ from tvts_jax.convert.workdir import load_workdir
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import sorting
 from tvts_jax.input import pipeline
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.models.tvts import HEADS
 from tvts_jax.pages import sorting as sorting_lib
@@ -101,7 +100,7 @@ def test_parts_are_shuffled_evenly_and_anew_in_every_epoch(root):
 
 
 def test_nothing_masked_is_nothing_to_reconstruct(root):
-  with pytest.raises(InputError, match='mask_ratio=0.0 masks nothing'):
+  with pytest.raises(UserError, match='mask_ratio=0.0 masks nothing'):
     pipeline.open(input_of(root, mask_ratio=0.0, fields=('masked',)))
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.support import folders, runs
+from tvts_jax.errors import UserError
 from tvts_jax.input import pipeline, skipped, vocab
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import Order
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.run import history
@@ -241,13 +241,13 @@ def drain(source, steps=STEPS):
 def test_too_many_stop_the_run_with_counts_and_advice(config, folder):
   for record in (1, 4, 7, 11, 15, 19):
     flip(folder, record)
-  with pytest.raises(InputError) as error:
+  with pytest.raises(UserError) as error:
     drain(opened(config, folder))
   said = str(error.value)
   assert f'6 of the 24 records of {folder} cannot be used, more than max_bad=0.001 allows' in said
   assert 'python -m data.validate --decode' in said and 'input.max_bad' in said and '\n' not in said
   drain(opened(config, folder, max_bad=0.25))
-  with pytest.raises(InputError, match='6 of the 24'):
+  with pytest.raises(UserError, match='6 of the 24'):
     drain(opened(config, folder, max_bad=0.24))
 
 
@@ -255,7 +255,7 @@ def test_the_first_one_stops_who_allows_none(config, folder):
   flip(folder, BAD)
   source = opened(config, folder, max_bad=0.0)
   missed = index.example_hash(make()[BAD].video_id, make()[BAD].window_index)
-  with source.batches() as batches, pytest.raises(InputError, match=f'record {BAD - 10} at byte .* cannot be read'):
+  with source.batches() as batches, pytest.raises(UserError, match=f'record {BAD - 10} at byte .* cannot be read'):
     for _ in range(STEPS):
       assert missed not in next(batches)['example_id']
 
@@ -265,7 +265,7 @@ def test_a_batch_without_enough_others_says_so(config, tmp_path):
   folder = folders.write(tmp_path, {'train': [[folders.record(f'v{i}', height=16) for i in range(4)]]})
   flip_at = int(index.load_index(index.load(folder, 'train')).offset[2]) + 60
   folders.flip(folder / 'train-00000-of-00001.tfrecord', flip_at)
-  with pytest.raises(InputError, match='nor can any of 0 others stand in for it: find all that is damaged'):
+  with pytest.raises(UserError, match='nor can any of 0 others stand in for it: find all that is damaged'):
     opened(config, folder).batch(0)
 
 

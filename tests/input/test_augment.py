@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from tests.support import clips
+from tvts_jax.errors import UserError
 from tvts_jax.input import augment, examples, pipeline
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards.index import example_hash
 
@@ -194,7 +194,7 @@ def test_a_resized_crop_shows_the_part_it_has_drawn(root):
   ],
 )
 def test_what_is_refused(changes, words):
-  with pytest.raises(InputError, match=words):
+  with pytest.raises(UserError, match=words):
     input_of('nowhere', **changes)
 
 
@@ -227,5 +227,5 @@ def test_a_clip_without_a_label_is_skipped_by_name(root, tmp_path):
   assert example_hash('train 7', 0) not in given and len(given) == 29
   assert str(source.trouble) == 'skipped as damaged: 1'
   none.write_text(''.join(line for line in lines if '"test' in line or '"train 0"' in line))
-  with pytest.raises(InputError, match="video 'train .*does not list it in split 'train', so it has no label"):
+  with pytest.raises(UserError, match="video 'train .*does not list it in split 'train', so it has no label"):
     pipeline.open(dataclasses.replace(source.config, annotations=str(none), max_bad=0.0)).batch(0)

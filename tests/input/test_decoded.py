@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.support import folders
+from tvts_jax.errors import UserError
 from tvts_jax.input import decoded, pipeline, vocab
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 
 WIDTH, HEIGHT = 32, 52  # Taller than wide: there is room for a random crop.
@@ -131,7 +131,7 @@ def test_draws_are_made_once_for_all_runs_and_held_up_to_so_many_bytes(config, t
 def test_what_would_not_be_equal_is_refused(config, tmp_path):
   own = str(tmp_path)
   for changes in ({'image_size': 24}, {'resize': 32}, {'split': 'wide', 'batch': 1}):
-    with pytest.raises(InputError, match='takes frames of one size, as wide as image_size='):
+    with pytest.raises(UserError, match='takes frames of one size, as wide as image_size='):
       pipeline.open(dataclasses.replace(config, decoded=own, **changes))
 
 
@@ -141,7 +141,7 @@ def test_a_picture_that_is_none_is_named(config, tmp_path):
   frames = [*made.frames[:5], broken, *made.frames[6:]]
   folders.write(tmp_path / 'shards', {'train': [[dataclasses.replace(made, frames=frames)]]})
   bad = dataclasses.replace(config, folder=str(tmp_path / 'shards'), batch=1, decoded=str(tmp_path / 'held'))
-  with pytest.raises(InputError, match=r"record 0 \(video 'video 1'\): frame 5 is a damaged JPEG; find all"):
+  with pytest.raises(UserError, match=r"record 0 \(video 'video 1'\): frame 5 is a damaged JPEG; find all"):
     pipeline.open(bad)
 
 

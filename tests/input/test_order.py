@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 from tvts_jax.input.order import InOrder, Order, interleave, shares
 
 
@@ -43,7 +43,7 @@ def test_epochs_are_bijections_without_a_video_twice_in_a_batch(windows, batch, 
   video = videos_of(windows)
   try:
     Order(video, batch, seed)
-  except InputError:
+  except UserError:
     # It may refuse only what is hard: few videos for the batch, or few batches for the longest video.
     assert len(windows) < 2 * batch or len(video) < batch * (max(windows) + 2)
     assume(False)
@@ -70,7 +70,7 @@ def test_tiny_data(n, batch):
   'windows, batch', [([1, 1, 1], 4), ([9, 1, 1, 1], 4), ([2, 2, 2], 4), ([1] * 7, 5), ([3] * 21, 16)]
 )
 def test_impossible_batches_are_refused_with_one_that_fits(windows, batch):
-  with pytest.raises(InputError, match='a batch of at most') as error:
+  with pytest.raises(UserError, match='a batch of at most') as error:
     Order(videos_of(windows), batch, 0)
   fits = int(str(error.value).split('at most ')[1].split(' ')[0].rstrip('.'))
   check_epochs(videos_of(windows), fits, 0)
@@ -82,12 +82,12 @@ def test_the_batch_an_error_offers_works(windows, batch, seed):
   video = videos_of(windows)
   try:
     Order(video, batch, seed)
-  except InputError as e:
+  except UserError as e:
     check_epochs(video, int(str(e).split('at most ')[1].split(' ')[0].rstrip('.')), seed)
 
 
 def test_no_examples_at_all():
-  with pytest.raises(InputError, match='no examples'):
+  with pytest.raises(UserError, match='no examples'):
     Order([], 4, 0)
 
 
@@ -149,7 +149,7 @@ def test_in_order_gives_everything_once_and_marks_the_padding():
   seen = np.concatenate([order.ids(s)[order.valid(s)] for s in range(3)])
   assert seen.tolist() == list(range(10))
   assert order.valid(2).tolist() == [True, True, False, False] and order.ids(2).tolist() == [8, 9, 0, 1]
-  with pytest.raises(InputError, match='not among'):
+  with pytest.raises(UserError, match='not among'):
     order.ids(3)
 
 
@@ -168,7 +168,7 @@ def test_shares_are_the_nearest_whole_numbers_and_interleave_evenly(weights, bat
 
 
 def test_shares_refuse_a_source_that_would_never_come():
-  with pytest.raises(InputError, match='without a place'):
+  with pytest.raises(UserError, match='without a place'):
     shares([1000, 1], 8)
-  with pytest.raises(InputError, match='positive'):
+  with pytest.raises(UserError, match='positive'):
     shares([1, 0], 8)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.support import folders, media
+from tvts_jax.errors import UserError
 from tvts_jax.input import graph, pipeline, vocab
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import records
 from tvts_jax.shards.reader import Reader
@@ -224,7 +224,7 @@ def test_some_of_the_visible_tubelets_may_be_left_out(config, keep):
     assert (np.diff(places) > 0).all() and set(places) <= set(visible['positions'][i])
     np.testing.assert_array_equal(kept['patches'][i], whole['patches'][i][places])
   np.testing.assert_array_equal(kept['tokens'], visible['tokens'])
-  with pytest.raises(InputError, match='keep=17 must be from 1 to 16'):
+  with pytest.raises(UserError, match='keep=17 must be from 1 to 16'):
     dataclasses.replace(config, keep=17)
 
 
@@ -281,7 +281,7 @@ def test_evaluation_goes_once_in_order_and_marks_the_padding(config, talks):
   assert ids[valid].tolist() == [folders.index.example_hash(*name) for name in talks] and (~valid).sum() == 3
   again = pipeline.open(dataclasses.replace(config, mode='eval', mask_ratio=0.0))
   same(again.batch(2), batches[2])
-  with pytest.raises(InputError, match='not among'):
+  with pytest.raises(UserError, match='not among'):
     source.batch(4)
   # The first record by hand: 4 s transcripts, the middle valid begin, the frames on screen at the centres.
   record = list(talks.values())[0]
@@ -334,9 +334,9 @@ def test_sources_mix_by_weight_or_take_turns(config, folder, talks, tmp_path, to
   video = pictures(three, dataclasses.replace(config, **changes))
   np.testing.assert_array_equal(video[:, 0], video[:, 1])
   assert all(name.startswith('image') for name, _ in turns.examples(3))
-  with pytest.raises(InputError, match='differ in frames, transcripts, visible'):
+  with pytest.raises(UserError, match='differ in frames, transcripts, visible'):
     pipeline.open(dataclasses.replace(config, sources=({'folder': folder}, changes)))
-  with pytest.raises(InputError, match='a source cannot set sead'):
+  with pytest.raises(UserError, match='a source cannot set sead'):
     pipeline.open(dataclasses.replace(config, sources=({'sead': 3},)))
 
 
@@ -381,10 +381,10 @@ def test_a_damaged_frame_names_shard_record_and_video(config, tmp_path):
   whole = talk(9)
   cut = dataclasses.replace(whole, frames=[f[: len(f) // 2] + f[-2:] for f in whole.frames])
   source = broken(config, tmp_path, cut)
-  with pytest.raises(InputError, match=r'train-00001-of-00002.tfrecord: record 0 \(video .video 9., window 0\).*JPEG'):
+  with pytest.raises(UserError, match=r'train-00001-of-00002.tfrecord: record 0 \(video .video 9., window 0\).*JPEG'):
     source.batch(0)
   batches = source.batches(0)
-  with pytest.raises(InputError, match='video 9'):
+  with pytest.raises(UserError, match='video 9'):
     next(batches)
 
 
@@ -397,26 +397,26 @@ def test_a_header_that_lies_is_refused_before_decoding(config, tmp_path):
     whole.frames
   )
   source = broken(config, tmp_path, (example.SerializeToString(), 'video 9', 0))
-  with pytest.raises(InputError, match=r'video 9.*says 65535x1024 in its header'):
+  with pytest.raises(UserError, match=r'video 9.*says 65535x1024 in its header'):
     source.batch(0)
 
 
 def test_what_is_no_example_is_named(config, tmp_path):
-  with pytest.raises(InputError, match='train-00001-of-00002.tfrecord: record 0 .* is no record'):
+  with pytest.raises(UserError, match='train-00001-of-00002.tfrecord: record 0 .* is no record'):
     broken(config, tmp_path, (b'\xff' * 100, 'video 9', 0)).batch(0)
 
 
 def test_a_flipped_bit_names_shard_and_record(config, tmp_path):
   source = broken(config, tmp_path, talk(9))
   folders.flip(tmp_path / 'train-00001-of-00002.tfrecord', 500)
-  with pytest.raises(InputError, match='train-00001-of-00002.tfrecord: record 0 .*cannot be read'):
+  with pytest.raises(UserError, match='train-00001-of-00002.tfrecord: record 0 .*cannot be read'):
     source.batch(0)
 
 
 def test_a_shard_that_vanishes_while_training_is_named(config, tmp_path):
   source = broken(config, tmp_path, talk(9))
   (tmp_path / 'train-00001-of-00002.tfrecord').unlink()
-  with pytest.raises(InputError, match='train-00001-of-00002.tfrecord is listed in the manifest but missing'):
+  with pytest.raises(UserError, match='train-00001-of-00002.tfrecord is listed in the manifest but missing'):
     source.batch(0)
 
 
@@ -434,7 +434,7 @@ def test_a_shard_that_vanishes_while_training_is_named(config, tmp_path):
   ],
 )
 def test_what_opening_refuses(config, change, says):
-  with pytest.raises(InputError, match=says):
+  with pytest.raises(UserError, match=says):
     pipeline.open(dataclasses.replace(config, **change))
 
 
@@ -451,14 +451,14 @@ def test_what_opening_refuses(config, change, says):
   ],
 )  # fmt: skip
 def test_what_a_config_refuses(config, change, says):
-  with pytest.raises(InputError, match=says):
+  with pytest.raises(UserError, match=says):
     dataclasses.replace(config, **change)
 
 
 def test_a_caption_needs_one_transcript(config, tmp_path):
   caption = folders.record('c', frames=2, transcript_timing='caption', height=SIDE, width=SIDE)
   folder = str(folders.write(tmp_path, {'train': [[caption]]}))
-  with pytest.raises(InputError, match='set transcripts=1'):
+  with pytest.raises(UserError, match='set transcripts=1'):
     pipeline.open(dataclasses.replace(config, folder=folder, batch=1))
 
 

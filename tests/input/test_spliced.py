@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.support import folders
+from tvts_jax.errors import UserError
 from tvts_jax.input import pipeline, vocab
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.media import pictures
@@ -96,20 +96,20 @@ def test_without_splice_the_same_shards_serve_as_any(root):
    ({'decoded': 'x'}, 'two ways to decode')],
 )  # fmt: skip
 def test_settings_that_it_cannot_serve(root, settings, words):
-  with pytest.raises(InputError, match=words):
+  with pytest.raises(UserError, match=words):
     pipeline.open(config(root, **settings))
 
 
 def test_shards_that_it_cannot_serve(root):
   folders.write(root / 'plain', {'train': [[talk(f'plain {i}', restarts=False) for i in range(8)]]})
   with pytest.raises(
-    InputError, match='has no restart marker for each block: build with data.build --restarts, or leave out splice'
+    UserError, match='has no restart marker for each block: build with data.build --restarts, or leave out splice'
   ):
     pipeline.open(config(root, 'plain'))
   mixed = talk('mixed')
   mixed = dataclasses.replace(mixed, frames=[*mixed.frames[:4], *talk('mixed', quality=50).frames[4:]])
   folders.write(root / 'mixed', {'train': [[dataclasses.replace(mixed, video_id=f'm {i}') for i in range(8)]]})
-  with pytest.raises(InputError, match='not compressed alike'):
+  with pytest.raises(UserError, match='not compressed alike'):
     pipeline.open(config(root, 'mixed'))
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from data import vocab as vocab_command
 from tests.support import folders
+from tvts_jax.errors import UserError
 from tvts_jax.input import tokens, vocab
-from tvts_jax.input.errors import InputError
 
 SENTENCE = "So today, we're going to fold the paper in half and turn it Über slowly twice."
 TALK = SENTENCE.split()
@@ -69,7 +69,7 @@ def test_fingerprint_tells_vocabularies_apart():
   prints = [tokens._fingerprint(t.backend_tokenizer) for t in trained]
   assert prints[0] != prints[1] and prints[0] == prints[2]
   tokens.check_fingerprint(prints[0], prints[0], 'the checkpoint')
-  with pytest.raises(InputError, match='the checkpoint was made with'):
+  with pytest.raises(UserError, match='the checkpoint was made with'):
     tokens.check_fingerprint(prints[0], prints[1], 'the checkpoint')
 
 
@@ -79,22 +79,22 @@ def test_a_vocabulary_of_special_tokens_only_is_refused(tmp_path):
   # The trap: this argument is ignored, and every word becomes [UNK].
   (tmp_path / 'vocab.txt').write_text('\n'.join([*vocab.SPECIAL, 'paper', 'fold']))
   DistilBertTokenizerFast(vocab_file=str(tmp_path / 'vocab.txt')).save_pretrained(tmp_path / 'lost')
-  with pytest.raises(InputError, match='vocabulary is lost'):
+  with pytest.raises(UserError, match='vocabulary is lost'):
     tokens.Tokenizer(str(tmp_path / 'lost'), 8)
 
 
 def test_bad_tokenizers_are_one_sentence(tmp_path, folder):
-  with pytest.raises(InputError, match='neither a folder'):
+  with pytest.raises(UserError, match='neither a folder'):
     tokens.Tokenizer(str(tmp_path), 8)
-  with pytest.raises(InputError, match='no tokenizer is set'):
+  with pytest.raises(UserError, match='no tokenizer is set'):
     tokens.Tokenizer('', 8)
-  with pytest.raises(InputError, match='leaves no room'):
+  with pytest.raises(UserError, match='leaves no room'):
     tokens.Tokenizer(str(folder), 2)
 
 
 def test_a_hub_name_without_a_network_is_one_sentence(monkeypatch):
   monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-  with pytest.raises(InputError, match='give a local folder when offline'):
+  with pytest.raises(UserError, match='give a local folder when offline'):
     tokens.Tokenizer('nobody/never-made-this', 8)
 
 

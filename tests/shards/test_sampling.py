@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 from tvts_jax.shards import rng as keyed
 from tvts_jax.shards import sampling
 from tvts_jax.shards.sampling import SamplingConfig
@@ -148,7 +148,7 @@ def test_caption_is_one_transcript_over_the_whole_clip():
   image = record([0], [0], end=0, words=['ball'], timing='caption')
   drawn = sampling.draw(image, SamplingConfig(transcripts=1, frames=2), np.random.default_rng(0))
   assert drawn.frames.tolist() == [0, 0]
-  with pytest.raises(InputError, match='transcripts=1'):
+  with pytest.raises(UserError, match='transcripts=1'):
     sampling.draw(image, SamplingConfig(), np.random.default_rng(0))
 
 
@@ -171,7 +171,7 @@ def test_a_draw_is_a_function_of_its_key():
 
 
 def test_no_valid_begin_is_an_error_that_says_what_to_do():
-  with pytest.raises(InputError, match='rebuild the shards'):
+  with pytest.raises(UserError, match='rebuild the shards'):
     sampling.draw(record([1, 2, 3], [0]), SamplingConfig(), np.random.default_rng(0))
 
 
@@ -194,5 +194,5 @@ def test_shortfall_names_what_the_shards_lack(change, reason):
   'bad', [{'windows': 'half'}, {'transcripts': 0}, {'seconds': ()}, {'frames': 0}, {'min_words': -1}]
 )
 def test_bad_settings_are_refused(bad):
-  with pytest.raises(InputError):
+  with pytest.raises(UserError):
     SamplingConfig(**bad)

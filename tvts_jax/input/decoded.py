@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 
 from tvts_jax import roles
+from tvts_jax.errors import UserError
 from tvts_jax.files import publish
 from tvts_jax.input.batches import Stream
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.source import Source
@@ -36,7 +36,7 @@ class HeldExamples(Examples):
     sizes = {(stored.height, stored.width) for stored in self._stored}
     height, width = sizes.pop() if sizes else (config.image_size,) * 2  # Of no records the order of batches complains.
     if sizes or width != config.image_size or config.resize is not None:
-      raise InputError(
+      raise UserError(
         f'decoded={config.decoded!r} takes frames of one size, as wide as image_size={config.image_size}, without '
         f'resize, and {config.folder} has some of {height}x{width}: set decoded to nothing'
       )

@@ -6,8 +6,8 @@ import math
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from tvts_jax.errors import UserError
 from tvts_jax.input import fields, masks
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.order import BLOCK_RECORDS
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.skipped import BadExample, Trouble
@@ -49,7 +49,7 @@ class Examples:
     self.index = shard_index.load_index(self.manifest)
     missing = shortfall(SamplingConfig(**self.manifest.sampling), config)
     if missing:
-      raise InputError(
+      raise UserError(
         f'the records of {config.folder} cannot serve this sampling: {missing}; ask for less or build them again'
       )
     self._reader = Reader(self.manifest, self.index, BLOCK_RECORDS, trouble)
@@ -82,13 +82,13 @@ class Examples:
     raise errors[0]
 
   def tolerate(self, error: BadExample) -> None:
-    """Counts a bad example; InputError once there are more than config.max_bad lets pass."""
+    """Counts a bad example; UserError once there are more than config.max_bad lets pass."""
     self._bad.add(error.example_id)
     share = self.config.max_bad
     if share == 0:
       raise error
     if len(self._bad) > max(_FEW, int(share * len(self))):
-      raise InputError(
+      raise UserError(
         f'{len(self._bad)} of the {len(self)} records of {self.config.folder} cannot be used, more than '
         f'max_bad={share:g} allows, the last one because {error}: {self.advice}, or allow more by input.max_bad'
       ) from error
@@ -104,7 +104,7 @@ class Examples:
       # Those of the tubelets whose pixels a batch holds.
       wanted = {'positions': positions} | {name: more[name] for name in more if name.endswith('_positions')}
       jpegs = self.pictures(row, stored, drawn.frames, crop, wanted)
-    except InputError as e:
+    except UserError as e:
       raise self.bad(row, f' (video {stored.video_id!r}, window {stored.window_index}): {e}') from e
     tokens, token_mask = self.tokenizer(drawn.texts)
     return Example(jpegs, crop, positions, tokens, token_mask, drawn.order, self.index.example_id[row], more)
@@ -127,7 +127,7 @@ class Examples:
   def parse(self, data: bytes, row: int) -> 'Stored':
     try:
       stored = Stored(self._message.FromString(data).features.feature)
-    except (InputError, DecodeError, UnicodeDecodeError) as e:
+    except (UserError, DecodeError, UnicodeDecodeError) as e:
       raise self.bad(row, f' (example {self._id(row):016x}) is no record: {e}') from e
     if shard_index.example_hash(stored.video_id, stored.window_index) != self._id(row):
       raise shard_index.FolderError(
@@ -157,7 +157,7 @@ class Examples:
   def _captions(self, stored: 'Stored') -> list[str]:
     captions = annotations.captions_of(self.config.annotations).get(stored.video_id)
     if not captions:
-      raise InputError(f'{self.config.annotations} has no captions for it')
+      raise UserError(f'{self.config.annotations} has no captions for it')
     return captions
 
   def _more(self, stored: 'Stored', positions: np.ndarray, row: int, epoch: int) -> dict[str, np.ndarray]:
@@ -183,7 +183,7 @@ class Examples:
       return _part(height, width, rng)
     side = config.image_size if config.resize is None else round(config.image_size * short / config.resize)
     if side > short:
-      raise InputError(
+      raise UserError(
         f'frames of {height}x{width} hold no crop of {side}: use a smaller image_size or resize={side} or more'
       )
     room = np.array([height - side, width - side]) // self.grain
@@ -200,7 +200,7 @@ class Stored:
   def __init__(self, features):
     version = _one(features['schema_version'].int64_list, 'schema_version')
     if version != records.SCHEMA_VERSION:
-      raise InputError(f'it has schema_version {version}, this code reads {records.SCHEMA_VERSION}')
+      raise UserError(f'it has schema_version {version}, this code reads {records.SCHEMA_VERSION}')
     number = lambda name: _one(features[name].int64_list, name)
     text = lambda name: _one(features[name].bytes_list, name).decode()
     self.video_id, self.window_index = text('video/id'), number('window/index')
@@ -213,9 +213,9 @@ class Stored:
     self.word_starts_ms = np.array(features['words/start_ms'].int64_list.value)
     frames, times, words, starts = map(len, (self._jpegs, self.frame_times_ms, self.words, self.word_starts_ms))
     if not frames == times > 0 or words != starts:
-      raise InputError(f'it has {frames} frames with {times} times and {words} words with {starts} starts')
+      raise UserError(f'it has {frames} frames with {times} times and {words} words with {starts} starts')
     if not 0 <= self.start_ms < self.end_ms < 1 << 40 or not (0 < self.height < 1 << 16 and 0 < self.width < 1 << 16):
-      raise InputError(f'it is [{self.start_ms}, {self.end_ms}] ms of a video of {self.height}x{self.width} pixels')
+      raise UserError(f'it is [{self.start_ms}, {self.end_ms}] ms of a video of {self.height}x{self.width} pixels')
 
   def without_jpegs(self) -> 'Stored':
     self._jpegs = None
@@ -227,7 +227,7 @@ class Stored:
     for i, jpeg in zip(numbers.tolist(), jpegs):
       height, width = records.jpeg_size(jpeg)
       if (height, width) != (self.height, self.width):
-        raise InputError(f'frame {i} says {height}x{width} in its header, the record {self.height}x{self.width}')
+        raise UserError(f'frame {i} says {height}x{width} in its header, the record {self.height}x{self.width}')
     return jpegs
 
 
@@ -246,5 +246,5 @@ def _part(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 def _one(values, name: str):
   if len(values.value) != 1:
-    raise InputError(f'{name} has {len(values.value)} values instead of one')
+    raise UserError(f'{name} has {len(values.value)} values instead of one')
   return values.value[0]

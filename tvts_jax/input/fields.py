@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import annotations
 
@@ -23,7 +23,7 @@ class Field(NamedTuple):
 def masked(config: InputConfig):
   hidden = config.slices * (config.grid - config.visible)
   if not hidden:
-    raise InputError(f'mask_ratio={config.mask_ratio} masks nothing that could be reconstructed; set it higher')
+    raise UserError(f'mask_ratio={config.mask_ratio} masks nothing that could be reconstructed; set it higher')
   pixels = config.tubelet * config.patch**2 * 3
   return {'masked_patches': ((hidden, pixels), np.uint8), 'masked_positions': ((hidden,), np.int32)}
 
@@ -53,7 +53,7 @@ def make_label(config: InputConfig, stored, positions, rng):
   del positions, rng
   known = annotations.labels_of(config.annotations, config.split, config.label)
   if stored.video_id not in known:
-    raise InputError(f'{config.annotations} does not list it in split {config.split!r}, so it has no label')
+    raise UserError(f'{config.annotations} does not list it in split {config.split!r}, so it has no label')
   return {'label': np.array(known[stored.video_id], np.int32)}
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tvts_jax.errors import UserError
 from tvts_jax.input import augment, masks, spliced
 from tvts_jax.input.batches import Batches, Stream
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Example, Examples
 from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.settings import InputConfig
@@ -20,7 +20,7 @@ ENDLESS = 2**62
 class GraphSource(Source):
   def __init__(self, *args):
     super().__init__(*args)
-    self._failures: dict[int, InputError] = {}  # by step
+    self._failures: dict[int, UserError] = {}  # by step
     self._graph = self._make_graph()
 
   def _kind(self) -> type[Examples]:
@@ -57,7 +57,7 @@ class GraphSource(Source):
       if what := damage(example, self.config):
         part.remember(row, self._places(step)[place].epoch, what)
         return
-    raise InputError(f'the batch of step {step} failed, and did not fail again: {message}')
+    raise UserError(f'the batch of step {step} failed, and did not fail again: {message}')
 
   def _make_graph(self):
     """A traced (step, place) -> example, of which every pipeline of this source is made."""
@@ -68,7 +68,7 @@ class GraphSource(Source):
     def load(step, place):
       try:
         _, _, example, valid = self._take(int(step), int(place))
-      except InputError as e:  # of which TensorFlow would leave no more than its text
+      except UserError as e:  # of which TensorFlow would leave no more than its text
         self._failures[int(step)] = e
         raise
       values = {**vars(example), **example.more, 'valid': np.bool_(valid)}

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def tensorflow():
     try:
       tf.config.set_visible_devices([], kind)
     except RuntimeError as e:
-      raise InputError(
+      raise UserError(
         f'TensorFlow was used before the input pipeline was opened and holds the {kind}s that JAX needs: '
         'open the pipeline first'
       ) from e

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 from tvts_jax.shards.rng import generator, mix
 
 BLOCK_RECORDS = 64  # neighbours in storage that stay together when an epoch is permuted
@@ -39,9 +39,9 @@ class Order:
     self.video_N = np.asarray(video_N, np.uint64)
     self.size, self.batch, self.seed, self.block = len(self.video_N), batch, seed, block_records
     if not self.size:
-      raise InputError('there are no examples to put in order')
+      raise UserError('there are no examples to put in order')
     if batch < 1 or block_records < 1:
-      raise InputError(f'batch={batch} and block_records={block_records} must be at least 1')
+      raise UserError(f'batch={batch} and block_records={block_records} must be at least 1')
     # Examples grouped by video: video v's are by_video[first[v] : first[v] + count[v]].
     self._by_video_N = np.argsort(self.video_N, kind='stable')
     sorted_N = self.video_N[self._by_video_N]
@@ -62,7 +62,7 @@ class Order:
     full_batches = (self.size - split) // self.batch
     if full_batches < most or videos < 2 * split:
       fits = max(1, min(self.size // (most + 1), videos // 2))
-      raise InputError(
+      raise UserError(
         f'{self.size} examples of {videos} videos, up to {most} of one video, cannot be cut into batches of '
         f'{self.batch} without two of one video in a batch: a batch of at most {fits} always works'
       )
@@ -165,14 +165,14 @@ class InOrder:
 
   def __init__(self, size: int, batch: int):
     if size < 1 or batch < 1:
-      raise InputError(f'{size} examples cannot be cut into batches of {batch}')
+      raise UserError(f'{size} examples cannot be cut into batches of {batch}')
     self.size, self.batch = size, batch
     self.steps = -(-size // batch)
 
   def ids(self, step: int) -> np.ndarray:
     """int64 [B]"""
     if not 0 <= step < self.steps:
-      raise InputError(f'step {step} is not among the {self.steps} batches of {self.size} examples')
+      raise UserError(f'step {step} is not among the {self.steps} batches of {self.size} examples')
     return self._places(step) % self.size
 
   def valid(self, step: int) -> np.ndarray:
@@ -195,12 +195,12 @@ class InOrder:
 def shares(weights, batch: int) -> list[int]:
   """Whole examples per batch for each weight, by largest remainder; their sum is the batch."""
   if not weights or min(weights) <= 0:
-    raise InputError(f'weights {list(weights)} must be positive')
+    raise UserError(f'weights {list(weights)} must be positive')
   exact = np.asarray(weights, float) * batch / sum(weights)
   counts = np.floor(exact).astype(int)
   counts[np.argsort(counts - exact, kind='stable')[: batch - counts.sum()]] += 1
   if not counts.all():
-    raise InputError(f'weights {list(weights)} leave a source without a place in a batch of {batch}')
+    raise UserError(f'weights {list(weights)} leave a source without a place in a batch of {batch}')
   return counts.tolist()
 
 

@@ -22,8 +22,8 @@ place is not valid. What is damaged is damaged whenever it is read, so the batch
 as long as the shards stay as they are.
 """
 
+from tvts_jax.errors import UserError
 from tvts_jax.input.decoded import DecodedSource
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.graph import GraphSource
 from tvts_jax.input.order import shares
 from tvts_jax.input.settings import InputConfig
@@ -35,7 +35,7 @@ def open(config: InputConfig) -> Source | Alternating:
   """Reads manifests, indices and the tokenizer, and makes one example, so that most errors show here."""
   configs, weights = config.parts()
   if config.mode == 'eval' and len(configs) > 1:
-    raise InputError("mode='eval' reads one folder: open a source for each")
+    raise UserError("mode='eval' reads one folder: open a source for each")
   trouble = Trouble()
   source = lambda configs, *rest: (DecodedSource if configs[0].decoded else GraphSource)(configs, *rest)
   if config.mix == 'alternate':

@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from tvts_jax.errors import UserError
 from tvts_jax.input import masks
-from tvts_jax.input.errors import InputError
 from tvts_jax.roles import names, setting
 from tvts_jax.shards.sampling import SamplingConfig
 
@@ -83,37 +83,37 @@ class InputConfig(SamplingConfig):
     object.__setattr__(self, 'fields', tuple(self.fields))
     for name, table in (('mode', MODES), ('crop', CROPS), ('mask', masks.MASKS), ('mix', MIXES), ('caption', CAPTIONS)):
       if getattr(self, name) not in table:
-        raise InputError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
+        raise UserError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
     if not self.annotations and (self.caption != 'record' or 'label' in self.fields):
-      raise InputError('input.annotations is not set: name the annotations.jsonl that data.check has written')
+      raise UserError('input.annotations is not set: name the annotations.jsonl that data.check has written')
     if self.caption == 'drawn' and self.transcripts != 1:
-      raise InputError(f"caption='drawn' gives one text a clip, not transcripts={self.transcripts}: set transcripts=1")
+      raise UserError(f"caption='drawn' gives one text a clip, not transcripts={self.transcripts}: set transcripts=1")
     for name in ('batch', 'image_size', 'patch', 'tubelet', 'max_tokens'):
       if getattr(self, name) < 1:
-        raise InputError(f'{name}={getattr(self, name)} must be at least 1')
+        raise UserError(f'{name}={getattr(self, name)} must be at least 1')
     if self.image_size % self.patch or self.frames % self.tubelet:
-      raise InputError(
+      raise UserError(
         f'image_size={self.image_size} must be a multiple of patch={self.patch}, and frames={self.frames} of '
         f'tubelet={self.tubelet}'
       )
     if self.resize is not None and self.resize < self.image_size:
-      raise InputError(f'resize={self.resize} is smaller than the crop, image_size={self.image_size}')
+      raise UserError(f'resize={self.resize} is smaller than the crop, image_size={self.image_size}')
     if self.crop == 'resized' and self.resize is not None:
-      raise InputError(f"crop='resized' takes its part of the whole frame: leave out resize={self.resize}")
+      raise UserError(f"crop='resized' takes its part of the whole frame: leave out resize={self.resize}")
     for name, most in (('magnitude', 10), ('erase', 1)):
       if not 0 <= getattr(self, name) <= most:
-        raise InputError(f'{name}={getattr(self, name)} must be from 0 to {most}')
+        raise UserError(f'{name}={getattr(self, name)} must be from 0 to {most}')
     if self.rand_augment < 0:
-      raise InputError(f'rand_augment={self.rand_augment} is a number of operations: at least 0')
+      raise UserError(f'rand_augment={self.rand_augment} is a number of operations: at least 0')
     if self.decoded and self.splice:
-      raise InputError('splice=True and decoded are two ways to decode: leave one out')
+      raise UserError('splice=True and decoded are two ways to decode: leave one out')
     if self.decoded and (self.augmented or self.crop == 'resized'):
-      raise InputError(f'decoded={self.decoded!r} holds frames as they are: leave it out, or all that changes them')
+      raise UserError(f'decoded={self.decoded!r} holds frames as they are: leave it out, or all that changes them')
     if not 0 <= self.max_bad <= 1:
-      raise InputError(f'max_bad={self.max_bad} is a share: from 0 to 1')
+      raise UserError(f'max_bad={self.max_bad} is a share: from 0 to 1')
     visible = self.slices * masks.visible_per_slice(self.grid, self.mask_ratio)
     if self.keep is not None and not 1 <= self.keep <= visible:
-      raise InputError(
+      raise UserError(
         f'keep={self.keep} must be from 1 to {visible}, the tubelets that mask_ratio={self.mask_ratio} leaves'
       )
 
@@ -152,6 +152,6 @@ class InputConfig(SamplingConfig):
       weights.append(changes.pop('weight', 1.0))
       unknown = sorted(set(changes) - fields)
       if unknown:
-        raise InputError(f'a source cannot set {", ".join(unknown)}; it can set: weight, {", ".join(sorted(fields))}')
+        raise UserError(f'a source cannot set {", ".join(unknown)}; it can set: weight, {", ".join(sorted(fields))}')
       configs.append(dataclasses.replace(self, sources=(), **changes))
     return configs, weights

@@ -11,18 +11,18 @@ import time
 from absl import logging
 from etils import epath
 
+from tvts_jax.errors import UserError
 from tvts_jax.files import read_rows, write_whole
-from tvts_jax.input.errors import InputError
 
 FOLDER = 'skipped'  # in a work directory: PROCESS.jsonl, a line for each example and step it was missed at
 WAITS_S = (2, 4, 8, 16)  # before storage is asked again
 
 
-class StorageError(InputError):
+class StorageError(UserError):
   """Storage that cannot be read."""
 
 
-class BadExample(InputError):
+class BadExample(UserError):
   """An example that cannot be made, by the shard it lies in, its number there, and its name for good."""
 
   def __init__(self, reason: str, shard: str, record: int, example_id: int):
@@ -103,7 +103,7 @@ class Trouble:
       rows = [*self._earlier, *self._skipped.values()]
       write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
     except OSError as e:
-      raise InputError(
+      raise UserError(
         f'{self._path} cannot be written ({e.strerror or e}); put that right and run again: a run goes on from its '
         'last checkpoint'
       ) from e

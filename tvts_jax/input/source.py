@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tvts_jax import roles
+from tvts_jax.errors import UserError
 from tvts_jax.input import fields
 from tvts_jax.input.batches import Stream, Turns
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Example, Examples
 from tvts_jax.input.order import InOrder, Order, interleave
 from tvts_jax.input.settings import InputConfig
@@ -152,7 +152,7 @@ class Source:
         k, n = self._turn
         self.trouble.skip(step * n + k, bad, part.place(row))
       return part, row, example, valid and not bad
-    raise InputError(f'{bad[0]}; nor can any of {len(bad) - 1} others stand in for it: {part.advice}')
+    raise UserError(f'{bad[0]}; nor can any of {len(bad) - 1} others stand in for it: {part.advice}')
 
   def _check_alike(self, configs: list[InputConfig]) -> None:
     """What decodes does so for all sources, so they must ask the same of it."""
@@ -161,12 +161,12 @@ class Source:
       alike = sorted([*roles.names(InputConfig, 'alike'), 'visible'])
       differ = [n for n in alike if getattr(config, n) != getattr(self.config, n)]
       if differ:
-        raise InputError(
+        raise UserError(
           f'{config.folder} and {self.config.folder} cannot share a batch, they differ in {", ".join(differ)}: '
           "make these the same or use mix='alternate'"
         )
       if part.tokenizer.fingerprint != self.fingerprint:
-        raise InputError(f'{config.tokenizer} and {self.config.tokenizer} are different vocabularies: use one')
+        raise UserError(f'{config.tokenizer} and {self.config.tokenizer} are different vocabularies: use one')
 
 
 class Alternating:
@@ -175,7 +175,7 @@ class Alternating:
   def __init__(self, sources: list[Source]):
     self.sources = sources
     if len({s.fingerprint for s in sources}) > 1:
-      raise InputError('the sources have different vocabularies: use one tokenizer for all')
+      raise UserError('the sources have different vocabularies: use one tokenizer for all')
     self.config, self.trouble = sources[0].config, sources[0].trouble
     self.fingerprint, self.vocab_size = sources[0].fingerprint, sources[0].vocab_size
     self.manifests = [m for s in sources for m in s.manifests]
@@ -215,8 +215,8 @@ def _order(part: Examples, batch: int) -> Order | InOrder:
     if part.config.mode == 'eval':
       return InOrder(len(part), batch)
     return Order(part.index.video, batch, part.config.seed)
-  except InputError as e:
-    raise InputError(f'{part.config.folder}, split {part.config.split!r}: {e}') from e
+  except UserError as e:
+    raise UserError(f'{part.config.folder}, split {part.config.split!r}: {e}') from e
 
 
 def example_spec(config: InputConfig):

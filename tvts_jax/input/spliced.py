@@ -13,8 +13,8 @@ import functools
 
 import numpy as np
 
+from tvts_jax.errors import UserError
 from tvts_jax.input import fields
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.settings import InputConfig
@@ -33,14 +33,14 @@ class SplicedExamples(Examples):
 
   def __init__(self, config: InputConfig, tokenizer, trouble):
     if config.patch != BLOCK or config.resize is not None or config.crop == 'resized' or config.augmented:
-      raise InputError(
+      raise UserError(
         f'splice=True cuts out blocks of {BLOCK} pixels as they are stored: it needs patch={BLOCK}, and no resize and '
         'no change to pixels'
       )
     more = [shape[0] for name, (shape, _) in fields.spec(config).items() if name.endswith('patches')]
     tallest = max([config.tubelets, *more])
     if tallest * config.tubelet * BLOCK > TALLEST:
-      raise InputError(f'splice=True takes clips of at most {TALLEST // BLOCK} blocks: use fewer or smaller frames')
+      raise UserError(f'splice=True takes clips of at most {TALLEST // BLOCK} blocks: use fewer or smaller frames')
     super().__init__(config, tokenizer, trouble)
 
   def pictures(self, row: int, stored, numbers_M: np.ndarray, crop: np.ndarray, positions: dict) -> list[bytes]:
@@ -48,7 +48,7 @@ class SplicedExamples(Examples):
     wide = -(-stored.width // BLOCK)
     segments = [_segments(jpeg, wide * -(-stored.height // BLOCK), f'frame {i}') for i, jpeg in zip(numbers_M, frames)]
     if any(head != segments[0][0] for head, _ in segments):
-      raise InputError('its frames were not compressed alike, so their blocks fit no common picture')
+      raise UserError('its frames were not compressed alike, so their blocks fit no common picture')
     return [self._strip(segments, wide, crop, position_N) for position_N in positions.values()]
 
   def _strip(self, segments, wide: int, crop: np.ndarray, position_N: np.ndarray) -> bytes:
@@ -76,13 +76,13 @@ def _segments(jpeg: bytes, blocks: int, name: str) -> tuple[bytes, tuple[bytes, 
   """(what stands before the scan, (the whole, where each block begins, and two bytes behind the end of the last))."""
   head, begin = _head(jpeg)
   if head is None:
-    raise InputError(
+    raise UserError(
       f'{name} has no restart marker for each block: build with data.build --restarts, or leave out splice'
     )
   scan = np.frombuffer(jpeg, np.uint8, offset=begin)
   again = np.flatnonzero((scan[:-1] == 0xFF) & ((scan[1:] & 0xF8) == 0xD0))
   if len(again) != blocks - 1:
-    raise InputError(f'{name} has {len(again)} restart markers between its {blocks} blocks')
+    raise UserError(f'{name} has {len(again)} restart markers between its {blocks} blocks')
   return head, (jpeg, [begin, *(again + begin + 2).tolist(), len(jpeg)])
 
 
@@ -105,6 +105,6 @@ def _headed(head: bytes, height: int) -> bytes:
   at = 2
   while head[at + 1] != _SIZE:
     if head[at + 1] == _SCAN:
-      raise InputError('its frames are no baseline JPEGs')
+      raise UserError('its frames are no baseline JPEGs')
     at += 2 + int.from_bytes(head[at + 2 : at + 4], 'big')
   return head[: at + 5] + height.to_bytes(2, 'big') + BLOCK.to_bytes(2, 'big') + head[at + 9 :]

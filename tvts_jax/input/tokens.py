@@ -11,8 +11,8 @@ import os
 import numpy as np
 from etils import epath
 
+from tvts_jax.errors import UserError
 from tvts_jax.files import local
-from tvts_jax.input.errors import InputError
 
 # Else transformers tells everybody that its models need PyTorch; of it only tokenizers are taken.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
@@ -28,7 +28,7 @@ class Tokenizer:
     """`name`: a folder with a saved tokenizer, here or in a bucket, or a name on the Hugging Face hub."""
     fast = _open(name)
     if length <= fast.num_special_tokens_to_add():
-      raise InputError(f'max_tokens={length} leaves no room for words: use more')
+      raise UserError(f'max_tokens={length} leaves no room for words: use more')
     self.name, self.length = name, length
     self.vocab_size = len(fast)
     self._backend = fast.backend_tokenizer
@@ -56,7 +56,7 @@ class Tokenizer:
 def check_fingerprint(found: str, expected: str, what: str) -> None:
   """Refuses token ids of another vocabulary than the one `what` (say, a checkpoint) was made with."""
   if found != expected:
-    raise InputError(
+    raise UserError(
       f'{what} was made with the vocabulary {expected[:12]}, and the tokenizer at hand has {found[:12]}: '
       'open the tokenizer it was made with'
     )
@@ -64,24 +64,24 @@ def check_fingerprint(found: str, expected: str, what: str) -> None:
 
 def _open(name: str):
   if not name:
-    raise InputError('no tokenizer is set: name a folder (python -m data.vocab makes one) or a hub name')
+    raise UserError('no tokenizer is set: name a folder (python -m data.vocab makes one) or a hub name')
   # The pipeline has threads of its own, each with a few short texts: more threads would only get in their way.
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   try:
     place = str(local(name, (*FILES, 'config.json')))  # The last says of which model it is, where nothing else does.
     fast = _from_file(place) or _from_any(place)
   except (OSError, ValueError) as e:
-    raise InputError(
+    raise UserError(
       f'tokenizer {name!r} is neither a folder with a saved tokenizer nor a name that the hub gives us now '
       f'({str(e).strip().splitlines()[0]}): give a local folder when offline'
     ) from e
   if not fast.is_fast:
-    raise InputError(f'tokenizer {name!r} has no fast version, and the slow one would starve the devices')
+    raise UserError(f'tokenizer {name!r} has no fast version, and the slow one would starve the devices')
   # A tokenizer made from a file that was not read has its special tokens and nothing else.
   if len(fast) <= len(set(fast.all_special_ids)):
-    raise InputError(f'tokenizer {name!r} knows {len(fast)} pieces, all of them special: its vocabulary is lost')
+    raise UserError(f'tokenizer {name!r} knows {len(fast)} pieces, all of them special: its vocabulary is lost')
   if fast.pad_token_id is None:
-    raise InputError(f'tokenizer {name!r} has no padding token: add one and save it again')
+    raise UserError(f'tokenizer {name!r} has no padding token: add one and save it again')
   return fast
 
 

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from etils import epath
 
+from tvts_jax.errors import UserError
 from tvts_jax.files import is_local
-from tvts_jax.input.errors import InputError
 from tvts_jax.input.skipped import Trouble
 from tvts_jax.shards import records, tfrecord
 
@@ -25,11 +25,11 @@ INDEX_ROW = np.dtype([('offset', '<i8'), ('length', '<i8'), ('video', '<u8'), ('
 ADVICE = 'bring the folder back or build the data again (python -m data.validate says more)'
 
 
-class FolderError(InputError):
+class FolderError(UserError):
   """A folder that is no finished data set, or no longer the one its manifest describes."""
 
 
-class DamagedRecord(InputError):
+class DamagedRecord(UserError):
   """One record that can't be read back as it was written."""
 
 

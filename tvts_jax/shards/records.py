@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 
 SCHEMA_VERSION = 1
 TIMINGS = ('word', 'interpolated', 'caption')
@@ -62,7 +62,7 @@ FEATURES = {
 }
 
 
-class RecordError(InputError):
+class RecordError(UserError):
   """A record that breaks the schema; `kind` is 'schema', 'times' or 'jpeg'."""
 
   def __init__(self, kind: str, detail: str):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 from tvts_jax.roles import setting
 
 # Named departures from the paper; each first name is the paper's rule, the others are what its code does.
@@ -58,15 +58,15 @@ class SamplingConfig:
     tables = {'windows': WINDOWS, 'order': ORDERS, 'segments': SEGMENTS, 'pick': PICKS, 'spread': SPREADS}
     for name, table in tables.items():
       if getattr(self, name) not in table:
-        raise InputError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
+        raise UserError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
     if self.transcripts < 1 or self.frames < 1 or self.min_words < 0 or self.gap_s < 0:
-      raise InputError('transcripts and frames must be at least 1, min_words and gap_s at least 0')
+      raise UserError('transcripts and frames must be at least 1, min_words and gap_s at least 0')
     if not 0 <= self.clip < self.clips:
-      raise InputError(f'clip={self.clip} must be at least 0 and below clips={self.clips}')
+      raise UserError(f'clip={self.clip} must be at least 0 and below clips={self.clips}')
     if self.clips > 1 and self.pick != 'center':
-      raise InputError(f"clips={self.clips} needs pick='center'; random frames differ from draw to draw anyway")
+      raise UserError(f"clips={self.clips} needs pick='center'; random frames differ from draw to draw anyway")
     if not self.seconds or min(self.seconds) <= 0:
-      raise InputError(f'seconds={self.seconds} must name at least one positive transcript length')
+      raise UserError(f'seconds={self.seconds} must name at least one positive transcript length')
 
   def span_ms(self, l_ms: int) -> int:
     """Milliseconds from S_1 to E_K."""
@@ -139,7 +139,7 @@ def draw(record: Timed, config: SamplingConfig, rng: np.random.Generator) -> Dra
   """Draw K transcripts and M frames; a caption is one transcript: all its words, over the whole clip."""
   if record.transcript_timing == 'caption':
     if config.transcripts != 1:
-      raise InputError(f'a caption holds one transcript, not {config.transcripts}: set transcripts=1')
+      raise UserError(f'a caption holds one transcript, not {config.transcripts}: set transcripts=1')
     windows, texts = [(record.start_ms, record.end_ms)], [' '.join(record.words)]
   else:
     l_ms = _choose(config.lengths_ms, config, rng)
@@ -206,7 +206,7 @@ def _choose_begin(record: Timed, l_ms: int, config: SamplingConfig, rng) -> int:
   """Uniform over the integer milliseconds of the valid set, or its middle one."""
   starts = valid_starts(record.word_starts_ms, record.start_ms, record.end_ms, l_ms, config)
   if not starts:
-    raise InputError(
+    raise UserError(
       f'no begin in [{record.start_ms}, {record.end_ms}] ms gives {config.transcripts} transcripts of {l_ms} '
       f'ms with {config.min_words} words each: rebuild the shards for this sampling or ask for fewer words'
     )

@@ -19,7 +19,7 @@ from data.builder.windows import Window, WindowConfig, choose
 from data.sources.items import Item
 from data.transcripts.formats import Word
 from tests.support import media
-from tvts_jax.input.errors import InputError
+from tvts_jax.errors import UserError
 from tvts_jax.media import pictures
 from tvts_jax.media.errors import MediaError
 from tvts_jax.shards import records, sampling
@@ -136,7 +136,7 @@ def test_a_short_video_is_one_window():
   ids=str,
 )
 def test_configurations_that_make_no_sense(change):
-  with pytest.raises(InputError):
+  with pytest.raises(UserError):
     dataclasses.replace(SMALL, **change)
   assert dataclasses.replace(SMALL, window_s=2.5).span_ms == 2500
   assert dataclasses.replace(SMALL, window_s=3.5, windows_per_video=0).window_ms == 3500
