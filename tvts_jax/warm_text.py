@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from tvts_jax import command
 from tvts_jax import config as config_lib
-from tvts_jax.convert import files, names
+from tvts_jax.convert import names, write_weights
 from tvts_jax.errors import UserError
 from tvts_jax.files import appear
 from tvts_jax.input.examples import Examples
@@ -84,11 +84,11 @@ def write(out: pathlib.Path, config, params, tokenizer_folder: str):
   values = config_lib.plain(config.model.text) | {'model_type': 'distilbert', 'activation': 'gelu'}
   with appear(out) as temporary:
     temporary.mkdir()
-    files.write_safetensors(temporary / 'model.safetensors', weights)
-    files.write_json(temporary / 'config.json', values)
+    write_weights.write_safetensors(temporary / 'model.safetensors', weights)
+    write_weights.write_json(temporary / 'config.json', values)
     for file in pathlib.Path(tokenizer_folder).iterdir():
       if file.name not in ('config.json', 'model.safetensors'):
-        files.copy(file, temporary)
+        write_weights.copy(file, temporary)
 
 
 def main(argv):

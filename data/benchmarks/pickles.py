@@ -3,7 +3,7 @@
 import os
 
 from data.sources.items import SourceError
-from tvts_jax.convert.report import ConvertError
+from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.convert.unpickle import Damaged, Machine, Name
 
 MAX_BYTES = 256 << 20

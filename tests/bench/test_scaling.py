@@ -13,7 +13,7 @@ from tvts_jax import sharding
 from tvts_jax import step as step_lib
 from tvts_jax.bench import scaling
 from tvts_jax.errors import UserError
-from tvts_jax.pages import results
+from tvts_jax.pages import measurements
 
 F32, WAYS = 4, 8
 
@@ -68,7 +68,7 @@ def test_shares_are_of_what_one_device_does(monkeypatch, tmp_path):
   np.testing.assert_allclose([row['efficiency'] for row in found['rows']], [1, 0.8, 0.5] * 2)
   assert [row['sent_bytes'] for row in found['rows'][:3]] == [{}, {'all-reduce': 16.0}, {'all-reduce': 24.0}]
   assert 'mean nothing' in '\n'.join(scaling.lines(found))
-  html = results.save(str(tmp_path / 'scaling.json'), 'Scaling', found, scaling.parts(found)).read_text()
+  html = measurements.save(str(tmp_path / 'scaling.json'), 'Scaling', found, scaling.parts(found)).read_text()
   assert '80.0%' in html and 'all-reduce 24.0 bytes' in html and 'devices 4' in html
 
 

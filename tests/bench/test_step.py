@@ -13,7 +13,7 @@ from tvts_jax.bench import jax_step
 from tvts_jax.bench import step as bench
 from tvts_jax.bench import turns as turns_lib
 from tvts_jax.errors import UserError
-from tvts_jax.pages import results
+from tvts_jax.pages import measurements
 
 bench_torch = pytest.importorskip('tvts_jax.bench.torch_step')
 
@@ -67,12 +67,12 @@ def test_what_the_benchmark_says(found, tmp_path):
     )
   assert result['void'] == turns_lib.is_void(result['other_load_cores'])
   assert result['cached_compile_s'] > 0 and result['compile_s'] > 0 and result['attention'] == 'xla'
-  page = results.save(str(tmp_path / 'new' / 'step.json'), 'Step <1>', result, bench.parts(result))
+  page = measurements.save(str(tmp_path / 'new' / 'step.json'), 'Step <1>', result, bench.parts(result))
   assert json.loads((tmp_path / 'new' / 'step.json').read_text()) == json.loads(json.dumps(result))
   html = page.read_text()
   assert page.name == 'step.html' and 'Step &lt;1&gt;' in html and 'turn 2' in html and 'PyTorch' in html
-  assert ('VOID' in results.build('', {**result, 'void': True}, [])) and (
-    'VOID' not in results.build('', {**result, 'void': False}, [])
+  assert ('VOID' in measurements.build('', {**result, 'void': True}, [])) and (
+    'VOID' not in measurements.build('', {**result, 'void': False}, [])
   )
 
 

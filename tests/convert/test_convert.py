@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from tests.support import weights
 from tests.support.paths import GOLDEN
 from tvts_jax import convert
-from tvts_jax.convert import names, sources
+from tvts_jax.convert import names, read_weights
 from tvts_jax.convert.__main__ import main
 from tvts_jax.files import local
 from tvts_jax.models.encoders import vit
@@ -465,7 +465,7 @@ def test_every_parameter_has_a_name_or_the_table_says_which_has_none(monkeypatch
 
 def test_sources_are_told_apart_by_contents_and_not_by_name(tmp_path):
   path = write(tmp_path / 'weights.pth', tiny_state())
-  assert sources.open_source(path).kind == 'tvts'
+  assert read_weights.open_source(path).kind == 'tvts'
   misnamed = tmp_path / 'model.safetensors'
   misnamed.write_bytes(MAE.read_bytes())
-  assert sources.open_source(misnamed).kind == 'mae'
+  assert read_weights.open_source(misnamed).kind == 'mae'

@@ -12,7 +12,7 @@ import pytest
 from tests.support import weights
 from tests.support.paths import ROOT
 from tvts_jax import convert
-from tvts_jax.convert import files, names
+from tvts_jax.convert import names, write_weights
 from tvts_jax.errors import UserError
 from tvts_jax.files import appear
 from tvts_jax.models.encoders import vit
@@ -193,7 +193,7 @@ def test_a_folder_comes_back_bit_for_bit(tmp_path, dtype):
   assert f'| all | {count:,} |' in card
   assert json.loads((tmp_path / 'm' / 'run.json').read_text()) == {'metrics': metrics, 'run': run_settings}
   with appear(tmp_path / 'm.pth') as path:
-    files.write_pth(path, names.state_dict(config, params), {})
+    write_weights.write_pth(path, names.state_dict(config, params), {})
   written = torch.load(tmp_path / 'm.pth', weights_only=True)['state_dict']
   assert all(tensor.dtype == getattr(torch, dtype) for tensor in written.values())
   TVTS(config.to_dict()).to(getattr(torch, dtype)).load_state_dict(written, strict=True)
@@ -326,7 +326,7 @@ def test_nothing_is_written_over_or_half(tmp_path, monkeypatch):
   def full(*_, **__):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(files, 'write_json', full)
+  monkeypatch.setattr(write_weights, 'write_json', full)
   with pytest.raises(OSError, match='No space'):
     convert.save_folder(tmp_path / 'm', config, params)
   assert [path.name for path in tmp_path.iterdir()] == ['there']
@@ -336,9 +336,9 @@ def test_a_file_that_does_not_give_back_its_weights_is_refused(tmp_path, monkeyp
   """As if the library wrote the memory of a transposed array as it lies."""
   config = weights.config_of()
   params = weights.random_params(config)
-  save = files.save_file
+  save = write_weights.save_file
   wrong = lambda state, *rest, **more: save({name: array[::-1].copy() for name, array in state.items()}, *rest, **more)
-  monkeypatch.setattr(files, 'save_file', wrong)
+  monkeypatch.setattr(write_weights, 'save_file', wrong)
   with pytest.raises(convert.ConvertError, match='does not give back text_model.embeddings.word_embeddings.weight'):
     convert.save_folder(tmp_path / 'm', config, params)
   assert not list(tmp_path.iterdir())

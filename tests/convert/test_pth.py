@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.support.paths import GOLDEN, ROOT
-from tvts_jax.convert import ConvertError, pth, sources
+from tvts_jax.convert import ConvertError, pth, read_weights
 from tvts_jax.convert.__main__ import main
 from tvts_jax.convert.tensors import Tensor
 
@@ -274,7 +274,7 @@ def test_views_of_one_storage_cannot_claim_more_than_the_file_has(tmp_path):
   ones = torch.ones(10**5)
   path = save({f'{i}': ones[i:] for i in range(50)}, tmp_path / 'x')
   with pytest.raises(ConvertError, match='each byte many times over'):
-    sources.open_source(path)
+    read_weights.open_source(path)
 
 
 @pytest.mark.parametrize('form', FORMATS)
@@ -289,7 +289,7 @@ def test_random_damage_never_gets_past_the_reader(tmp_path, form):
       data[rng.randrange(len(data))] = rng.randrange(256)
     path.write_bytes(data)
     try:
-      source = sources.open_source(path)
+      source = read_weights.open_source(path)
       for tensor in source.tensors.values():
         assert isinstance(tensor, Tensor) and tensor.read().shape == tensor.shape
       outcomes['read'] += 1

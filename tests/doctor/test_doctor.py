@@ -18,7 +18,7 @@ from etils import epath
 from tests.support import folders
 from tests.support.paths import ROOT
 from tvts_jax import convert
-from tvts_jax.convert import files, names
+from tvts_jax.convert import names, write_weights
 from tvts_jax.doctor import __main__ as doctor
 from tvts_jax.doctor import checks, inputs, weights
 from tvts_jax.input import vocab
@@ -58,8 +58,12 @@ def root(tmp_path_factory):
   model = TVTSConfig.from_dict(MODEL)
   params = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in names.spec(model).items()}
   state = names.apply_table(names.TEXT, model, params)
-  files.write_safetensors(root / 'text/model.safetensors', {k.removeprefix('text_model.'): v for k, v in state.items()})
-  files.write_json(root / 'text/config.json', MODEL['text'] | {'model_type': 'distilbert', 'activation': 'gelu'})
+  write_weights.write_safetensors(
+    root / 'text/model.safetensors', {k.removeprefix('text_model.'): v for k, v in state.items()}
+  )
+  write_weights.write_json(
+    root / 'text/config.json', MODEL['text'] | {'model_type': 'distilbert', 'activation': 'gelu'}
+  )
   (root / 'run.py').write_text(CONFIG.format(root=root, **MODEL))
   return root
 

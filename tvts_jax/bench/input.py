@@ -23,7 +23,7 @@ from tvts_jax import command, machine
 from tvts_jax.bench import turns
 from tvts_jax.errors import UserError
 from tvts_jax.human import Progress
-from tvts_jax.pages import charts, results
+from tvts_jax.pages import charts, measurements
 
 
 def seconds_a_clip(iterator, clips_an_item: int) -> float:
@@ -196,8 +196,8 @@ def parts(result: dict) -> list[str]:
   rows = [(name, *(f'{speed[key]:.1f}' for key in head[1:])) for name, speed in result['clips_per_core_s'].items()]
   shares = {f'{name}, {ms:.2f} ms': (result['share_of_time'][name], 'own') for name, ms in result['ms_a_clip'].items()}
   return [
-    results.table(head, rows),
-    results.card('where our time goes', 'Of a clip, on one core.', charts.bars(shares, None)),
+    measurements.table(head, rows),
+    measurements.card('where our time goes', 'Of a clip, on one core.', charts.bars(shares, None)),
   ]
 
 
@@ -223,7 +223,7 @@ def bench(args) -> None:
     result = measure(args, *_media(args, temp))
   print(table(result))
   if args.out:
-    print(f'the page is {results.save(args.out, "The input", result, parts(result))}')
+    print(f'the page is {measurements.save(args.out, "The input", result, parts(result))}')
 
 
 def _media(args, temp: str) -> tuple[str, str, list[str], str]:

@@ -39,7 +39,7 @@ from tvts_jax.bench import turns as turns_lib
 from tvts_jax.bench.jax_step import Step
 from tvts_jax.errors import UserError
 from tvts_jax.models import attention
-from tvts_jax.pages import charts, results
+from tvts_jax.pages import charts, measurements
 from tvts_jax.pages.charts import Curve
 from tvts_jax.run import metrics
 from tvts_jax.run.checkpoint import differences
@@ -161,7 +161,7 @@ def lines(found: dict):
 
 def parts(found: dict) -> list[str]:
   """Of the page."""
-  batch, says = found['batch'], [f'<p>{results.text(line, 500)}</p>' for line in lines(found)]
+  batch, says = found['batch'], [f'<p>{measurements.text(line, 500)}</p>' for line in lines(found)]
   if 'ratio' not in found:
     return says
   for kind, of in found['seconds_a_step'].items():
@@ -171,7 +171,7 @@ def parts(found: dict) -> list[str]:
     ]
     told = 'The median step of each turn, in the order in which they were taken.'
     drawn = charts.curves(curves, len(of['ours']), unit='turn')
-    says.append(results.card(f'clips per second of {kind} time', told, drawn))
+    says.append(measurements.card(f'clips per second of {kind} time', told, drawn))
   return says
 
 
@@ -204,7 +204,7 @@ def measure(given) -> None:
     found = bench(Step(config), given.steps)
   print('\n'.join(to_lines(found)))
   if given.out:
-    print(f'the page is {results.save(given.out, title, found, to_parts(found))}')
+    print(f'the page is {measurements.save(given.out, title, found, to_parts(found))}')
   print(json.dumps(found))
 
 

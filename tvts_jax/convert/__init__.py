@@ -2,7 +2,7 @@
 
 import importlib
 
-from tvts_jax.convert.report import ConvertError, LoadError, Report
+from tvts_jax.convert.load_report import ConvertError, LoadError, Report
 
 # Function → its module, imported when it is first used: all of these need JAX, and reading a pickle does not.
 HOMES = {

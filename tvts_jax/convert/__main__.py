@@ -16,8 +16,8 @@ import pathlib
 import sys
 
 from tvts_jax import command
-from tvts_jax.convert import files, folder, load, names, sources, vivit, workdir
-from tvts_jax.convert.report import ConvertError, LoadError, plain
+from tvts_jax.convert import folder, load, names, read_weights, vivit, workdir, write_weights
+from tvts_jax.convert.load_report import ConvertError, LoadError, plain
 from tvts_jax.files import appear, local
 from tvts_jax.input import tokens
 
@@ -145,16 +145,16 @@ def run_export(arguments):
       vivit.save_vivit(out, config, params)
     case 'pth':
       with appear(out) as temporary:
-        files.write_pth(temporary, names.state_dict(config, params), folder.config_json(config))
+        write_weights.write_pth(temporary, names.state_dict(config, params), folder.config_json(config))
     case 'safetensors':
-      metadata = {sources.CONFIG_KEY: json.dumps(folder.config_json(config))}
+      metadata = {read_weights.CONFIG_KEY: json.dumps(folder.config_json(config))}
       with appear(out) as temporary:
-        files.write_safetensors(temporary, names.state_dict(config, params), **metadata)
+        write_weights.write_safetensors(temporary, names.state_dict(config, params), **metadata)
   print(f'wrote {out}')
 
 
 def run_inspect(arguments):
-  source = sources.open_source(arguments.path)
+  source = read_weights.open_source(arguments.path)
   print(plain(str(source)))
   for note in source.notes:
     print(plain(f'  {note}'))

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 
 from tokenizers import Tokenizer
 
-from tvts_jax.convert import card, files, load, names, sources
-from tvts_jax.convert.report import ConvertError, Report
+from tvts_jax.convert import card, load, names, read_weights, write_weights
+from tvts_jax.convert.load_report import ConvertError, Report
 from tvts_jax.files import appear, local
 from tvts_jax.input import tokens
 from tvts_jax.models.tvts import TVTSConfig
@@ -47,19 +47,19 @@ def save_folder(
   text = card.model_card(config, names.flatten(params), tokenizer=bool(tokenizer_files), metrics=metrics, run=run)
   with appear(folder) as temporary:
     temporary.mkdir()
-    files.write_safetensors(temporary / 'model.safetensors', state)
-    files.write_json(temporary / 'config.json', config_json(config))
-    files.write_json(temporary / 'preprocessor_config.json', card.preprocessor(config.video))
+    write_weights.write_safetensors(temporary / 'model.safetensors', state)
+    write_weights.write_json(temporary / 'config.json', config_json(config))
+    write_weights.write_json(temporary / 'preprocessor_config.json', card.preprocessor(config.video))
     if metrics or run:
-      files.write_json(temporary / 'run.json', dict(metrics=metrics, run=run))
+      write_weights.write_json(temporary / 'run.json', dict(metrics=metrics, run=run))
     (temporary / 'README.md').write_text(text, 'utf-8')
     for source in [MODELING, *tokenizer_files]:
-      files.copy(source, temporary)
+      write_weights.copy(source, temporary)
 
 
 def load_folder(folder: str | os.PathLike, *, cast: bool = False) -> tuple[TVTSConfig, dict, Report]:
   """(config, params, report) of an exchange folder; raises ConvertError. Parameters are arrays on the host."""
-  source = sources.open_folder(local(folder))
+  source = read_weights.open_folder(local(folder))
   if source.config is None:
     raise ConvertError(f'{folder} is no folder of ours: its config.json does not say model_type="tvts"')
   params = names.unflatten(names.spec(source.config))
@@ -72,12 +72,12 @@ def load_run(folder) -> dict:
   path = local(folder) / 'run.json'
   if not path.exists():
     return {}
-  values = sources.read_json(path)
+  values = read_weights.read_json(path)
   return dict(metrics=values.get('metrics'), run=values.get('run'))
 
 
 def config_json(config: TVTSConfig) -> dict:
-  return dict(model_type='tvts', format_version=sources.FORMAT_VERSION) | config.to_dict()
+  return dict(model_type='tvts', format_version=read_weights.FORMAT_VERSION) | config.to_dict()
 
 
 def find_tokenizer(folder: pathlib.Path, config: TVTSConfig) -> list[pathlib.Path]:

@@ -4,8 +4,8 @@ import dataclasses
 import math
 
 from tvts_jax.convert import names
-from tvts_jax.convert.report import ConvertError
-from tvts_jax.convert.sources import Source, is_image_model
+from tvts_jax.convert.load_report import ConvertError
+from tvts_jax.convert.read_weights import Source, is_image_model
 from tvts_jax.models.encoders.vit import SIZES, VideoConfig
 
 # The heads of a width that models are commonly built with; 768 is also DistilBERT's. Others take 64 a head.

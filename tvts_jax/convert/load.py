@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvts_jax.convert import geometry, names
-from tvts_jax.convert.report import ConvertError, Report
-from tvts_jax.convert.sources import Source, build, is_image_model, open_source
+from tvts_jax.convert.load_report import ConvertError, Report
+from tvts_jax.convert.read_weights import Source, build, is_image_model, open_source
 from tvts_jax.convert.tensors import Tensor
 from tvts_jax.models import tvts
 from tvts_jax.models.encoders.vit import resize_positions

@@ -17,7 +17,7 @@ import numpy as np
 from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tvts_jax.convert.report import ConvertError
+from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.models import tvts
 
 # A damaged config may ask for more than fits into memory.

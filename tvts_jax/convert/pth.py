@@ -11,7 +11,7 @@ import struct
 import zipfile
 from typing import Any, NamedTuple
 
-from tvts_jax.convert.report import ConvertError
+from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.convert.unpickle import BROKEN, Damaged, Machine, Storage
 
 # The first pickle of the format before PyTorch 1.6 is this number.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from tvts_jax.convert.report import ConvertError
+from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.convert.tensors import Tensor
 
 STORAGES = {

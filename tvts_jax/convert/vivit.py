@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tvts_jax.convert import card, files, names
+from tvts_jax.convert import card, names, write_weights
+from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.convert.names import Row, heads, linear, merge, norm
-from tvts_jax.convert.report import ConvertError
 from tvts_jax.files import appear
 from tvts_jax.models.encoders.vit import PIXEL_MEAN, PIXEL_STD
 from tvts_jax.models.tvts import TVTSConfig
@@ -42,9 +42,9 @@ def save_vivit(folder: str | os.PathLike, config: TVTSConfig, params: Mapping) -
   state['embeddings.position_embeddings'] = positions(flat)
   with appear(folder) as temporary:
     temporary.mkdir()
-    files.write_safetensors(temporary / 'model.safetensors', state)
-    files.write_json(temporary / 'config.json', settings(config))
-    files.write_json(temporary / 'preprocessor_config.json', preprocessor(config))
+    write_weights.write_safetensors(temporary / 'model.safetensors', state)
+    write_weights.write_json(temporary / 'config.json', settings(config))
+    write_weights.write_json(temporary / 'preprocessor_config.json', preprocessor(config))
     (temporary / 'README.md').write_text(card.vivit(config, flat), 'utf-8')
 
 

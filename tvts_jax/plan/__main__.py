@@ -33,7 +33,7 @@ from tvts_jax import config as config_lib
 from tvts_jax.errors import UserError
 from tvts_jax.human import columns
 from tvts_jax.models.layers import REMAT_POLICIES
-from tvts_jax.pages import results
+from tvts_jax.pages import measurements
 from tvts_jax.plan import page
 from tvts_jax.plan.bill import Bill, Topology, apart, of_one_source
 
@@ -128,7 +128,7 @@ def plan(given) -> int:
   if given.out:
     found = {'bills': [dataclasses.asdict(bill) for bill in bills], 'mended': mended}
     found |= {'host': machine.host(), 'versions': machine.versions()}
-    print(f'the page is {results.save(given.out, "What a step takes", found, page.parts(shown))}')
+    print(f'the page is {measurements.save(given.out, "What a step takes", found, page.parts(shown))}')
   return 0 if all(bill.fits for bill in bills) else DOES_NOT_FIT
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tvts_jax.human import duration, number, percent, size
-from tvts_jax.pages import charts, results
+from tvts_jax.pages import charts, measurements
 from tvts_jax.plan.bill import Bill
 
 LOOKS = ('own', 'other', 'calm', 'blank', 'plain', 'bad')  # Of kinds of memory and time on the page.
@@ -93,9 +93,9 @@ def parts(bills: list[tuple[Bill, str]]) -> list[str]:
   fill = {bill.topology: (bill.peak_bytes / bill.has_bytes, 'own' if bill.fits else 'bad') for bill, _ in bills}
   spent = {bill.topology: (bill.efficiency, 'calm') for bill, _ in bills if bill.floor}
   cards = [
-    results.card('memory', 'The share of what a chip has, full at the right end.', charts.bars(fill, None)),
-    results.card('efficiency', 'The share of arithmetic where nothing runs beside it.', charts.bars(spent, None)),
-    results.table(head, rows),
+    measurements.card('memory', 'The share of what a chip has, full at the right end.', charts.bars(fill, None)),
+    measurements.card('efficiency', 'The share of arithmetic where nothing runs beside it.', charts.bars(spent, None)),
+    measurements.table(head, rows),
   ]
   for bill, words in bills:
     colour = lambda amounts: {name: (amount, look) for (name, amount), look in zip(amounts.items(), LOOKS)}
@@ -103,5 +103,5 @@ def parts(bills: list[tuple[Bill, str]]) -> list[str]:
     if bill.floor:
       drawn += charts.split(colour(bill.floor), lambda seconds: f'{number(1e3 * seconds)} ms')
     says = 'What memory holds, and what would take the time of a step.'
-    cards.append(results.card(f'{bill.topology} {words}', says, drawn))
+    cards.append(measurements.card(f'{bill.topology} {words}', says, drawn))
   return cards

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from safetensors.numpy import save_file
 
-from tvts_jax.convert import sources
-from tvts_jax.convert.report import ConvertError
+from tvts_jax.convert import read_weights
+from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.convert.tensors import Tensor
 
 
@@ -23,7 +23,7 @@ def write_safetensors(path: pathlib.Path, state: Mapping[str, np.ndarray], **met
   # transformers refuses files that do not say which framework's conventions they follow.
   save_file(dict(state), path, metadata={'format': 'pt'} | metadata)
   path.chmod(mode)  # The library makes files that no other user may read.
-  compare(path, state, sources.read_safetensors(path)[0])
+  compare(path, state, read_weights.read_safetensors(path)[0])
 
 
 def write_pth(path: pathlib.Path, state: Mapping[str, np.ndarray], config: dict):
@@ -35,8 +35,8 @@ def write_pth(path: pathlib.Path, state: Mapping[str, np.ndarray], config: dict)
       'a .pth file is written by PyTorch, which is not installed; install it or choose another format'
     ) from None
   weights = {name: to_torch(torch, array) for name, array in state.items()}
-  torch.save({'state_dict': weights, sources.CONFIG_KEY: config}, path)
-  compare(path, state, sources.read_pth(path)[0])
+  torch.save({'state_dict': weights, read_weights.CONFIG_KEY: config}, path)
+  compare(path, state, read_weights.read_pth(path)[0])
 
 
 def to_torch(torch, array: np.ndarray):

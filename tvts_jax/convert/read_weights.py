@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tvts_jax.convert import names, pth
-from tvts_jax.convert.report import ConvertError
+from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.convert.tensors import Tensor
 from tvts_jax.convert.unpickle import Inert
 from tvts_jax.errors import UserError
