@@ -23,7 +23,7 @@ from data.builder import quality
 from data.inspect import quality_page, record_page
 from tvts_jax import command
 from tvts_jax.errors import UserError
-from tvts_jax.files import publish
+from tvts_jax.files import write_whole
 from tvts_jax.input.order import Order
 from tvts_jax.pages import kit
 from tvts_jax.shards import index, records
@@ -182,8 +182,7 @@ def main(argv: list[str] | None = None) -> int:
 def write(args) -> None:
   html = page_of_folder(args) if args.run is None else page_of_run(args)
   args.out.parent.mkdir(parents=True, exist_ok=True)
-  with publish(args.out) as f:
-    f.write(html.encode())
+  write_whole(args.out, html)
   print(f'{args.out}: {len(html) / 1e6:.1f} MB, open it in a browser')
 
 

@@ -1,7 +1,6 @@
 """Numbers that change with any bit: of the files of a folder, and of arrays where they lie on their devices."""
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tvts_jax.files import is_local, write_whole
+from tvts_jax.files import is_local, sync, write_whole
 
 LIST = 'checksums.sha256'  # In the folder itself, and as sha256sum writes it: `sha256sum -c` reads it, too.
 BLOCK = 2**22  # bytes
@@ -20,8 +19,7 @@ def write(folder) -> None:
   found = digests(folder)
   if is_local(folder):
     for name in found:  # Only then do they outlive a power cut, and only then do some storages tell that they are full.
-      with (folder / name).open('rb') as file:
-        os.fsync(file.fileno())
+      sync(folder / name)
   lines = ''.join(f'{digest}  {name}\n' for name, digest in found.items())
   write_whole(folder / LIST, lines + seal(lines.encode()))
 
