@@ -37,11 +37,8 @@ def tell_own() -> None:
 
 
 def run(main) -> None:
-  """absl's app.run, for which a config that is refused while flags are read is one sentence, too."""
-  try:
-    app.run(main, flags_parser=read_flags)
-  except UserError as e:
-    sys.exit(f'error: {e}')
+  """absl's app.run, for which a config that is refused while flags are read is one sentence."""
+  sys.exit(ending(lambda: app.run(main, flags_parser=read_flags)))
 
 
 def read_flags(argv: list[str]) -> list[str]:
