@@ -73,6 +73,7 @@ class BuildError(UserError):
 # As tvts_jax.command.ERRORS, for commands of this package.
 ERRORS = {
   KeyboardInterrupt: (EXITS['interrupted'], 'interrupted: give the same command again'),
+  BuildError: (None, 'error: {}'),
   UserError: (EXITS['request'], 'error: {}'),
   OSError: (EXITS['output'], 'error: {}; put that right and give the same command again'),
   concurrent.futures.BrokenExecutor: (EXITS['worker'], 'error: {} Give the same command again'),

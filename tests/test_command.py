@@ -68,7 +68,12 @@ def test_a_command_ends_with_the_code_and_the_sentence_of_what_ended_it(capsys, 
 
   left = []
   leave = lambda number, why: left.append((number, why)) or number
-  assert command.ending(work, command.ERRORS | {KeyboardInterrupt: (130, 'interrupted')}, leave) == code
+  assert (
+    command.ending(
+      work, {Refused: (None, 'error: {}'), KeyboardInterrupt: (130, 'interrupted'), **command.ERRORS}, leave
+    )
+    == code
+  )
   assert capsys.readouterr().err == said and left == ([(code, error)] if error else [])
 
 
@@ -76,3 +81,10 @@ def test_a_command_ends_with_the_code_that_its_work_returns_and_a_bug_keeps_its_
   assert command.ending(lambda: 3) == 3
   with pytest.raises(ZeroDivisionError):
     command.ending(lambda: 1 // 0)
+
+
+def test_the_exit_code_of_an_error_counts_only_where_the_table_says_so():
+  def work():
+    raise Refused('full')
+
+  assert command.ending(work) == 1

@@ -61,7 +61,7 @@ def ending(work: Callable[[], int | None], errors: Mapping = ERRORS, leave: Call
 
   Args:
     work: its result is the exit code, where None means 0.
-    errors: as ERRORS. An error with an attribute `exit` has an exit code of its own.
+    errors: as ERRORS; a code of None is that of the error itself, its attribute `exit`.
     leave: called with the exit code and the error.
   """
   try:
@@ -70,4 +70,4 @@ def ending(work: Callable[[], int | None], errors: Mapping = ERRORS, leave: Call
     code, sentence = next(end for kind, end in errors.items() if isinstance(e, kind))
     # On a terminal the sentence must not overwrite a line of progress.
     print('\n' * sys.stderr.isatty() + sentence.format(e), file=sys.stderr, flush=True)
-    return leave(getattr(e, 'exit', code), e)
+    return leave(e.exit if code is None else code, e)
