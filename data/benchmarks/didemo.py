@@ -8,7 +8,8 @@ from collections import defaultdict
 
 from data.benchmarks import clips
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.sources.items import SourceError, text
+from data.sources.items import SourceError
+from data.sources.tables import text
 
 
 def read(files: Files, number: int) -> Found:

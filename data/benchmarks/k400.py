@@ -4,7 +4,7 @@ Clips are named ID_FFFFFF_TTTTTT after their seconds, in folders of their classe
 """
 
 from data.benchmarks.clips import Benchmark, Clip, Files, Found, whole
-from data.sources import items
+from data.sources import tables
 from data.sources.items import SourceError
 
 SPLITS = {'train': 'train', 'val': 'val', 'validate': 'val', 'test': 'test'}
@@ -15,7 +15,7 @@ def read(files: Files, number: int) -> Found:
   lists = files.matching(LIST)
   if not lists:
     raise SourceError('no_source', f'{files.path} holds no kinetics_train.csv, kinetics_val.csv or the like')
-  rows = [(split, where, row) for split, path in lists.items() for where, row in items.rows(path)]
+  rows = [(split, where, row) for split, path in lists.items() for where, row in tables.rows(path)]
   labels = {name: i for i, name in enumerate(sorted({row['label'] for _, _, row in rows if 'label' in row}))}
   for split, where, row in rows:
     for column in ('youtube_id', 'time_start', 'time_end'):

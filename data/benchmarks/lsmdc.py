@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.sources import items
+from data.sources import tables
 from data.sources.items import SourceError
 
 LISTS = {
@@ -20,7 +20,7 @@ def read(files: Files, number: int) -> Found:
     raise SourceError('no_source', f'{files.path} holds no {" or ".join(LISTS.values())}')
   for split, path in found.items():
     sentences, places = defaultdict(list), {}
-    for where, row in items.rows(path, COLUMNS) if path else ():
+    for where, row in tables.rows(path, COLUMNS) if path else ():
       if 'clip' not in row or 'sentence' not in row:
         raise SourceError('bad_table', f'{where}: {"sentence" if "clip" in row else "clip"} is missing')
       sentences[row['clip']].append(row['sentence'])

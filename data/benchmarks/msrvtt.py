@@ -7,16 +7,17 @@ from collections import defaultdict
 
 from data.benchmarks import clips, pickles
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.sources import items
-from data.sources.items import SourceError, text
+from data.sources import tables
+from data.sources.items import SourceError
+from data.sources.tables import text
 
 
 def read(files: Files, number: int) -> Found:
   if path := files.find('MSRVTT_data.json'):
     captions = _captions(path, 'sentences', 'video_id')
-    for where, row in items.rows(files.get('MSRVTT_train.9k.csv')):
+    for where, row in tables.rows(files.get('MSRVTT_train.9k.csv')):
       yield _clip('train', where, text(row, 'video_id', where), captions, path)
-    for where, row in items.rows(files.get('MSRVTT_JSFUSION_test.csv')):
+    for where, row in tables.rows(files.get('MSRVTT_JSFUSION_test.csv')):
       id, sentence = text(row, 'video_id', where), text(row, 'sentence', where)
       if not sentence:
         raise SourceError('bad_table', f'{where}: sentence is missing')

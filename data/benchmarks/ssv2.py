@@ -7,7 +7,8 @@ import os
 
 from data.benchmarks import clips
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.sources.items import SourceError, text
+from data.sources.items import SourceError
+from data.sources.tables import text
 
 SPLITS = {'train': 'train', 'validation': 'val', 'test': 'test'}
 PREFIX = 'something-something-v2-'

@@ -4,8 +4,9 @@ The clips are the images, named by their numbers: 17.jpg. One that no sentence i
 """
 
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.sources import items
-from data.sources.items import SourceError, text
+from data.sources import tables
+from data.sources.items import SourceError
+from data.sources.tables import text
 from tvts_jax.media.paths import IMAGES
 
 FLAGS = {'subj_neg': 'subj', 'verb_neg': 'verb', 'obj_neg': 'obj'}
@@ -14,7 +15,7 @@ SAYS = {'true': True, '1': True, 'false': False, '0': False, None: False}
 
 def read(files: Files, number: int) -> Found:
   places, triplets, sentences, pairs = {}, {}, {}, {}
-  for where, row in items.rows(files.ending('.csv', '.tsv')):
+  for where, row in tables.rows(files.ending('.csv', '.tsv')):
     sentence, positive, negative, triplet = (
       text(row, column, where) for column in ('sentence', 'pos_image_id', 'neg_image_id', 'neg_triplet')
     )

@@ -5,13 +5,14 @@ video: path below the folder of the media; without one, the id. split: 'test' wh
 """
 
 from data.benchmarks.clips import Benchmark, Clip, Files, Found
-from data.sources import items
-from data.sources.items import SourceError, text
+from data.sources import tables
+from data.sources.items import SourceError
+from data.sources.tables import text
 
 
 def read(files: Files, number: int) -> Found:
   rows = []
-  for where, row in items.rows(files.ending('.jsonl', '.jsonl.gz', '.csv', '.tsv')):
+  for where, row in tables.rows(files.ending('.jsonl', '.jsonl.gz', '.csv', '.tsv')):
     fields = {key: text(row, key, where) for key in ('id', 'video', 'split', 'label', 'class', 'caption')}
     if not fields['id']:
       raise SourceError('bad_table', f'{where}: id is missing')

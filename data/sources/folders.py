@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 from data import archives
 from data.outcomes import ItemError
-from data.sources import items
+from data.sources import items, tables
 from data.sources.items import Item, SourceError
 from data.transcripts import formats
-from data.transcripts.formats import FORMATS
 from tvts_jax.media import paths
 from tvts_jax.media.paths import VIDEOS
 
@@ -32,21 +31,21 @@ _LANG = re.compile(f'([a-z][a-z]|{_LONG})(-[A-Za-z0-9]+)*')
 
 
 def is_index(path: str) -> bool:
-  return items.is_table(path) and {'id', 'video'} <= set(items.head(path))
+  return tables.is_table(path) and {'id', 'video'} <= set(tables.head(path))
 
 
 def index(path: str, media: str | None, lang: str | None) -> Found:
   """A table of id, video, transcript or caption, and if need be transcript_format, lang, split."""
   folder = os.path.dirname(path)
-  for where, row in items.rows(path):
-    fields = {key: items.text(row, key, where) for key in ('id', 'video', 'transcript', 'caption', 'lang', 'split')}
-    fmt = items.text(row, 'transcript_format', where)
+  for where, row in tables.rows(path):
+    fields = {key: tables.text(row, key, where) for key in ('id', 'video', 'transcript', 'caption', 'lang', 'split')}
+    fmt = tables.text(row, 'transcript_format', where)
     if not fields['id'] or not fields['video']:
       raise SourceError('bad_table', f'{where}: {"video" if fields["id"] else "id"} is missing')
     if fields['transcript'] and fields['caption']:
       raise SourceError('bad_table', f'{where}: has a transcript and a caption; an item is described by one of them')
-    if fmt and fmt not in FORMATS:
-      raise SourceError('bad_table', f'{where}: transcript_format {fmt!r} is none of {", ".join(FORMATS)}')
+    if fmt and fmt not in formats.FORMATS:
+      raise SourceError('bad_table', f'{where}: transcript_format {fmt!r} is none of {", ".join(formats.FORMATS)}')
     transcript = fields['transcript'] and items.resolve(folder, fields['transcript'], where)
     video = items.resolve(media or folder, fields['video'], where)
     spoken = fields['lang'] or lang or ''
@@ -73,12 +72,12 @@ def tree(path: str, media: str | None, lang: str | None) -> Found:
 
 def _sidecars(folder) -> dict[str, list[Sidecar]]:
   """Stem of a video -> the transcripts beside it."""
-  names = os.listdir(folder)
+  names, endings = os.listdir(folder), formats.endings()
   stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(VIDEOS)}
   out = {}
   for name in sorted(names):
     stem, ending = os.path.splitext(name[:-3] if name.lower().endswith('.gz') else name)
-    if ending.lower() not in formats.endings():
+    if ending.lower() not in endings:
       continue
     tags = []
     while stem not in stems and '.' in stem:
@@ -105,8 +104,7 @@ def _is_transcript(path) -> bool:
     content, _ = formats.load(archives.open_bytes(path, formats.MAX_BYTES, 'transcript'))
   except ItemError:
     return False
-  name = formats.matching(content)
-  return name is not None and not FORMATS[name].refused
+  return formats.is_transcript(content)
 
 
 def choose(sidecars: list[Sidecar], lang: str | None, where: str) -> tuple[str | None, str]:

@@ -9,7 +9,7 @@ import re
 
 from data import archives
 from data.outcomes import ItemError
-from data.sources import folders, items
+from data.sources import folders, items, tables
 from data.sources.folders import Found
 from data.sources.items import Item, SourceError
 from data.transcripts import formats
@@ -28,15 +28,15 @@ _WEBVID = {'videoid', 'page_dir', 'name'}
 def is_tvts(path: str) -> bool:
   if os.path.isdir(path):
     return bool(_tvts_tables(path))
-  return items.is_table(path) and 'Name' in items.head(path)
+  return tables.is_table(path) and 'Name' in tables.head(path)
 
 
 def tvts(path: str, media: str | None, lang: str | None) -> Found:
   """The tree that TVTS trains on: a csv of Name = subset_N/data/ID.mp4, with subset_N/annotations/ID.json."""
   for table in [path] if os.path.isfile(path) else _tvts_tables(path):
     videos = _tvts_videos(table, media)
-    for where, row in items.rows(table):
-      name = items.text(row, 'Name', where) or ''
+    for where, row in tables.rows(table):
+      name = tables.text(row, 'Name', where) or ''
       parts = name.split('/')
       if len(parts) != 3 or '..' in parts or '' in parts:
         raise SourceError('bad_table', f'{where}: Name should look like subset_0/data/ID.mp4, not {name[:80]!r}')
@@ -48,7 +48,7 @@ def tvts(path: str, media: str | None, lang: str | None) -> Found:
 def is_merlot(path: str) -> bool:
   if os.path.isdir(path):
     return bool(_merlot_files(path))
-  return items.is_table(path) and {'subtitles', 'info'} <= set(items.head(path))
+  return tables.is_table(path) and {'subtitles', 'info'} <= set(tables.head(path))
 
 
 def merlot(path: str, media: str | None, lang: str | None) -> Found:
@@ -62,12 +62,12 @@ def merlot(path: str, media: str | None, lang: str | None) -> Found:
     videos[id] = file
   seen = set()
   for source in [path] if os.path.isfile(path) else _merlot_files(path):
-    for offset, line in archives.lines(source, items.MAX_LINE_BYTES):
+    for offset, line in archives.lines(source, tables.MAX_LINE_BYTES):
       if not line.strip():
         continue
       where = f'{source}, byte {offset}'
-      info = items.parse_object(line, where).get('info')
-      id = items.text(info, 'id', where) if isinstance(info, dict) else None
+      info = tables.parse_object(line, where).get('info')
+      id = tables.text(info, 'id', where) if isinstance(info, dict) else None
       if not id:
         raise SourceError('bad_table', f'{where}: has no info.id')
       if id in videos:
@@ -152,7 +152,7 @@ def _tars(path):
 
 def _columns(path):
   """(Caption column, path column, names for a table without a header)."""
-  names = items.head(path)
+  names = tables.head(path)
   caption = next((name for name in _CAPTION_COLUMNS if name in names), None)
   place = next((name for name in _PATH_COLUMNS if name in names), None)
   if caption and place:
@@ -162,14 +162,14 @@ def _columns(path):
 
 def _captioned(path):
   """Whether a table lists captioned images, videos, or paths that don't tell; None where it is another table."""
-  if not items.is_table(path) or folders.is_index(path) or is_tvts(path) or is_merlot(path):
+  if not tables.is_table(path) or folders.is_index(path) or is_tvts(path) or is_merlot(path):
     return None
-  if set(items.head(path)) >= _WEBVID:
+  if set(tables.head(path)) >= _WEBVID:
     return 'video'
   columns = _columns(path)
   if columns is None:
     return None
-  _, row = next(items.rows(path, columns[2]), ('', {}))
+  _, row = next(tables.rows(path, columns[2]), ('', {}))
   file = str(row.get(columns[1], '')).lower().split('?')[0]
   if 'webvid' in os.path.basename(path).lower() or file.endswith(VIDEOS):
     return 'video'
@@ -178,10 +178,10 @@ def _captioned(path):
 
 def _captions(path, media, default_ending):
   folder = media or os.path.dirname(path)
-  own = set(items.head(path)) >= _WEBVID
+  own = set(tables.head(path)) >= _WEBVID
   caption, *place, names = ('name', 'page_dir', 'videoid', None) if own else _columns(path) or _UNNAMED
-  for where, row in items.rows(path, names):
-    parts = [items.text(row, column, where) for column in (caption, *place)]
+  for where, row in tables.rows(path, names):
+    parts = [tables.text(row, column, where) for column in (caption, *place)]
     if not all(parts):
       raise SourceError('bad_table', f'{where}: {(caption, *place)[parts.index(None)]} is missing')
     said, file = parts[0], '/'.join(parts[1:])

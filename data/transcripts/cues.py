@@ -9,7 +9,7 @@ import html
 import re
 from typing import NamedTuple
 
-from data.transcripts.spans import Span, join
+from data.transcripts.spans import Parsed, Span, join
 
 _CLOCK = r'(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})'
 _CUE = re.compile(rf'\s{{0,8}}{_CLOCK}\s{{1,8}}-->\s{{1,8}}{_CLOCK}')
@@ -38,18 +38,20 @@ def is_srt(content) -> bool:
   return any(_CUE.match(line) for line in head)
 
 
-def vtt(text: str, tagged_only: bool = False) -> tuple[list[Span], str]:
-  """Spans and the language that the header names.
-
-  tagged_only: leave out lines without word tags from a file that has tags, as YT-Temporal-180M did.
-  """
-  cues = _cues(text)
+def vtt(text: str, tagged_only: bool = True) -> Parsed:
+  """As YT-Temporal-180M was made, word for word: in a file with word tags, a line of one word has none and is left
+  out."""
   header = _LANGUAGE.search(text[:1000].partition('-->')[0])
-  return _spans(cues, tagged_only), header[1] if header else ''
+  return Parsed(_spans(_cues(text), tagged_only), header[1] if header else '')
 
 
-def srt(text: str) -> tuple[list[Span], str]:
-  return _spans(_cues(text)), ''
+def vtt_lone_words(text: str) -> Parsed:
+  """Those words as well, at the times of their lines."""
+  return vtt(text, tagged_only=False)
+
+
+def srt(text: str) -> Parsed:
+  return Parsed(_spans(_cues(text)))
 
 
 def _cues(text):

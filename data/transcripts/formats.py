@@ -1,28 +1,23 @@
 """Transcript files in the formats people have -> one normal form of timed words.
 
-A format is one line in FORMATS: what tells it apart, and how its spans of text and time are read. Which
-times are believed, mended or refused is decided in one place for all, `data.transcripts.spans`.
+A format is a file here and a line in FORMATS: what tells it apart, how its spans of text and time are read, and what
+is odd about it. Which times are believed, mended or refused is decided in one place for all, `data.transcripts.spans`.
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import ftfy
-
 from data import archives
 from data.outcomes import ItemError
-from data.transcripts import cues
-from data.transcripts.align import align, clean_word
-from data.transcripts.spans import Span, Word, join, settle, split
+from data.transcripts import cues, json3, merlot, video2dataset, whisper
+from data.transcripts.spans import Parsed, Word, settle, split
 
 MAX_BYTES = 32 << 20  # of a file, and of what a gzipped one inflates to
 
-_LONE = re.compile('[\ud800-\udc7f\udd00-\udfff]')  # halves of pairs, but not the bytes that surrogateescape keeps
 _PAGE = re.compile(r'<\s*(!doctype\s+html|html|head|body)\b', re.IGNORECASE)
 
 
@@ -36,16 +31,8 @@ class Transcript:
   timing: str
 
 
-class Parsed(NamedTuple):
-  """What a format's reader returns. `variant` goes behind the format's name in `Transcript.source`."""
-
-  spans: list[Span]
-  lang: str = ''
-  variant: str = ''
-
-
 class Format(NamedTuple):
-  matches: Callable[[Any], bool]  # given text, or parsed JSON
+  matches: Callable[[Any], bool]  # Given text, or parsed JSON.
   parse: Callable[[Any], Parsed]
   endings: tuple[str, ...] = ('.json',)  # Of such files beside a video.
   cut: bool = False  # Whether a character's bytes may lie in several strings, so that none of them is UTF-8.
@@ -94,6 +81,17 @@ def matching(content: Any) -> str | None:
   return next((name for name, known in FORMATS.items() if known.matches(content)), None)
 
 
+def is_transcript(content: Any) -> bool:
+  """Whether text, or parsed JSON, is in a format that can be read."""
+  name = matching(content)
+  return name is not None and not FORMATS[name].refused
+
+
+def endings() -> list[str]:
+  """Of transcripts beside a video, the best first: .json may be whisper's, with word times."""
+  return list(dict.fromkeys(ending for known in FORMATS.values() for ending in known.endings))
+
+
 def detect(content: Any) -> str:
   """The format, or an ItemError that lists the known ones."""
   if name := matching(content):
@@ -133,174 +131,18 @@ def _outline(content):
   return f'the keys {", ".join(sorted(keys)[:8])}' if keys else f'a {type(content).__name__}'
 
 
-def _items(value, what) -> list[dict]:
-  if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-    raise ItemError('bad_transcript', f'{what} is no list of objects')
-  return value
-
-
-def _text(item, *keys) -> str:
-  for key in keys:
-    if isinstance(item.get(key), str):
-      return item[key]
-  raise ItemError('bad_transcript', f'{" or ".join(keys)} is missing or no text in {str(item)[:80]}')
-
-
-def _time(value, scale=1000):
-  """Seconds (or `scale` times ms) in ms; None stays None."""
-  if value is None:
-    return None
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    raise ItemError('bad_times', f'{value!r:.40} is no time')
-  # Python's own integers have no end; what is this far out is refused as infinite.
-  return value * scale if abs(value) < 1e15 else math.inf
-
-
-def _first(content, *keys):
-  """The first object in the list at a path of keys, or {}: enough to tell formats apart."""
-  for key in keys:
-    content = content.get(key) if isinstance(content, dict) else None
-    if isinstance(content, list):
-      content = next((item for item in content if isinstance(item, dict)), None)
-  return content if isinstance(content, dict) else {}
-
-
-def _is(content, key, kind=list):
-  return isinstance(content, dict) and isinstance(content.get(key), kind)
-
-
-def _json3(content):
-  """YouTube: a word is at tStartMs + tOffsetMs. Lines overlap (they scroll), so durations end no word."""
-  groups = []
-  for event in _items(content['events'], 'events'):
-    segs = _items(event.get('segs', []), 'segs')
-    said = [seg for seg in segs if _text(seg, 'utf8').strip()]
-    if not said:  # a window's definition, or a line feed
-      continue
-    start = _time(event.get('tStartMs', 0), 1)
-    # Blank ones are kept, for they part the words on either side.
-    if all('tOffsetMs' in seg for seg in said[1:]) and (len(said) > 1 or len(said[0]['utf8'].split()) == 1):
-      groups.append([Span(seg['utf8'], start + _time(seg.get('tOffsetMs', 0), 1), None) for seg in segs])
-    else:
-      line = ''.join(seg['utf8'] for seg in segs)
-      shown = _time(event.get('dDurationMs'), 1)
-      groups.append([Span(line, start, None if shown is None else start + shown)])
-  return Parsed(join(groups))
-
-
-def _merlot(content):
-  """YT-Temporal and TVTS: starts only, and a corrected text that has to be carried onto them."""
-  raw = [
-    (clean_word(_text(item, 'word')), _time(item.get('time'))) for item in _items(content['subtitles'], 'subtitles')
-  ]
-  raw = [(word, time) for word, time in raw if word]
-  corrected = []
-  for part in _items(content.get('denoised') or [], 'denoised'):
-    corrected += ftfy.fix_text(_text(part, 'cleanasr')).split(' ')
-  if not raw or not any(corrected):
-    return Parsed([Span(word, time, None) for word, time in raw], variant='_raw')
-  for token in [word for word, _ in raw] + corrected:
-    split(token)  # refuses what is too long to align
-  texts = align([word for word, _ in raw], corrected)
-  # Tokens that share a word share its time: none of them is known any better.
-  return Parsed([Span(token, time, None) for text, (_, time) in zip(texts, raw) for token in text.split()])
-
-
-def _whisper(content, nan_is_missing=False):
-  """openai-whisper and its relatives: segments with words, or without (then times are those of lines)."""
-
-  def time(value):
-    missing = nan_is_missing and isinstance(value, float) and math.isnan(value)
-    return None if missing else _time(value)
-
-  def word(item):
-    start, end = time(item.get('start')), time(item.get('end'))
-    return Span(_text(item, 'word', 'text'), start, None if start is None else end)
-
-  lang = content.get('language') if isinstance(content, dict) else None
-  lang = lang if isinstance(lang, str) else ''
-  segments = content if isinstance(content, list) else content.get('segments') or []
-  groups = []
-  for segment in _items(segments, 'segments'):
-    words = [word(item) for item in _items(segment.get('words') or [], 'words')]
-    if any(span.start is not None for span in words):
-      groups.append(words)
-    else:
-      groups.append([Span(_text(segment, 'text'), time(segment.get('start')), time(segment.get('end')))])
-  if _is(content, 'words') and not any(segment.get('words') for segment in segments):  # OpenAI's service
-    groups = [[word(item) for item in _items(content['words'], 'words')]]
-  return Parsed(join(groups), lang)
-
-
-def _whisper_cpp(content):
-  """whisper.cpp: offsets in ms, of tokens (full JSON) or of items that hold a word, a part of one, or a line."""
-  pieces = []
-  for item in _items(content['transcription'], 'transcription'):
-    tokens = _items(item.get('tokens') or [], 'tokens')
-    tokens = [token for token in tokens if not _text(token, 'text').startswith('[_')]  # [_BEG_], [_TT_50]
-    cut, start = b'', None
-    for part in tokens if tokens and all(_first(token, 'offsets') for token in tokens) else [item]:
-      offsets = _first(part, 'offsets')
-      text = cut + _LONE.sub('', _text(part, 'text')).encode('utf-8', 'surrogateescape')
-      start = start if cut else _time(offsets.get('from'), 1)
-      cut = text if _is_cut(text) else b''  # a character whose last bytes are in the next token
-      if not cut:
-        pieces.append(Span(text.decode('utf-8', 'replace'), start, _time(offsets.get('to'), 1)))
-  lang = _first(content, 'result').get('language')
-  return Parsed(join([pieces]), lang if isinstance(lang, str) else '')
-
-
-def _is_cut(text: bytes) -> bool:
-  try:
-    text.decode('utf-8')
-  except UnicodeDecodeError as error:
-    return error.reason == 'unexpected end of data'
-  return False
-
-
-def _transformers(content):
-  """The pipeline of transformers: chunks with [start, end], whose end may be null."""
-  spans = []
-  for chunk in _items(content['chunks'], 'chunks'):
-    times = chunk.get('timestamp')
-    if not isinstance(times, list) or len(times) != 2:
-      raise ItemError('bad_transcript', f'timestamp is no pair in {str(chunk)[:80]}')
-    spans.append(Span(_text(chunk, 'text'), _time(times[0]), _time(times[1])))
-  return Parsed(join([spans]))
-
-
-def _refuse_video2dataset(content):
-  raise ItemError(
-    'video2dataset_transcript', 'video2dataset drops all word times; use the json3 or vtt file that it was made from'
-  )
-
-
+# Files are in the first format that matches; of several files beside a video the one with the first ending is taken.
 FORMATS = {
-  'json3': Format(lambda c: _is(c, 'events'), _json3, endings=('.json3', '.json')),
-  'video2dataset': Format(
-    lambda c: _is(c, 'yt_meta_dict', dict) or bool(_first(c, 'subtitles').keys() & {'lines', 'line'}),
-    _refuse_video2dataset,
-    refused=True,
-  ),
-  'merlot': Format(lambda c: _is(c, 'subtitles'), _merlot),
-  'whisper_cpp': Format(lambda c: _is(c, 'transcription'), _whisper_cpp, cut=True),  # Tokens hold parts of characters.
-  'transformers': Format(lambda c: _is(c, 'chunks'), _transformers),
-  'whisper_timestamped': Format(lambda c: 'text' in _first(c, 'segments', 'words'), _whisper),
-  'whisperx': Format(
-    lambda c: _is(c, 'segments') and ('word_segments' in c or 'score' in _first(c, 'segments', 'words')),
-    lambda c: _whisper(c, nan_is_missing=True),
-  ),
-  'whisper': Format(  # openai-whisper, faster-whisper (also as a bare list of segments), OpenAI's service
-    lambda c: _is(c, 'segments') or _is(c, 'words') or 'end' in _first({'segments': c}, 'segments'), _whisper
-  ),
-  # As YT-Temporal-180M was made, word for word: in a file with word tags, a line of one word has none and is left out.
-  'vtt': Format(cues.is_vtt, lambda c: Parsed(*cues.vtt(c, tagged_only=True)), endings=('.vtt',)),
-  # Never detected, only asked for: those words too, at the times of their lines.
-  'vtt_lone_words': Format(cues.is_vtt, lambda c: Parsed(*cues.vtt(c)), endings=('.vtt',)),
-  'srt': Format(cues.is_srt, lambda c: Parsed(*cues.srt(c)), endings=('.srt',)),
+  'json3': Format(json3.is_json3, json3.json3, ('.json3',)),
+  'video2dataset': Format(video2dataset.is_video2dataset, video2dataset.refuse, refused=True),
+  'merlot': Format(merlot.is_merlot, merlot.merlot),
+  'whisper_cpp': Format(whisper.is_whisper_cpp, whisper.whisper_cpp, cut=True),
+  'transformers': Format(whisper.is_transformers, whisper.transformers),
+  'whisper_timestamped': Format(whisper.is_whisper_timestamped, whisper.whisper),
+  'whisperx': Format(whisper.is_whisperx, whisper.whisperx),
+  'whisper': Format(whisper.is_whisper, whisper.whisper),
+  'vtt': Format(cues.is_vtt, cues.vtt, ('.vtt',)),
+  # Never detected, only asked for.
+  'vtt_lone_words': Format(cues.is_vtt, cues.vtt_lone_words, ('.vtt',)),
+  'srt': Format(cues.is_srt, cues.srt, ('.srt',)),
 }
-
-
-def endings() -> list[str]:
-  """Of files that may be transcripts, those of formats with more in them first."""
-  return list(dict.fromkeys(ending for known in FORMATS.values() for ending in known.endings))

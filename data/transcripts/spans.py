@@ -40,6 +40,14 @@ class Span(NamedTuple):
   end: float | None
 
 
+class Parsed(NamedTuple):
+  """What a format's reader returns. `variant` goes behind the format's name in `Transcript.source`."""
+
+  spans: list[Span]
+  lang: str = ''
+  variant: str = ''
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
   text: str

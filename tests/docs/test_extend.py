@@ -121,6 +121,7 @@ def test_the_transcript_format_is_found_out_and_read(tables):
     ('there', 1250, 1750),
     ('again', 20_000, 20_100),
   ]
+  assert formats.endings() == ['.json3', '.json', '.vtt', '.srt', '.ctm']
   with pytest.raises(ItemError, match="'talk 1 x 0.1 oh' is no line of a CTM file"):
     formats.read(said + b'talk 1 x 0.1 oh\n')
   assert formats.detect('WEBVTT\n\n00:01.000 --> 00:02.000\nhello') == 'vtt'
