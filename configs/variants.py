@@ -6,7 +6,6 @@
   no_sg                as tvts, and sorting may change the text encoder, too (M_ours\\sg, Table 2)
   pairwise             sorting by which of two transcripts comes first (Table 3)
   factorial            sorting by the whole order, one of K! (Table 3)
-  sinkhorn             sorting by a soft permutation, not in the paper
   sigmoid              as tvts, with SigLIP's loss in the place of the contrastive one, not in the paper
   learned_temperature  as tvts, with a temperature that is learned, not in the paper
   frame_transcript     as tvts, with MERLOT's contrastive loss, of single frames and transcripts (M2, Table 12)
@@ -36,7 +35,6 @@ VARIANTS = {
   'no_sg': (TVTS, {'model': {'stop_gradient': False}}),
   'pairwise': (CONTRASTIVE | {'sort_pairwise': {'weight': 2.0}}, {}),
   'factorial': (CONTRASTIVE | {'sort_factorial': {'weight': 2.0}}, {}),
-  'sinkhorn': (CONTRASTIVE | {'sort_sinkhorn': {'weight': 2.0, 'iterations': 10}}, {}),
   'sigmoid': ({'sigmoid': {'weight': 1.0, 'temperature': 0.1, 'bias': -10.0}} | SORT, {}),
   'learned_temperature': ({'contrastive_learned': {'weight': 1.0, 'temperature': 0.05}} | SORT, {}),
   'frame_transcript': (FRAMES | SORT, {}),

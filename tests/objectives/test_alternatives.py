@@ -11,7 +11,7 @@ import pytest
 from tests.support import alternatives
 from tests.support.alternatives import ALL, CONFIG, B, K, S, T, V
 from tvts_jax.errors import UserError
-from tvts_jax.objectives import OBJECTIVES, contrastive, orders, reconstruct, sorting
+from tvts_jax.objectives import OBJECTIVES, contrastive, orders, reconstruct
 
 ORDERS = list(itertools.permutations(range(K)))
 softplus = lambda x: np.logaddexp(0, x)
@@ -50,22 +50,12 @@ def siglip(o):
   return sum(softplus(-z[i, j] if i == j else z[i, j]) for i in range(B) for j in range(B)) / B
 
 
-def soft(logits_BxKxK):
-  """Sinkhorn of probabilities, not of their logarithms."""
-  p = np.exp(logits_BxKxK)
-  for _ in range(10):
-    p /= p.sum(1, keepdims=True)
-    p /= p.sum(2, keepdims=True)
-  return np.log(p)
-
-
 NUMPY = {
   'contrastive_learned': lambda o, b: nce(o['video_embed'], o['text_embed'], o['contrastive_scale'][0]),
   'sigmoid': lambda o, b: siglip(o),
   'frame_transcript': lambda o, b: nce(*(o[x].reshape(-1, 8) for x in ('frame_embed', 'transcript_embed')), 1 / 0.05),
   'sort_pairwise': lambda o, b: pairs(o['sort_pairs'], b['order']),
   'sort_factorial': lambda o, b: whole(o['sort_orders'], b['order']),
-  'sort_sinkhorn': lambda o, b: places(soft(o['sort_logits']), b['order']),
   'merlot_sort': lambda o, b: places(log_softmax(o['merlot_logits']), b['part_order']),
   'merlot_pairs': lambda o, b: pairs(o['merlot_pairs'], b['part_order']),
   'vcop': lambda o, b: whole(o['vcop_orders'], b['part_order']),
@@ -190,15 +180,6 @@ def test_borda_breaks_circles_by_strength():
   logits = np.array([[0, 3, -1], [-3, 0, 2], [1, -2, 0]], np.float32)
   expected = np.argsort(np.argsort(-(1 / (1 + np.exp(-logits))).sum(1)))
   assert orders.borda(jnp.asarray(logits[None]))[0].tolist() == expected.tolist() == [0, 1, 2]
-
-
-def test_sinkhorn_makes_rows_and_columns_sum_to_one_and_keeps_the_best_permutation():
-  logits = np.random.default_rng(0).normal(size=(50, K, K)).astype(np.float32)
-  read = jax.jit(lambda logits: (soft := sorting.sinkhorn(logits, 30), orders.assign(soft), orders.assign(logits)))
-  soft, after, before = jax.device_get(read(logits))
-  for axis in (1, 2):
-    np.testing.assert_allclose(np.exp(soft).sum(axis), 1, atol=1e-4)
-  np.testing.assert_array_equal(after, before)
 
 
 def test_too_many_things_have_too_many_orders():

@@ -16,7 +16,6 @@ OBJECTIVES = {
   'sort': sorting.SORT,
   'sort_pairwise': sorting.SORT_PAIRWISE,
   'sort_factorial': sorting.SORT_FACTORIAL,
-  'sort_sinkhorn': sorting.SORT_SINKHORN,
   'merlot_sort': video_order.MERLOT_SORT,
   'merlot_pairs': video_order.MERLOT_PAIRS,
   'vcop': video_order.VCOP,

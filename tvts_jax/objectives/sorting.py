@@ -1,4 +1,4 @@
-"""Sorting transcripts: by a place for each (the paper's K-way), by pairs, by whole orders, by a soft permutation.
+"""Sorting transcripts: by a place for each (the paper's K-way), by pairs, by whole orders.
 
 Shapes: B clips, K transcripts, D width of the sorter, P = K! permutations. Labels order_BxK: the true place of the i-th
 transcript given. How orders are learned and read off is in orders.py.
@@ -7,7 +7,6 @@ transcript given. How orders are learned and read off is in orders.py.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from tvts_jax.errors import UserError
 from tvts_jax.models.tvts import TVTSConfig
@@ -94,20 +93,3 @@ SORT_FACTORIAL = Objective(
   order=lambda outputs: orders.likeliest(outputs['sort_orders']),
   chance=orders.WHOLE_CHANCE,
 )
-
-
-def sinkhorn(logits_BxKxK, iterations: int):
-  """Logarithms of a matrix whose rows sum to one, and, the nearer the more iterations, its columns, too."""
-  once = lambda _, logits_BxKxK: jax.nn.log_softmax(jax.nn.log_softmax(logits_BxKxK, axis=1), axis=2)
-  return jax.lax.fori_loop(0, iterations, once, logits_BxKxK)
-
-
-def sort_sinkhorn(outputs, batch, *, iterations: int = 10):
-  """Cross-entropy of each transcript's true place under a soft permutation: no two transcripts can claim one place."""
-  soft_BxKxK = sinkhorn(places_of(outputs, batch), iterations)
-  loss = optax.softmax_cross_entropy_with_integer_labels(soft_BxKxK, batch['order']).mean()
-  return loss, {'item': (soft_BxKxK.argmax(-1) == batch['order']).mean()}
-
-
-# The best permutation is the same before and after Sinkhorn, which adds to whole rows and columns.
-SORT_SINKHORN = Objective(sort_sinkhorn, ('sort_logits',), order=SORT.order, chance=orders.PLACES_CHANCE)
