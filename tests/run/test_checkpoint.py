@@ -22,7 +22,7 @@ from tests.support import saved
 from tests.support.paths import ROOT
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
-from tvts_jax.run import checkpoint, checkpoint_folder, checksums
+from tvts_jax.run import checkpoint, checkpoint_folder, checksums, save_times
 from tvts_jax.run.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, differences, of_run
 from tvts_jax.run.stop import EXIT_CODE
 from tvts_jax.run.workdir_lock import hold
@@ -371,7 +371,7 @@ class Outage:
 
 def test_a_save_that_fails_is_tried_again_soon(tmp_path, monkeypatch, caplog):
   now, folder = 0.0, tmp_path / 'run'
-  monkeypatch.setattr(checkpoint, 'time', SimpleNamespace(monotonic=lambda: now))
+  monkeypatch.setattr(save_times, 'time', SimpleNamespace(monotonic=lambda: now))
   state = saved.state(1, spec())
   config = CheckpointConfig(every_steps=None, every_minutes=15, keep=1, failures=3)
   with Checkpoints(folder, config) as checkpoints:
@@ -422,7 +422,7 @@ def test_the_last_save_is_tried_until_it_stands(tmp_path, monkeypatch):
         checkpoints.save_last(2, saved.state(2, spec()), {})
       pauses = []
       sleep = lambda seconds: (pauses.append(seconds), outage.end())
-      monkeypatch.setattr(checkpoint, 'time', SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+      monkeypatch.setattr(checkpoint, 'time', SimpleNamespace(sleep=sleep))
       checkpoints.save_last(3, saved.state(3, spec()), {})
       assert pauses == [0.05]
   assert saved.exact(Checkpoints(folder, None).restore(spec())[0], 3, spec())
@@ -430,7 +430,7 @@ def test_the_last_save_is_tried_until_it_stands(tmp_path, monkeypatch):
 
 def test_due_by_steps_and_minutes(tmp_path, monkeypatch):
   now = 0.0
-  monkeypatch.setattr(checkpoint.time, 'monotonic', lambda: now)
+  monkeypatch.setattr(save_times.time, 'monotonic', lambda: now)
   checkpoints = Checkpoints(tmp_path, CheckpointConfig(every_steps=10, every_minutes=2))
   due = []
   for step in range(40):

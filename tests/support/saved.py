@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.pod import distributed
-from tvts_jax.run import checkpoint, workdir_lock
+from tvts_jax.run import save_times, workdir_lock
 from tvts_jax.run import stop as stop_lib
 from tvts_jax.run.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
 from tvts_jax.step import State
@@ -126,7 +126,7 @@ def pod(folder: Path) -> None:
       print('refused:', error, flush=True)
     # The clocks of the two disagree by far, what is due must not.
     fake = lambda speed: type('clock', (), {'monotonic': staticmethod(lambda: now * speed)})
-    now, checkpoint.time = 0.0, fake(1 + 7 * index)
+    now, save_times.time = 0.0, fake(1 + 7 * index)
     checkpoints = Checkpoints(folder / 'checkpoints', CheckpointConfig(every_steps=None, every_minutes=1, keep=2))
     step, resumed, meta = checkpoints.resume(spec, lambda meta: None)
     print('resumed', exact(resumed, 1, spec), step, meta, flush=True)
@@ -136,7 +136,7 @@ def pod(folder: Path) -> None:
       if checkpoints.due(s):
         due.append(s)
         checkpoints.save(s, state(s, spec), {'by': index})
-    checkpoint.time = time
+    save_times.time = time
     print('due', due, flush=True)
     print('ready', index, os.getpid(), flush=True)
     s = 400
@@ -153,7 +153,7 @@ def pod(folder: Path) -> None:
 def full(folder: Path) -> None:
   """Two processes, one of which has no space left: for one save, and later for good."""
   distributed.initialize()
-  spec, checkpoint.RETRY = abstract(sharding.make_mesh({'data': 2, 'fsdp': -1})), 0.1
+  spec, save_times.RETRY = abstract(sharding.make_mesh({'data': 2, 'fsdp': -1})), 0.1
   limit = lambda size: file_limit(size) if jax.process_index() == 1 else None
   checkpoints = Checkpoints(folder, CheckpointConfig(every_steps=50, every_minutes=None, keep=1))
   checkpoints.save(1, state(1, spec), {})

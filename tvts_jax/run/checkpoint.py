@@ -17,25 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
-import numpy as np
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from tvts_jax.errors import UserError
 from tvts_jax.files import is_local
 from tvts_jax.pod import messages
-from tvts_jax.run import checkpoint_folder, checksums
-from tvts_jax.run.checkpoint_folder import CheckpointError
-from tvts_jax.sharding import path_name
+from tvts_jax.run import checkpoint_folder, checksums, save_times
+from tvts_jax.run.checkpoint_folder import CheckpointError, describe, named, refuse_differing
 
 FOLDER = 'checkpoints'  # Their place in a work directory.
 FORMAT = 2
 UNFINISHED = '.unfinished'  # Ends the name of a checkpoint until it is complete.
 DAMAGED = '.damaged'
-RETRY = 60  # Seconds from a save that failed to the next, if none is due before.
 LAST_RETRIES = 2, 10, 30  # Seconds between the tries of a run's last save.
-SHOWN = 3  # How many of the differing arrays a refusal names.
 
 
 class DamagedError(CheckpointError):
@@ -77,8 +72,7 @@ class Checkpoints:
     self._failed = None  # What the last save failed of,
     self._failures = 0  # and how many did in a row.
     self._last = None  # The step that was saved or restored last.
-    self._saved_at = self._asked_at = time.monotonic()
-    self._asked_step, self._ask_step = None, 0
+    self._times = save_times.SaveTimes(config.every_steps, config.every_minutes) if config else None
 
   def _list(self) -> tuple[list[int], str | None]:
     """(the complete steps, None), or ([], why not). The owner removes the others."""
@@ -105,30 +99,10 @@ class Checkpoints:
     self._collect(wait=False)
     if step in (0, self._last):
       return False
-    if self.config.every_steps is not None and step % self.config.every_steps == 0:
-      return True
-    return self._clock_asks(step)
-
-  def _clock_asks(self, step: int) -> bool:
-    """By the clock of process 0, and by what it knows of a save that failed. To spare a talk at every step, the
-    processes agree on the step to talk again: half the way, at the pace since the last talk, so a save is late by no
-    more than a few steps."""
-    now = time.monotonic()
-    wait = math.inf if self.config.every_minutes is None else self.config.every_minutes * 60  # seconds
+    longest = math.inf
     if self._failures and self._saving is None:
-      wait = 0 if self._failures >= self.config.failures else min(wait, RETRY)
-    wait -= now - self._saved_at
-    if jax.process_count() == 1:
-      return wait <= 0
-    if step < self._ask_step:
-      return False
-    steps = 1
-    if self._asked_step is not None and step > self._asked_step:
-      pace = (now - self._asked_at) / (step - self._asked_step)  # seconds per step
-      steps = max(1, int(min(min(wait, RETRY) / max(pace, 1e-6) / 2, 1e6)))
-    steps = int(multihost_utils.broadcast_one_to_all(np.int32(0 if wait <= 0 else steps)))
-    self._asked_at, self._asked_step, self._ask_step = now, step, step + steps
-    return steps == 0
+      longest = 0 if self._failures >= self.config.failures else save_times.RETRY
+    return self._times.due(step, longest)
 
   def save(self, step: int, state, meta: dict) -> None:
     """Starts to save; a step that is there already is left as it is. The caller may go on, and donate the state, at
@@ -140,7 +114,8 @@ class Checkpoints:
         f'{self._failed}; saves that failed in a row: {self._failures}, so the run stops: make room or mend it there, '
         'then run the same command again'
       )
-    self._last, self._saved_at = step, time.monotonic()
+    self._last = step
+    self._times.saved()
     if step in self._steps:
       return
     arrays = named(state)
@@ -369,31 +344,3 @@ def differences(old: str, new: str) -> list[str]:
     for key in sorted(before.keys() | after.keys())
     if before.get(key) != after.get(key)
   ]
-
-
-def named(tree) -> dict:
-  return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def describe(array) -> dict:
-  return {'shape': list(array.shape), 'dtype': str(array.dtype)}
-
-
-def refuse_differing(held: dict, wanted: dict, where) -> None:
-  """Raises CheckpointError if names, shapes or types differ: orbax itself would cast silently."""
-  wanted = {name: describe(x) for name, x in wanted.items()}
-  text = lambda array: f'{array["dtype"]} {array["shape"]}'
-  found = []
-  for name in sorted(held.keys() | wanted.keys(), key=lambda name: (not name.startswith('params/'), name)):
-    if name not in held:
-      found.append(f'{name} is missing there')
-    elif name not in wanted:
-      found.append(f'{name} is only there')
-    elif held[name] != wanted[name]:
-      found.append(f'{name} is {text(held[name])} there and {text(wanted[name])} here')
-  if found:
-    more = f' (and {len(found) - SHOWN} more)' if len(found) > SHOWN else ''
-    raise CheckpointError(
-      f'{where} is of another model: {"; ".join(found[:SHOWN])}{more}; '
-      'take the configuration it was made with, or an empty work directory'
-    )

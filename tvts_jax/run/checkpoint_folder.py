@@ -12,15 +12,18 @@ import threading
 import time
 from concurrent.futures import Future
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
 from tvts_jax.errors import UserError
 from tvts_jax.files import is_local, write_whole
 from tvts_jax.run import checksums
+from tvts_jax.sharding import path_name
 
 STATE = 'state'
 META = 'meta.json'
+SHOWN = 3  # How many of the differing arrays a refusal names.
 SETTLE = 60  # Seconds left to the other threads of a write that failed.
 ERRORS = OSError, ValueError, RuntimeError, KeyError  # What orbax and tensorstore raise.
 
@@ -128,3 +131,31 @@ def reason(error: Exception) -> str:
     return os.strerror(int(found[1]))
   first = str(error).strip().partition('\n')[0]
   return f'{type(error).__name__}: {first[:300]}'
+
+
+def named(tree) -> dict:
+  return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def describe(array) -> dict:
+  return {'shape': list(array.shape), 'dtype': str(array.dtype)}
+
+
+def refuse_differing(held: dict, wanted: dict, where) -> None:
+  """Raises CheckpointError if names, shapes or types differ: orbax itself would cast silently."""
+  wanted = {name: describe(x) for name, x in wanted.items()}
+  text = lambda array: f'{array["dtype"]} {array["shape"]}'
+  found = []
+  for name in sorted(held.keys() | wanted.keys(), key=lambda name: (not name.startswith('params/'), name)):
+    if name not in held:
+      found.append(f'{name} is missing there')
+    elif name not in wanted:
+      found.append(f'{name} is only there')
+    elif held[name] != wanted[name]:
+      found.append(f'{name} is {text(held[name])} there and {text(wanted[name])} here')
+  if found:
+    more = f' (and {len(found) - SHOWN} more)' if len(found) > SHOWN else ''
+    raise CheckpointError(
+      f'{where} is of another model: {"; ".join(found[:SHOWN])}{more}; '
+      'take the configuration it was made with, or an empty work directory'
+    )
