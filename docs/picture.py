@@ -1,6 +1,6 @@
 """A clip that a run was evaluated on, as a picture: frames, shuffled transcripts, and where the model puts them.
 
-  python -m docs.picture runs/demo/run --out sorting.svg
+  python docs/picture.py runs/demo/run --out sorting.svg
 
 The clip is one of those at the end of the run's report, and --example says which. The picture is a drawing, frames and
 all, with nothing in it that is fetched: it shows in any document, and in any browser.
@@ -133,7 +133,7 @@ def write(args) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-  parser = command.parser('docs.picture', __doc__)
+  parser = command.parser('docs/picture.py', __doc__)
   parser.add_argument('workdir', type=Path, metavar='WORKDIR', help='work directory of a run')
   parser.add_argument('--example', type=int, default=1, metavar='N', help='which clip of its report (%(default)s)')
   parser.add_argument('--out', type=Path, default=Path('sorting.svg'), metavar='FILE', help='(%(default)s)')

@@ -15,10 +15,11 @@ ERRORS = {UserError: (1, 'error: {}'), OSError: (1, 'error: {}')}
 
 
 def parser(module: str, doc: str) -> argparse.ArgumentParser:
-  """Of `python -m module`: options stand between the first paragraph of its docstring and the rest."""
+  """Of `python -m module`, or of a script by its path: options stand between the first paragraph of its docstring and
+  the rest."""
   about, _, rest = doc.partition('\n\n')
   return argparse.ArgumentParser(
-    prog=f'python -m {module}',
+    prog=f'python {module}' if module.endswith('.py') else f'python -m {module}',
     description=about,
     epilog=rest,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -75,9 +75,9 @@ class Understood(Exception):
 def understand(words: list[str]) -> None:
   """Has the program of a command take its words, and do nothing. SystemExit or a flags.Error if it does not."""
   if words[1] != '-m':
-    inner = words.index('--')
     parse(script(words[1]).main, words[2:])
-    understand(words[inner + 1 :])
+    if '--' in words:
+      understand(words[words.index('--') + 1 :])
     return
   name, given = words[2], words[3:]
   program = importlib.util.find_spec(name)
