@@ -19,7 +19,7 @@ from tvts_jax.files import write_whole
 from tvts_jax.human import duration, number, percent
 from tvts_jax.pages import charts, kit, sorting
 from tvts_jax.pages.charts import Curve
-from tvts_jax.pages.kit import text
+from tvts_jax.pages.kit import missing, text
 from tvts_jax.run import clock
 from tvts_jax.run.history import Run, read
 
@@ -62,10 +62,6 @@ def build(run: Run) -> str:
   return kit.document(f'{run.name} report', charts.STYLE + sorting.STYLE, '\n'.join(parts))
 
 
-def missing(sentence: str) -> str:
-  return f'<p class="missing">{text(sentence, 500)}</p>'
-
-
 def header(run: Run) -> str:
   total, batch = run.setting('steps'), run.setting('input.batch')
   facts = {'steps': f'{run.step:,}' + (f' of {total:,}' if total and total != run.step else '')}
@@ -78,8 +74,7 @@ def header(run: Run) -> str:
     facts['video encoder'] = f'{model[0]} wide, {model[1]} blocks'
   written = max([row['time'] for row in run.rows if 0 < row.get('time', 0) < 1e11], default=None)
   when = '' if written is None else time.strftime('last heard of on %Y-%m-%d at %H:%M UTC', time.gmtime(written))
-  inner = ''.join(f'<span>{text(name)} <b>{text(value)}</b></span>' for name, value in facts.items())
-  return f'<h1>{text(run.name)}</h1><p class="soft">{when}</p><div class="chips">{inner}</div>'
+  return kit.header(run.name, when, facts)
 
 
 def title(name: str) -> str:

@@ -28,7 +28,7 @@ th { white-space: normal; vertical-align: bottom; min-width: 5.5em; }
 def build(study, results: Mapping, numbers: Mapping, verdicts: Sequence[claims.Verdict]) -> str:
   parts = [
     header(results),
-    *failures(results['failed']),
+    *(kit.missing(f'{job} failed: {error}') for job, error in results['failed'].items()),
     verdict_cards(study, verdicts),
     *(table(study, one, numbers) for one in study.tables),
     *curves(study, results['runs']),
@@ -42,14 +42,7 @@ def header(results: Mapping) -> str:
   spent = sum(run['seconds'] or 0 for run in runs)
   facts = {'runs': f'{len(runs)} of {planned}', 'in all': duration(spent), 'written': results['date']}
   facts |= results['versions']
-  chips = ''.join(f'<span>{text(name)} <b>{text(value)}</b></span>' for name, value in facts.items())
-  title, command = text(results['title']), text(results['command'])
-  return f'<h1>{title}</h1><p class="soft">{command}</p><div class="chips">{chips}</div>'
-
-
-def failures(failed: Mapping[str, str]):
-  for job, error in failed.items():
-    yield f'<p class="missing">{text(job)} failed: {text(error, 500)}</p>'
+  return kit.header(results['title'], results['command'], facts)
 
 
 def verdict_cards(study, verdicts: Sequence[claims.Verdict]) -> str:

@@ -10,7 +10,7 @@ from tvts_jax.bench import turns
 from tvts_jax.bench.jax_step import Step
 from tvts_jax.errors import UserError
 from tvts_jax.human import columns, number, percent, size
-from tvts_jax.pages import charts, measurements
+from tvts_jax.pages import charts, kit, measurements
 from tvts_jax.pages.charts import Curve
 from tvts_jax.plan import hlo
 
@@ -97,7 +97,7 @@ def parts(found: dict) -> list[str]:
 
   sent = drawn(lambda row: sum(row['sent_bytes'].values()), form=size)
   return [
-    *(f'<p class="missing">{measurements.text(line, 500)}</p>' for line in doubts(found)),
+    *map(kit.missing, doubts(found)),
     measurements.card(
       'clips per second of each device', 'A fixed number of clips on each.', drawn(lambda row: row['clips_per_s_each'])
     ),

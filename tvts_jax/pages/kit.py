@@ -7,7 +7,7 @@ fetch anything, so that even a mistake here stays harmless.
 import base64
 import html
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -79,6 +79,17 @@ def document(title: str, style: str, body: str) -> str:
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     f'<title>{text(title)}</title><style>{_STYLE}{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n'
   )
+
+
+def header(title: str, note: str, facts: Mapping) -> str:
+  """The top of a page, with its facts by name."""
+  chips = ''.join(f'<span>{text(name)} <b>{text(value)}</b></span>' for name, value in facts.items())
+  return f'<h1>{text(title)}</h1><p class="soft">{text(note)}</p><div class="chips">{chips}</div>'
+
+
+def missing(sentence: str) -> str:
+  """What is not there, or does not count."""
+  return f'<p class="missing">{text(sentence, 500)}</p>'
 
 
 def picture(jpeg: bytes, pixels: int, height: int) -> str | None:

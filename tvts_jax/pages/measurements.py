@@ -25,12 +25,10 @@ def save(out: str, title: str, result: Mapping, parts: Sequence[str]) -> Path:
 def build(title: str, result: Mapping, parts: Sequence[str]) -> str:
   host = result['host']
   facts = {'CPU': host['cpu'], 'cores': host['cores'], **host['environment'], **result['versions']}
-  chips = ''.join(f'<span>{text(name)} <b>{text(value)}</b></span>' for name, value in facts.items())
-  void = turns.void_sentence(result['other_load_cores']) if result.get('void') else ''
   numbers = '\n'.join(text(line, 1000) for line in json.dumps(result, indent=2).splitlines())
   body = [
-    f'<h1>{text(title)}</h1><p class="soft">{text(host["system"])}</p><div class="chips">{chips}</div>',
-    f'<p class="missing">{text(void)}</p>' if void else '',
+    kit.header(title, host['system'], facts),
+    kit.missing(turns.void_sentence(result['other_load_cores'])) if result.get('void') else '',
     *parts,
     f'<details class="card"><summary>Every number</summary><pre>{numbers}</pre></details>',
   ]
