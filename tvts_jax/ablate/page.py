@@ -9,13 +9,7 @@ from tvts_jax.pages.charts import Curve
 from tvts_jax.pages.kit import text
 
 LOOKS = ('own', 'other', 'calm', 'blank', 'bad', 'plain')
-BADGES = {
-  'reproduced': 'good',
-  'not reproduced': 'mixed',
-  'reversed': 'none',
-  'not testable': 'none',
-  'unfinished': 'none',
-}
+BADGES = {'reproduced': 'good', 'not reproduced': 'mixed'}  # Any other verdict: none.
 
 STYLE = """
 .claim { display: grid; grid-template-columns: 1fr max-content; gap: 4px 16px; padding: 12px 0;
@@ -50,7 +44,7 @@ def verdict_cards(study, verdicts: Sequence[claims.Verdict]) -> str:
   said = ', '.join(f'{count} {claims.VERDICTS[kind]}' for kind, count in counts.items() if count)
   cards = ''.join(
     f'<div class="claim"><b>{text(claim.says, 500)}</b>'
-    f'<span class="badge {BADGES[verdict.holds]}">{claims.VERDICTS[verdict.holds]}</span>'
+    f'<span class="badge {BADGES.get(verdict.holds, "none")}">{claims.VERDICTS[verdict.holds]}</span>'
     f'<p class="soft">The paper: {text(claim.paper, 500)}</p><p>{text(metric_of(study, claim))}'
     f'{text(verdict.sentence, 2000)}.</p></div>'
     for claim, verdict in zip(study.claims, verdicts)

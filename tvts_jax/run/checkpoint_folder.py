@@ -1,5 +1,7 @@
 """One checkpoint as it lies in a folder: arrays as orbax writes them, JSON beside them, and a list of all files.
 
+Not orbax's CheckpointManager: all processes must agree that a save has failed, and go on.
+
 FOLDER/state holds arrays under flat names, so that no class of another library is part of the format; FOLDER/meta.json
 what the caller gave and what the arrays are; FOLDER/checksums.sha256 the list, which is written last.
 """
