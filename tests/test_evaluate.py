@@ -20,7 +20,8 @@ from tvts_jax.evaluators import features
 from tvts_jax.input import vocab
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
-from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints
+from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints
+from tvts_jax.run.checkpoint_reader import FOLDER
 
 # What the command is given, in every process of a pod.
 CONFIG = """

@@ -13,7 +13,9 @@ from tvts_jax import config as config_lib
 from tvts_jax import convert, sharding, step, warm_start
 from tvts_jax.convert import names
 from tvts_jax.models.encoders.vit import resize_positions
-from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, CheckpointError, Checkpoints
+from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints
+from tvts_jax.run.checkpoint_folder import CheckpointError
+from tvts_jax.run.checkpoint_reader import FOLDER
 
 OLD = weights.config_of()
 PARAMS = weights.random_params(OLD)

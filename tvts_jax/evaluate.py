@@ -30,7 +30,8 @@ from tvts_jax.human import Progress
 from tvts_jax.input.tokens import Tokenizer, check_fingerprint
 from tvts_jax.models import tvts
 from tvts_jax.pod import distributed
-from tvts_jax.run.checkpoint import FOLDER, differences, of_run
+from tvts_jax.run.checkpoint import differences
+from tvts_jax.run.checkpoint_reader import FOLDER, of_run
 from tvts_jax.warm_start import from_run
 
 RANDOM = 'random'
@@ -103,9 +104,9 @@ def parameters(config, model, spec, mesh, checkpoint: str) -> tuple[dict, dict]:
       f'{folder} is neither the work directory of a run nor a folder of converted weights; name one of the two, or '
       f'{RANDOM}'
     )
-  with of_run(folder) as checkpoints:
-    step = checkpoints.latest()
-    meta = checkpoints.read_meta(step)
+  checkpoints = of_run(folder)
+  step = checkpoints.latest()
+  meta = checkpoints.read_meta(step)
   check_model(config, meta, folder)
   part = 'ema' if meta['ema'] else 'params'
   about = {'kind': 'run', 'step': step, 'part': part, 'trained_with': meta['version']}

@@ -19,7 +19,8 @@ from tvts_jax.models import flops
 from tvts_jax.run import clock as clock_lib
 from tvts_jax.run import metrics, workdir_lock
 from tvts_jax.run import stop as stop_lib
-from tvts_jax.run.checkpoint import FOLDER, Checkpoints
+from tvts_jax.run.checkpoint import Checkpoints
+from tvts_jax.run.checkpoint_reader import FOLDER
 from tvts_jax.run.profiling import Profile
 from tvts_jax.run.watchdog import Watchdog
 from tvts_jax.shards import annotations

@@ -10,7 +10,7 @@ from etils import epath
 from tvts_jax import convert
 from tvts_jax.models import tvts
 from tvts_jax.models.encoders.vit import resize_positions
-from tvts_jax.run.checkpoint import of_run
+from tvts_jax.run.checkpoint_reader import of_run
 
 
 def start_from(config, params, shapes, place):
@@ -37,16 +37,16 @@ def from_run(run, video, shapes, place, part='params'):
   Heads of objectives are those that both have.
   """
   abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
-  with of_run(run) as checkpoints:
-    step = checkpoints.latest()
-    theirs = tvts.TVTSConfig.from_dict(checkpoints.read_meta(step)['model']).video
-    # Theirs but for what restoring compares, so that it refuses any other difference by name.
-    grid = math.isqrt(theirs.places)
-    old = dataclasses.replace(video, frames=theirs.slots * video.tubelet, image_size=grid * video.patch)
-    for name, length in (('space_position', old.places), ('time_position', old.slots)):
-      leaf = abstract['video'][name]
-      everywhere = jax.NamedSharding(leaf.sharding.mesh, jax.P())
-      abstract['video'][name] = jax.ShapeDtypeStruct((length, video.width), leaf.dtype, sharding=everywhere)
-    params = checkpoints.restore_part(part, abstract, step, optional=tvts.HEADS)
+  checkpoints = of_run(run)
+  step = checkpoints.latest()
+  theirs = tvts.TVTSConfig.from_dict(checkpoints.read_meta(step)['model']).video
+  # Theirs but for what restoring compares, so that it refuses any other difference by name.
+  grid = math.isqrt(theirs.places)
+  old = dataclasses.replace(video, frames=theirs.slots * video.tubelet, image_size=grid * video.patch)
+  for name, length in (('space_position', old.places), ('time_position', old.slots)):
+    leaf = abstract['video'][name]
+    everywhere = jax.NamedSharding(leaf.sharding.mesh, jax.P())
+    abstract['video'][name] = jax.ShapeDtypeStruct((length, video.width), leaf.dtype, sharding=everywhere)
+  params = checkpoints.restore_part(part, abstract, step, optional=tvts.HEADS)
   resize = jax.jit(lambda params: resize_positions(params, old, video), out_shardings=place['video'])
   return {**params, 'video': resize(params['video'])}

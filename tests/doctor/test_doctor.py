@@ -23,7 +23,8 @@ from tvts_jax.doctor import __main__ as doctor
 from tvts_jax.doctor import checks, inputs, weights
 from tvts_jax.input import vocab
 from tvts_jax.models.tvts import TVTSConfig
-from tvts_jax.run.checkpoint import FOLDER, CheckpointConfig, Checkpoints
+from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints
+from tvts_jax.run.checkpoint_reader import FOLDER
 from tvts_jax.run.workdir_lock import hold
 
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module')  # Used by ml_collections.

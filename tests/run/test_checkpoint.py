@@ -23,7 +23,9 @@ from tests.support.paths import ROOT
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.run import checkpoint, checkpoint_folder, checksums, save_times
-from tvts_jax.run.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, differences, of_run
+from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints, differences
+from tvts_jax.run.checkpoint_folder import CheckpointError
+from tvts_jax.run.checkpoint_reader import CheckpointReader, of_run
 from tvts_jax.run.stop import EXIT_CODE
 from tvts_jax.run.workdir_lock import hold
 
@@ -45,8 +47,7 @@ def save(folder, *steps, keep=3, ema=True):
 
 
 def restore_params(folder, abstract, part='params', step=None):
-  with of_run(folder) as checkpoints:
-    return checkpoints.restore_part(part, abstract, step)
+  return of_run(folder).restore_part(part, abstract, step)
 
 
 def until(condition, seconds=60):
@@ -71,17 +72,17 @@ def ready(tmp_path_factory):
 @pytest.mark.parametrize('devices', [8, 4, 1])
 @pytest.mark.parametrize('step', [1, 2])
 def test_every_bit_returns_on_any_mesh(ready, devices, step):
-  checkpoints = Checkpoints(ready / 'checkpoints', None)
+  checkpoints = CheckpointReader(ready / 'checkpoints')
   restored, meta = checkpoints.restore(spec(devices), step)
   assert saved.exact(restored, step, spec(devices)) and meta == {'step': step} == checkpoints.read_meta(step)
 
 
 def test_without_a_mean_of_the_parameters(tmp_path):
   save(tmp_path, 3, ema=False)
-  restored, _ = Checkpoints(tmp_path, None).restore(spec(ema=False))
+  restored, _ = CheckpointReader(tmp_path).restore(spec(ema=False))
   assert restored.ema is None and saved.exact(restored, 3, spec(ema=False))
   with pytest.raises(CheckpointError, match='ema/dense/bias is missing there'):
-    Checkpoints(tmp_path, None).restore(spec())
+    CheckpointReader(tmp_path).restore(spec())
 
 
 def test_the_state_may_be_donated_while_it_is_saved(tmp_path):
@@ -104,7 +105,7 @@ def test_the_state_may_be_donated_while_it_is_saved(tmp_path):
 def test_a_folder_may_be_named_from_here(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   save('work', 1)
-  assert Checkpoints('work', None).latest() == 1 and (tmp_path / 'work' / '1').exists()
+  assert CheckpointReader('work').latest() == 1 and (tmp_path / 'work' / '1').exists()
 
 
 def test_the_newest_are_kept(tmp_path):
@@ -116,7 +117,7 @@ def test_the_newest_are_kept(tmp_path):
 
 
 def test_another_model_is_refused_by_name(ready):
-  checkpoints = Checkpoints(ready / 'checkpoints', None)
+  checkpoints = CheckpointReader(ready / 'checkpoints')
   for changed, text in [
     ({'embed': ((6, 16), 'float32')}, r'params/embed is float32 \[6, 8\] there and float32 \[6, 16\] here'),
     ({'embed': ((6, 8), 'bfloat16')}, r'params/embed is float32 \[6, 8\] there and bfloat16 \[6, 8\] here'),
@@ -151,7 +152,7 @@ def test_parameters_start_another_run(ready):
 def test_only_the_owner_cleans_up(tmp_path):
   save(tmp_path, 1)
   (tmp_path / '2-0.unfinished' / 'state').mkdir(parents=True)
-  assert Checkpoints(tmp_path, None).latest() == 1
+  assert CheckpointReader(tmp_path).latest() == 1
   assert (tmp_path / '2-0.unfinished').exists()
   save(tmp_path, 2)
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', '2']
@@ -163,23 +164,23 @@ def test_in_a_bucket_only_the_list_makes_it_complete(tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoint, 'is_local', lambda path: False)
   save(tmp_path, 1, 2)
   (tmp_path / '2' / checksums.LIST).unlink()
-  assert Checkpoints(tmp_path, None).latest() == 1
+  assert CheckpointReader(tmp_path).latest() == 1
   with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
     step, restored, _ = checkpoints.resume(spec(), lambda meta: None)
     assert step == 1 and saved.exact(restored, 1, spec())
     assert [p.name for p in tmp_path.iterdir()] == ['1']
     checkpoints.save(2, saved.state(2, spec()), {})
-  assert saved.exact(Checkpoints(tmp_path, None).restore(spec())[0], 2, spec())
+  assert saved.exact(CheckpointReader(tmp_path).restore(spec())[0], 2, spec())
 
 
 def test_what_is_missing_is_said(tmp_path):
   with pytest.raises(CheckpointError, match=f'there is no checkpoint in {tmp_path / "none"}'):
-    Checkpoints(tmp_path / 'none', None).restore(spec())
+    CheckpointReader(tmp_path / 'none').restore(spec())
   assert not (tmp_path / 'none').exists()
   assert Checkpoints(tmp_path, CheckpointConfig()).resume(spec(), None) is None
   save(tmp_path, 1, 2)
   with pytest.raises(CheckpointError, match='no checkpoint of step 3 in .*; there are 1, 2'):
-    Checkpoints(tmp_path, None).read_meta(3)
+    CheckpointReader(tmp_path).read_meta(3)
   (tmp_path / 'file').write_text('')
   with pytest.raises(CheckpointError, match='file/checkpoints can not hold checkpoints: Not a directory'):
     Checkpoints(tmp_path / 'file' / 'checkpoints', CheckpointConfig())
@@ -191,7 +192,7 @@ def test_a_later_format_is_refused(tmp_path):
   meta.write_text(meta.read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 99'))
   checksums.write(meta.parent)
   with pytest.raises(CheckpointError, match='has the format 99, and this version reads 2'):
-    Checkpoints(tmp_path, None).read_meta()
+    CheckpointReader(tmp_path).read_meta()
 
 
 def flip(data: bytes, bit: int) -> bytes:
@@ -290,7 +291,7 @@ def test_files_as_they_were_saved_are_not_enough(ready, tmp_path, kind, caplog):
   told = {'other arrays': ' is not what was saved, though the files are', 'unreadable': '2 can not be read: '}[kind]
   for devices in (8, 1):
     with pytest.raises(CheckpointError, match=told):
-      Checkpoints(tmp_path, None).restore(spec(devices))
+      CheckpointReader(tmp_path).restore(spec(devices))
   step, restored, _ = Checkpoints(tmp_path, CheckpointConfig()).resume(spec(), lambda meta: None)
   assert step == 1 and saved.exact(restored, 1, spec()) and told in caplog.text
   assert {path.name for path in tmp_path.iterdir()} == {'1', '2.damaged'}
@@ -328,7 +329,7 @@ def test_a_reader_is_told_and_changes_nothing(ready, tmp_path):
     restore_params(tmp_path, spec().params)
   assert '\n' not in str(error.value)
   with pytest.raises(CheckpointError, match=told):
-    Checkpoints(tmp_path / 'checkpoints', None).read_meta()
+    CheckpointReader(tmp_path / 'checkpoints').read_meta()
   assert restore_params(tmp_path, spec().params, step=1) is not None
   assert listing(tmp_path) == before
   damage(tmp_path / 'checkpoints' / '1', 'deleted')
@@ -408,7 +409,7 @@ def test_saves_that_fail_in_a_row_stop_the_run(tmp_path):
         until(lambda: checkpoints._saving[1].done())
   assert steps == [20, 30, 31]  # Two fail, and it stops at once.
   assert 'step 30 could not be saved in' in str(error.value) and 'in a row: 2, so the run stops' in str(error.value)
-  assert '\n' not in str(error.value) and saved.exact(Checkpoints(folder, None).restore(spec(), 10)[0], 1, spec())
+  assert '\n' not in str(error.value) and saved.exact(CheckpointReader(folder).restore(spec(), 10)[0], 1, spec())
 
 
 def test_the_last_save_is_tried_until_it_stands(tmp_path, monkeypatch):
@@ -425,7 +426,7 @@ def test_the_last_save_is_tried_until_it_stands(tmp_path, monkeypatch):
       monkeypatch.setattr(checkpoint, 'time', SimpleNamespace(sleep=sleep))
       checkpoints.save_last(3, saved.state(3, spec()), {})
       assert pauses == [0.05]
-  assert saved.exact(Checkpoints(folder, None).restore(spec())[0], 3, spec())
+  assert saved.exact(CheckpointReader(folder).restore(spec())[0], 3, spec())
 
 
 def test_due_by_steps_and_minutes(tmp_path, monkeypatch):
@@ -526,7 +527,7 @@ def test_a_disk_full_for_one_of_two_processes_is_one_for_both(tmp_path):
   ], said
   assert 'step 2 could not be saved' in said
   assert [path.name for path in tmp_path.iterdir()] == [str(first)]
-  assert saved.exact(Checkpoints(tmp_path, None).restore(spec())[0], first, spec())
+  assert saved.exact(CheckpointReader(tmp_path).restore(spec())[0], first, spec())
 
 
 def test_two_processes_and_one_are_the_same_run(tmp_path):
@@ -562,7 +563,7 @@ def test_two_processes_and_one_are_the_same_run(tmp_path):
 
   last = int(stops.pop())
   for devices in (8, 4, 1):
-    checkpoints = Checkpoints(tmp_path / 'checkpoints', None)
+    checkpoints = CheckpointReader(tmp_path / 'checkpoints')
     for step in (last, steps[-1]):
       restored, meta = checkpoints.restore(spec(devices), step)
       assert saved.exact(restored, step, spec(devices)) and meta == {'by': 0}

@@ -18,7 +18,9 @@ from tvts_jax.errors import UserError
 from tvts_jax.pod import distributed
 from tvts_jax.run import save_times, workdir_lock
 from tvts_jax.run import stop as stop_lib
-from tvts_jax.run.checkpoint import CheckpointConfig, CheckpointError, Checkpoints
+from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints
+from tvts_jax.run.checkpoint_folder import CheckpointError
+from tvts_jax.run.checkpoint_reader import CheckpointReader
 from tvts_jax.step import State
 
 SHAPES = {
@@ -116,7 +118,7 @@ def pod(folder: Path) -> None:
   distributed.initialize()
   index, mesh = jax.process_index(), sharding.make_mesh({'data': 2, 'fsdp': 2})
   spec = abstract(mesh)
-  given, meta = Checkpoints(folder / 'given', None).restore(spec)
+  given, meta = CheckpointReader(folder / 'given').restore(spec)
   print('restored', exact(given, 7, spec), meta, flush=True)
   with workdir_lock.hold(folder), stop_lib.Stop() as stop:
     try:

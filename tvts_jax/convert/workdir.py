@@ -7,7 +7,7 @@ from tvts_jax.convert import names
 from tvts_jax.files import local, read_rows
 from tvts_jax.input import tokens
 from tvts_jax.models.tvts import HEADS, TVTSConfig
-from tvts_jax.run.checkpoint import FOLDER, of_run
+from tvts_jax.run.checkpoint_reader import FOLDER, of_run
 
 
 def is_workdir(path) -> bool:
@@ -17,14 +17,14 @@ def is_workdir(path) -> bool:
 def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
   """(config, params, what save_folder wants to know besides); parameters on the host, their running mean if kept."""
   workdir = epath.Path(workdir)
-  with of_run(workdir) as checkpoints:
-    step, meta = checkpoints.latest(), checkpoints.read_meta()
-    config = TVTSConfig.from_dict(meta['model'])
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place) for path, s in names.spec(config).items()}
-    part = 'ema' if meta['ema'] else 'params'
-    # Heads of objectives are of training alone.
-    params = checkpoints.restore_part(part, names.unflatten(shapes), step, optional=HEADS)
+  checkpoints = of_run(workdir)
+  step, meta = checkpoints.latest(), checkpoints.read_meta()
+  config = TVTSConfig.from_dict(meta['model'])
+  place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  shapes = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place) for path, s in names.spec(config).items()}
+  part = 'ema' if meta['ema'] else 'params'
+  # Heads of objectives are of training alone.
+  params = checkpoints.restore_part(part, names.unflatten(shapes), step, optional=HEADS)
   found = {path.stem: read_rows(path)[0] for path in sorted((workdir / 'eval').glob('*.jsonl'))}
   metrics = {name: row for name, rows in found.items() for row in rows if row['step'] == step}
   run = {

@@ -79,7 +79,7 @@ def lock(run: Run) -> str:
 def space(run: Run) -> str:
   """Room for all checkpoints that a run keeps and the one that it writes, less those that are there."""
   from tvts_jax.files import is_local
-  from tvts_jax.run.checkpoint import FOLDER
+  from tvts_jax.run.checkpoint_reader import FOLDER
 
   each, keep = state_bytes(run.shapes), run.config.checkpoint.keep
   what = f'a checkpoint takes {size(each)}, and up to {keep + 1} lie in {run.workdir} at a time'

@@ -34,7 +34,7 @@ def weights(run: Run) -> str:
   from tvts_jax import convert
   from tvts_jax.config import INIT
   from tvts_jax.models.tvts import HEADS
-  from tvts_jax.run.checkpoint import of_run
+  from tvts_jax.run.checkpoint_reader import of_run
 
   found, wrong = [], []
   for part, path in run.config.init.items():
@@ -42,8 +42,7 @@ def weights(run: Run) -> str:
       continue
     try:
       if part == 'run' and not (epath.Path(path) / 'config.json').exists():
-        with of_run(path) as checkpoints:
-          checkpoints.read_meta()
+        of_run(path).read_meta()
       else:  # A folder of weights brings every part.
         parts = [name for name in run.shapes.params if not name.startswith(HEADS)]
         for each in parts if part == 'run' else [part]:

@@ -3,14 +3,13 @@
 FOLDER/STEP is one checkpoint, as storage.py writes it; it appears whole or not at all. Its files are compared with
 their checksums before anything in them is used, and the arrays with the fingerprints that they had on the devices when
 they were saved. A run that finds a checkpoint damaged renames it to FOLDER/STEP.damaged, where it never counts again,
-and goes on from the one before. Whoever only reads changes nothing there.
+and goes on from the one before.
 
 A save that fails is told and tried again soon; only several in a row stop the run, all processes at the same step.
 """
 
 import json
 import math
-import os
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,23 +17,17 @@ from dataclasses import dataclass
 
 import jax
 from absl import logging
-from etils import epath
 
 from tvts_jax.errors import UserError
 from tvts_jax.files import is_local
 from tvts_jax.pod import messages
 from tvts_jax.run import checkpoint_folder, checksums, save_times
-from tvts_jax.run.checkpoint_folder import CheckpointError, describe, named, refuse_differing
+from tvts_jax.run.checkpoint_folder import CheckpointError, describe, named
+from tvts_jax.run.checkpoint_reader import FORMAT, CheckpointReader, DamagedError
 
-FOLDER = 'checkpoints'  # Their place in a work directory.
-FORMAT = 2
 UNFINISHED = '.unfinished'  # Ends the name of a checkpoint until it is complete.
 DAMAGED = '.damaged'
 LAST_RETRIES = 2, 10, 30  # Seconds between the tries of a run's last save.
-
-
-class DamagedError(CheckpointError):
-  """A checkpoint that is not as it was saved; another may be."""
 
 
 @dataclass(frozen=True)
@@ -53,46 +46,37 @@ class CheckpointConfig:
       raise UserError(f'checkpoint.every_minutes is {self.every_minutes}; it must be more than 0, or None for never')
 
 
-class Checkpoints:
-  """All processes of a run make the same calls in the same order."""
+class Checkpoints(CheckpointReader):
+  """Those of a run that owns their folder. All processes make the same calls in the same order."""
 
-  def __init__(self, folder, config: CheckpointConfig | None):
-    """With config None the folder is only read: nothing in it is created, cleaned up, renamed or deleted."""
-    # Orbax takes absolute paths alone.
-    self.folder = epath.Path(os.path.abspath(folder)) if is_local(folder) else epath.Path(folder)
+  def __init__(self, folder, config: CheckpointConfig):
+    super().__init__(folder)
     self.config = config
-    found = self._list() if jax.process_index() == 0 else None
-    self._steps, why = messages.share(found, messages.number())
-    if why is not None:
-      raise CheckpointError(f'{self.folder} can not hold checkpoints: {why}')
     self._token = messages.share(secrets.token_hex(4), messages.number())
-    self._sound = set()  # Those whose files were read since, and found as listed; of process 0 alone.
     self._background = ThreadPoolExecutor(1, 'checkpoints')
     self._saving = None  # (step, future) of a save that may still be running
     self._failed = None  # What the last save failed of,
     self._failures = 0  # and how many did in a row.
-    self._last = None  # The step that was saved or restored last.
-    self._times = save_times.SaveTimes(config.every_steps, config.every_minutes) if config else None
+    self._times = save_times.SaveTimes(config.every_steps, config.every_minutes)
 
-  def _list(self) -> tuple[list[int], str | None]:
-    """(the complete steps, None), or ([], why not). The owner removes the others."""
-    complete = lambda path: path.name.isdecimal() and checkpoint_folder.is_complete(path)
-    try:
-      if self.config is not None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-      paths = list(self.folder.iterdir()) if self.folder.exists() else []
-      for path in paths:
-        if self.config is not None and not complete(path) and (path.name.isdecimal() or path.name.endswith(UNFINISHED)):
-          logging.info('removing %s, which was never completed', path)
-          path.rmtree()
-      return sorted(int(path.name) for path in paths if complete(path)), None
-    except OSError as e:
-      return [], checkpoint_folder.reason(e)
+  def _clear(self, paths: list) -> None:
+    self.folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+      if path.name.isdecimal() or path.name.endswith(UNFINISHED):
+        logging.info('removing %s, which was never completed', path)
+        path.rmtree()
 
   def latest(self) -> int | None:
     """The newest complete step; waits for a save that is running."""
     self._collect(wait=True)
-    return max(self._steps, default=None)
+    return super().latest()
+
+  def _open(self, step: int | None) -> tuple[int, dict]:
+    self._collect(wait=True)
+    return super()._open(step)
+
+  def _instead(self, step: int) -> str:
+    return ''  # The owner sets it aside.
 
   def due(self, step: int) -> bool:
     """Whether to save before step `step`. Ask once per step."""
@@ -218,44 +202,6 @@ class Checkpoints:
       )
     return None
 
-  def restore(self, abstract_state, step: int | None = None):
-    """(state, meta) of a step, by default the newest; `abstract_state` is as for resume()."""
-    step, content = self._open(step)
-    return self._state(step, content, abstract_state), content['meta']
-
-  def _state(self, step: int, content: dict, abstract_state):
-    wanted = named(abstract_state)
-    refuse_differing(content['arrays'], wanted, self.folder / str(step))
-    arrays = self._arrays(step, wanted, content)
-    self._last = step
-    return jax.tree.unflatten(jax.tree.structure(abstract_state), arrays.values())
-
-  def read_meta(self, step: int | None = None) -> dict:
-    """What was given to save(); no array is read."""
-    return self._open(step)[1]['meta']
-
-  def restore_part(self, part: str, abstract, step: int | None = None, optional: str = '\0'):
-    """One field of the saved state alone, such as 'params' or 'ema'.
-
-    At its top, what begins with `optional` need not be the same here and there: what both have alike is restored.
-    """
-    step, content = self._open(step)
-    parts = {name.split('/')[0] for name in content['arrays']}
-    if part not in parts:
-      raise CheckpointError(f'{self.folder / str(step)} holds no {part!r}; it holds {", ".join(sorted(parts))}')
-    below = lambda top, arrays: {name: x for name, x in arrays.items() if name.startswith(f'{part}/{top}/')}
-    alike = lambda top: (
-      below(top, content['arrays']) == {name: describe(x) for name, x in below(top, named({part: abstract})).items()}
-    )
-    abstract = {top: own for top, own in abstract.items() if not top.startswith(optional) or alike(top)}
-    tops = {name.split('/')[1] for name in content['arrays'] if name.startswith(f'{part}/{optional}')}
-    skipped = tuple(f'{part}/{top}/' for top in tops - set(abstract))
-    wanted = {f'{part}/{name}': x for name, x in named(abstract).items()}
-    of_part = lambda name: name.startswith(f'{part}/') and not name.startswith(skipped)
-    held = {name: value for name, value in content['arrays'].items() if of_part(name)}
-    refuse_differing(held, wanted, self.folder / str(step))
-    return jax.tree.unflatten(jax.tree.structure(abstract), self._arrays(step, wanted, content).values())
-
   def close(self) -> None:
     """Waits for a running save, and raises its error."""
     self._leave()
@@ -275,18 +221,6 @@ class Checkpoints:
     else:
       self._leave()  # What stopped the run is the news.
 
-  def _look(self, step: int) -> str | None:
-    """For process 0: None, or in what the files of a checkpoint are not as they were saved. They are read but once."""
-    if step not in self._sound:
-      if found := checksums.damage(self.folder / str(step)):
-        return f'{self.folder / str(step)} is damaged: {found}'
-      self._sound.add(step)
-    return None
-
-  def _damage(self, step: int) -> str | None:
-    """What process 0 sees, in all processes."""
-    return messages.share(self._look(step) if jax.process_index() == 0 else None, messages.number())
-
   def _set_aside(self, step: int, found: str) -> None:
     path = self.folder / str(step)
     aside = self.folder / f'{step}{DAMAGED}'
@@ -296,44 +230,6 @@ class Checkpoints:
       logging.warning('%s; it is kept aside as %s', found, aside.name)
     except OSError as e:
       logging.warning('%s; it could not be renamed to %s: %s', found, aside.name, checkpoint_folder.reason(e))
-
-  def _open(self, step: int | None) -> tuple[int, dict]:
-    """(step, what its META holds) of a checkpoint whose files are as they were saved; by default of the newest."""
-    self._collect(wait=True)
-    if not self._steps:
-      raise CheckpointError(f'there is no checkpoint in {self.folder}')
-    if step is not None and step not in self._steps:
-      there = ', '.join(map(str, self._steps))
-      raise CheckpointError(f'there is no checkpoint of step {step} in {self.folder}; there are {there}')
-    step = max(self._steps) if step is None else step
-    if found := self._damage(step):
-      if self.config is None:  # The owner sets it aside; a reader leaves another's folder as it is.
-        good = next((s for s in reversed(self._steps) if s != step and self._damage(s) is None), None)
-        found += '; no other is whole' if good is None else f'; move it away to use {good}, the newest that is whole'
-      raise DamagedError(found)
-    content = checkpoint_folder.read_content(self.folder / str(step))
-    if content.get('format') != FORMAT:
-      raise CheckpointError(
-        f'{self.folder / str(step)} has the format {content.get("format")!r}, and this version reads {FORMAT}; '
-        'use the version of tvts_jax that wrote it'
-      )
-    return step, content
-
-  def _arrays(self, step: int, wanted: dict, content: dict) -> dict:
-    arrays, why = checkpoint_folder.read_arrays(self.folder / str(step), wanted)
-    if why := messages.ask_all(why):
-      raise DamagedError(f'{self.folder / str(step)} can not be read: {why}')
-    found, saved = checksums.fingerprints(arrays), content['fingerprints']
-    wrong = next((name for name in wanted if found[name] != saved[name]), None)
-    if wrong := messages.ask_all(wrong):
-      raise DamagedError(f'{self.folder / str(step)} is damaged: {wrong} is not what was saved, though the files are')
-    return arrays
-
-
-def of_run(folder) -> Checkpoints:
-  """Those of another run, which may be alive, to read them; folder: its work directory, or that of its checkpoints."""
-  folder = epath.Path(folder)
-  return Checkpoints(folder / FOLDER if (folder / FOLDER).exists() else folder, None)
 
 
 def differences(old: str, new: str) -> list[str]:
