@@ -7,6 +7,8 @@ from unittest import mock
 
 import pytest
 from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ml_collections import config_flags
 
 from tests.support import pages
@@ -141,3 +143,21 @@ def test_settings_that_documents_name_are_there(page):
     for step in rest:
       assert step in found, f'{page} names {path}, which is no setting'
       found = found[step]
+
+
+KEYS = st.dictionaries(
+  st.from_regex(r'[a-z]{1,3}(\.[a-z]{1,3})?', fullmatch=True), st.sampled_from('012: ab'), max_size=5
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(KEYS, KEYS)
+def test_differences_name_each_changed_key_once(old, new):
+  text = lambda values: ''.join(f'{k}: {v!r}\n' for k, v in values.items())
+  changed = {k for k in old.keys() | new.keys() if old.get(k) != new.get(k)}
+  assert [line.partition(':')[0] for line in config_lib.differences(text(old), text(new))] == sorted(changed)
+
+
+def test_differences_read_as_lines():
+  old, new = 'optim.lr: 0.1\nseed: 1\nname: a: b\n', 'optim.lr: 0.2\nname: a: b\nema: 0.9\n'
+  assert config_lib.differences(old, new) == ['ema: (absent) → 0.9', 'optim.lr: 0.1 → 0.2', 'seed: 1 → (absent)']

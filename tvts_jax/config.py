@@ -200,3 +200,13 @@ def text_of(values: Mapping) -> str:
       yield f'{prefix}: {value!r}'
 
   return '\n'.join(lines('', values)) + '\n'
+
+
+def differences(old: str, new: str) -> list[str]:
+  """What changed between two such texts, as lines 'key: old → new'."""
+  before, after = ({k: v for k, _, v in (line.partition(': ') for line in text.splitlines())} for text in (old, new))
+  return [
+    f'{key}: {before.get(key, "(absent)")} → {after.get(key, "(absent)")}'
+    for key in sorted(before.keys() | after.keys())
+    if before.get(key) != after.get(key)
+  ]

@@ -30,7 +30,6 @@ from tvts_jax.human import Progress
 from tvts_jax.input.tokens import Tokenizer, check_fingerprint
 from tvts_jax.models import tvts
 from tvts_jax.pod import distributed
-from tvts_jax.run.checkpoint import differences
 from tvts_jax.run.checkpoint_reader import FOLDER, of_run
 from tvts_jax.warm_start import from_run
 
@@ -131,7 +130,9 @@ def check_model(config, meta: dict, folder):
   """What fits by its shapes and means something else would be evaluated without a word."""
   flat = lambda values: config_lib.text_of(config_lib.plain(values))
   free = roles.lines(tvts.TVTSConfig, 'loads')
-  changed = [line for line in differences(flat(meta['model']), flat(config.model)) if not line.startswith(free)]
+  changed = [
+    line for line in config_lib.differences(flat(meta['model']), flat(config.model)) if not line.startswith(free)
+  ]
   if changed:
     raise UserError(
       f'{folder} was trained with another model ({"; ".join(changed[:8])}); take the config it was trained with'

@@ -7,7 +7,6 @@ from etils import epath
 from tvts_jax import config as config_lib
 from tvts_jax import objectives, roles
 from tvts_jax.errors import UserError
-from tvts_jax.run.checkpoint import differences
 from tvts_jax.shards import annotations
 
 
@@ -53,7 +52,7 @@ def check_identity(meta, identity, workdir):
     if meta[name] != identity[name]:
       raise UserError(f'{workdir} was trained on other {name}; give a new --workdir, or bring the old {name} back')
   free = roles.lines(config_lib.RunConfig, 'resume')
-  changed = [line for line in differences(meta['config'], identity['config']) if not line.startswith(free)]
+  changed = [line for line in config_lib.differences(meta['config'], identity['config']) if not line.startswith(free)]
   if changed:
     raise UserError(
       f'{workdir} holds a run with another config ({"; ".join(changed[:8])}); give a new --workdir, the old '

@@ -23,7 +23,7 @@ from tests.support.paths import ROOT
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.run import checkpoint, checkpoint_folder, checksums, save_times
-from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints, differences
+from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints
 from tvts_jax.run.checkpoint_folder import CheckpointError
 from tvts_jax.run.checkpoint_reader import CheckpointReader, of_run
 from tvts_jax.run.stop import EXIT_CODE
@@ -454,24 +454,6 @@ def test_due_by_steps_and_minutes(tmp_path, monkeypatch):
 def test_impossible_settings_are_refused(bad):
   with pytest.raises(UserError, match=f'checkpoint.{next(iter(bad))} is {next(iter(bad.values()))}'):
     CheckpointConfig(**bad)
-
-
-KEYS = st.dictionaries(
-  st.from_regex(r'[a-z]{1,3}(\.[a-z]{1,3})?', fullmatch=True), st.sampled_from('012: ab'), max_size=5
-)
-
-
-@settings(max_examples=50, deadline=None)
-@given(KEYS, KEYS)
-def test_differences_name_each_changed_key_once(old, new):
-  text = lambda values: ''.join(f'{k}: {v!r}\n' for k, v in values.items())
-  changed = {k for k in old.keys() | new.keys() if old.get(k) != new.get(k)}
-  assert [line.partition(':')[0] for line in differences(text(old), text(new))] == sorted(changed)
-
-
-def test_differences_read_as_lines():
-  old, new = 'optim.lr: 0.1\nseed: 1\nname: a: b\n', 'optim.lr: 0.2\nname: a: b\nema: 0.9\n'
-  assert differences(old, new) == ['ema: (absent) → 0.9', 'optim.lr: 0.1 → 0.2', 'seed: 1 → (absent)']
 
 
 def test_a_full_disk_and_a_death_amid_a_save_lose_nothing(tmp_path):

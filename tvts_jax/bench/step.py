@@ -42,7 +42,6 @@ from tvts_jax.models import attention
 from tvts_jax.pages import charts, measurements
 from tvts_jax.pages.charts import Curve
 from tvts_jax.run import metrics
-from tvts_jax.run.checkpoint import differences
 
 # The losses of one batch by ours and by PyTorch differ by less than this share: sums in another order. Accelerators
 # round the factors of float32 products, too.
@@ -112,7 +111,7 @@ def race_torch(config: config_lib.RunConfig, *, fused: bool, compiled: bool, rou
 
 def race_other(config: config_lib.RunConfig, other: config_lib.RunConfig, *, rounds: int, steps: int) -> dict:
   """The step of a config beside that of another."""
-  changed = differences(config_lib.text(config), config_lib.text(other))
+  changed = config_lib.differences(config_lib.text(config), config_lib.text(other))
   if not changed:
     raise UserError('--other is the same run as --config; change a setting of one of them')
   return race(Step(config), Step(other), rounds, steps) | {'against': f'that with {"; ".join(changed)}'}

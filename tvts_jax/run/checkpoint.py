@@ -230,13 +230,3 @@ class Checkpoints(CheckpointReader):
       logging.warning('%s; it is kept aside as %s', found, aside.name)
     except OSError as e:
       logging.warning('%s; it could not be renamed to %s: %s', found, aside.name, checkpoint_folder.reason(e))
-
-
-def differences(old: str, new: str) -> list[str]:
-  """What changed between two config texts of lines 'key: value', as lines 'key: old → new'."""
-  before, after = ({k: v for k, _, v in (line.partition(': ') for line in text.splitlines())} for text in (old, new))
-  return [
-    f'{key}: {before.get(key, "(absent)")} → {after.get(key, "(absent)")}'
-    for key in sorted(before.keys() | after.keys())
-    if before.get(key) != after.get(key)
-  ]
