@@ -149,7 +149,7 @@ def test_the_benchmark_is_read_and_checked(tables, tmp_path):
   clips = benchmarks.read('diving48', str(tmp_path), str(tmp_path))
   paths, _ = media_files.locate(clips, benchmarks.BENCHMARKS['diving48'], str(tmp_path))
   assert paths == {'a': f'{tmp_path}/a.mp4', 'c': f'{tmp_path}/c.mp4'}
-  (tmp_path / 'annotations.jsonl').write_text(''.join(json.dumps(clip.row()) + '\n' for clip in clips))
+  (tmp_path / 'annotations.jsonl').write_text(''.join(json.dumps(annotations.row_of(clip)) + '\n' for clip in clips))
   known = annotations.answers(f'{tmp_path}/annotations.jsonl', ('train', 'test'))
   assert known.classes == ['Back 15som 05Twis FREE', 'Forward 35som NoTwis PIKE']
   assert known.labels(known.rows['train']).tolist() == [0, 1] and known.labels(known.rows['test']).tolist() == [1]
