@@ -25,6 +25,8 @@ CONTAINERS = 'mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg'  # as FFmpeg ca
 
 _BEGINNINGS = re.compile(rb'\x1aE\xdf\xa3|RIFF....AVI |FLV|OggS|0&\xb2u|\x00\x00\x01\xba', re.DOTALL)
 _FIRST_BOXES = (b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip')
+# Metadata need not be UTF-8: PyAV 19 keeps every byte and has lost the argument, which 18 needs.
+ANY_METADATA = {} if int(av.__version__.split('.')[0]) > 18 else {'metadata_errors': 'replace'}
 _NOT_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
@@ -35,6 +37,7 @@ class Media:
   container: av.container.InputContainer
   stream: av.VideoStream
   origin: Fraction  # seconds on the file's clock, where its sound or picture begins
+  pixel_aspect: Fraction  # width by height
   log: list[tuple[int, str, str]]  # FFmpeg's errors so far: level, who, what
 
   def ms(self, stamp: int) -> Fraction:
@@ -67,7 +70,7 @@ def opened(file: BinaryIO) -> Iterator[Media]:
   options = {'format_whitelist': CONTAINERS}
   with _errors_logged, av.logging.Capture() as log, contextlib.ExitStack() as stack:
     with named(lambda: _unreadable(file)):
-      container = stack.enter_context(av.open(_Unnamed(file), 'r', options=options, metadata_errors='replace'))
+      container = stack.enter_context(av.open(_Unnamed(file), 'r', options=options, **ANY_METADATA))
     stream = next((s for s in container.streams.video if not s.disposition & _NOT_VIDEO), None)
     if stream is None:
       kinds = ', '.join(sorted({s.type for s in container.streams})) or 'nothing'
@@ -83,7 +86,8 @@ def opened(file: BinaryIO) -> Iterator[Media]:
       # at for damage.
       codec.options = STRICT | {'err_detect': 'crccheck'}
     begins = [s.start_time * s.time_base for s in (stream, *container.streams.audio) if s.start_time is not None]
-    yield Media(container, stream, min(begins, default=Fraction(0)), log)
+    pixel_aspect = Fraction(stream.sample_aspect_ratio or 1)
+    yield Media(container, stream, min(begins, default=Fraction(0)), pixel_aspect, log)
 
 
 def decode(media: Media) -> Iterator[tuple[av.VideoFrame, int | None]]:

@@ -38,7 +38,7 @@ def probe(file: str | BinaryIO) -> VideoInfo:
     frame = next((frame for frame, _ in decode(media)), None)
     if frame is None:
       raise MediaError('no_frames', 'the video stream holds no picture')
-    display = _display(media, frame)
+    display = Display(frame, media.pixel_aspect)
     return VideoInfo(_duration_ms(f, media), display.width, display.height)
 
 
@@ -99,7 +99,7 @@ def _sample(shown: Iterator[_Shown], grid, short_side, keep: Callable) -> tuple[
         # Down to whole ms, so that no picture is later than the moment it was on screen.
         time_ms = math.floor(now.appears)
         if time_ms > latest_ms:
-          latest_ms, display = time_ms, display or _display(now.media, now.frame)
+          latest_ms, display = time_ms, display or Display(now.frame, now.media.pixel_aspect)
           frames.append(keep(display.show(now.frame, short_side), time_ms))
       if then is None:
         return frames, now.goes if now else -math.inf
@@ -180,10 +180,6 @@ def _last_packets(media: Media) -> tuple[Fraction | None, Fraction]:
     if video:
       end = goes if end is None else max(end, goes)
   return end, reach
-
-
-def _display(media, frame):
-  return Display(frame, media.stream.sample_aspect_ratio or Fraction(1))
 
 
 def _binary(file):
