@@ -32,11 +32,10 @@ class Stop:
     self._asked, self._asks = threading.Event(), 0
     # What tells the other processes is a handler in C, of JAX, which Python's own would only replace.
     self._tell = LIBC.signal(signal.SIGTERM, None) if jax.distributed.is_initialized() else None
-    self._handlers = {s: signal.signal(s, lambda number, frame: None) for s in SIGNALS}
+    self._handlers = {s: signal.signal(s, leave_to_thread) for s in SIGNALS}
     self._read, self._write = os.pipe()
     os.set_blocking(self._write, False)
     self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=forget)
     self._thread = threading.Thread(target=self._listen, name='stop', daemon=True)
     self._thread.start()
     return self
@@ -74,8 +73,19 @@ class Stop:
         ctypes.CFUNCTYPE(None, ctypes.c_int)(self._tell)(signal.SIGTERM)
 
 
+def leave_to_thread(number: int, frame) -> None:
+  """Python's handler of a signal that the thread of a Stop reads from the pipe."""
+
+
 def forget() -> None:
-  """In a forked child, which has signals of its own: or ending a worker would stop the run."""
-  if signal.set_wakeup_fd(-1) != -1:
-    for s in SIGNALS:
+  """Gives a forked child the default handlers: a signal to a worker must end the worker, not the run.
+
+  The wakeup descriptor cannot tell whether a Stop was entered: asyncio has reset it in the child since Python 3.12.
+  """
+  for s in SIGNALS:
+    if signal.getsignal(s) is leave_to_thread:
+      signal.set_wakeup_fd(-1)
       signal.signal(s, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=forget)
