@@ -134,8 +134,7 @@ def plan(given) -> int:
 
 if __name__ == '__main__':
   # What is compiled for pretended devices is only read.
-  quick = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
-  os.environ.update({'XLA_FLAGS': quick, 'JAX_PLATFORMS': 'cpu', **NO_TPU})
+  os.environ.update({'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu', **NO_TPU})
   jax.config.update('jax_platforms', 'cpu')
   config_flags.DEFINE_config_file('config', None, 'the run that is meant')
   flags.DEFINE_list('topology', None, 'hardware: v5e:4x4, 2*v5e:16x16, h100:8; several separated by commas')
