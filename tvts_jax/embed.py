@@ -198,7 +198,7 @@ def write(path: Path, columns: dict[str, np.ndarray]) -> None:
     if path.suffix == '.npz':
       np.savez(file, **columns)
     else:
-      import pyarrow as pa  # tensorflow-datasets brings it
+      import pyarrow as pa
       from pyarrow import parquet
 
       parquet.write_table(pa.table({name: list(rows) for name, rows in columns.items()}), file)
