@@ -7,6 +7,7 @@ os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
 import jax
 
+from tests.support.children import no_process_outlives_its_test  # noqa: F401 (every test uses it)
 from tvts_jax import machine
 
 jax.config.update('jax_platforms', 'cpu')
