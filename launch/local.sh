@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Sets up this machine once, in .venv, then runs the demo or the tests:
 #
-#   bash launch/local.sh          the demo
-#   bash launch/local.sh test     the tests
+#   bash launch/local.sh                the demo
+#   bash launch/local.sh test           the tests
+#   bash launch/local.sh test --all     and the long ones
 #
-# PYTHON=/path/to/python3.12 chooses the Python, which must be 3.11, 3.12 or 3.13.
+# What follows `test` goes to pytest. PYTHON=/path/to/python3.12 chooses the Python, which must be 3.11, 3.12 or 3.13;
+# otherwise the newest is taken.
 set -euo pipefail
 # Much of what a short process does is to import: it should find what an earlier one has compiled.
 unset PYTHONDONTWRITEBYTECODE
@@ -17,9 +19,10 @@ case $task in
   *) echo "launch/local.sh: '$task' is neither demo nor test" >&2; exit 2 ;;
 esac
 
-fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; }
+# It must run, which a shim need not, and be able to make environments, which Debian has in another package.
+fits() { "$1" -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null; }
 if [ ! -x .venv/bin/python ]; then
-  for python in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+  for python in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
     fits "$python" && break
     python=
   done
@@ -40,7 +43,7 @@ run() { echo "\$ python $*" >&2; .venv/bin/python "$@"; }
 if [ "$task" = test ]; then
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
-  run -m pytest
+  run -m pytest "${@:2}"
   exit
 fi
 

