@@ -1,4 +1,4 @@
-"""What a run checks before it allocates anything: its files, its vocabulary, its labels; and that a resume is of it."""
+"""What a run checks before it allocates anything: files, vocabulary and labels, and that a resume is the same run."""
 
 import math
 
