@@ -5,7 +5,7 @@
 
 Variations: root (where the demo's files are), objective (of configs/variants.py), steps, seed.
 
-Where it departs from the paper, it stands in for what a demo can't have. The paper starts from ImageMAE and
+Where it departs from the paper, it stands in for what a demo cannot have. The paper starts from ImageMAE and
 DistilBERT, whose tokens carry position and meaning on day one. Here the text encoder is warmed up on the transcripts
 alone (python -m tvts_jax.warm_text) and then learns ten times slower than the rest, without dropout, else it forgets
 the words that only sorting needs; and the video encoder and the sorter start large (model.start='narrow'), so that

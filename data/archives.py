@@ -16,22 +16,22 @@ from tvts_jax.media.errors import MediaError
 
 GZIP_MAGIC = b'\x1f\x8b'
 
-_MARK_BYTES = 64 << 20  # inflated bytes between two places from which a gzip file can be read on
-_READ_BYTES = 1 << 20
+MARK_BYTES = 64 << 20  # Inflated bytes between two places from which a gzip file can be read on.
+READ_BYTES = 1 << 20
 
 
 def open_bytes(ref: str, limit_bytes: int, what: str = 'video') -> bytes:
   """The whole of a file, tar member or line. `what` ('video', 'transcript') names the failure codes."""
   try:
-    return _read(ref, limit_bytes)
+    return read(ref, limit_bytes)
   except MediaError as error:
     raise ItemError(error.code.replace('video', what), error.detail) from error
 
 
-def _read(ref, limit_bytes):
+def read(ref, limit_bytes):
   path, inside = paths.split_ref(ref)
   if inside is not None and not path.endswith('.tar'):
-    return _line(path, inside, limit_bytes)
+    return line_at(path, inside, limit_bytes)
   with paths.open_media(ref) as file:
     size = file.seek(0, io.SEEK_END)
     if size > limit_bytes:
@@ -56,7 +56,7 @@ def lines(path: str, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
   """(Offset, line without its end) of a text file, gzipped or not, one line in memory at a time."""
   offset = 0
   try:
-    with gzip.open(path) if _is_gzip(path) else open(path, 'rb') as file:
+    with gzip.open(path) if is_gzip(path) else open(path, 'rb') as file:
       while line := file.readline(limit_bytes + 1):
         if len(line) > limit_bytes:
           raise ItemError('oversized_transcript', f'{path}: the line at byte {offset} is over {limit_bytes} bytes')
@@ -66,13 +66,13 @@ def lines(path: str, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
     raise ItemError('bad_archive', f'{path} is damaged behind byte {offset} of its text: {error}') from error
 
 
-def _line(path, inside, limit_bytes):
+def line_at(path, inside, limit_bytes):
   info = paths.check_plain(path)
   if not inside.isdecimal():
     raise MediaError('missing_video', f'{path}::{inside} should end in the byte offset of a line')
   offset = int(inside)
-  if _is_gzip(path):
-    line = _gzip(path, info.st_size, info.st_mtime_ns).line(offset, limit_bytes + 1)
+  if is_gzip(path):
+    line = gzip_marks(path, info.st_size, info.st_mtime_ns).line(offset, limit_bytes + 1)
   else:
     with open(path, 'rb') as file:
       file.seek(offset)
@@ -84,17 +84,17 @@ def _line(path, inside, limit_bytes):
   return line
 
 
-def _is_gzip(path):
+def is_gzip(path):
   with open(path, 'rb') as file:
     return file.read(2) == GZIP_MAGIC
 
 
 @functools.lru_cache(maxsize=128)
-def _gzip(path, size, mtime_ns):
-  return _Gzip(path)
+def gzip_marks(path, size, mtime_ns):
+  return Gzip(path)
 
 
-class _Gzip:
+class Gzip:
   """Lines of a gzip file at any offset: marks the way it inflates, and starts from the nearest mark.
 
   The first far read pays for inflating all before it, later ones for `_MARK_BYTES` at most. A mark is a
@@ -103,7 +103,7 @@ class _Gzip:
 
   def __init__(self, path):
     self._path = path
-    self._marks = [(0, 0, zlib.decompressobj(wbits=31))]  # inflated offset, file offset, state
+    self._marks = [(0, 0, zlib.decompressobj(wbits=31))]  # Inflated offset, file offset, state.
 
   def line(self, offset, limit_bytes):
     """At most `limit_bytes` of the line that starts at an offset of the inflated text."""
@@ -124,9 +124,9 @@ class _Gzip:
     with open(self._path, 'rb') as file:
       file.seek(in_at)
       pending, whole = b'', False
-      while data := pending or file.read(_READ_BYTES):
+      while data := pending or file.read(READ_BYTES):
         try:
-          chunk = state.decompress(data, _READ_BYTES)
+          chunk = state.decompress(data, READ_BYTES)
         except zlib.error as error:
           raise ItemError('bad_archive', f'{self._path} is damaged behind byte {out_at} of its text') from error
         pending, whole = state.unconsumed_tail, state.eof
@@ -135,7 +135,7 @@ class _Gzip:
         if chunk:
           yield out_at, chunk
         out_at += len(chunk)
-        if out_at >= self._marks[-1][0] + _MARK_BYTES:
+        if out_at >= self._marks[-1][0] + MARK_BYTES:
           self._marks.append((out_at, file.tell() - len(pending), state.copy()))
     if not whole:
       raise ItemError('bad_archive', f'{self._path} is cut short behind byte {out_at} of its text')

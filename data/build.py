@@ -27,7 +27,7 @@ from data.sources import find
 from tvts_jax import command, files
 from tvts_jax.machine import cores
 
-LOCAL = 'local'  # the runner that is no Beam runner
+LOCAL = 'local'  # The runner that is no Beam runner.
 WINDOW_HELP = {
   'window_s': 'length of a window, seconds',
   'windows_per_video': 'those with the most words; 0: all, overlapping by one sample',
@@ -45,7 +45,7 @@ WINDOW_HELP = {
 
 
 def main(argv=None) -> int:
-  args, beam_options = _parse(argv)
+  args, beam_options = parse_arguments(argv)
   # One process a core: libraries that start threads of their own only get in each other's way.
   os.environ.update(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
   signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -56,7 +56,7 @@ def build(args, beam_options: list[str]) -> None:
   folder, limits = epath.Path(args.out), Limits(args.item_seconds, args.item_memory_mb)
   config = WindowConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(WindowConfig)})
   if args.runner != LOCAL:
-    from data.builder import beam  # needs an extra that most people don't have
+    from data.builder import beam  # Needs an extra that most people don't have.
 
     pipeline = beam.make_pipeline(args.runner, beam_options)
   items = find.find(args.source, args.kind, media=args.media, lang=args.lang, val_fraction=args.val_fraction)
@@ -66,14 +66,14 @@ def build(args, beam_options: list[str]) -> None:
     shard_plan.settle(folder, planned)
     done = shard.read_done(folder, planned.shards, planned.sha256)
     print(f'{len(items)} items in {len(planned.shards)} shards, {len(done)} of them done before', file=sys.stderr)
-    tally = local.Tally(len(items), _outcomes(done), args.max_failed_fraction)
+    tally = local.Tally(len(items), outcomes(done), args.max_failed_fraction)
     if args.runner == LOCAL:
       todo = [s for s in planned.shards if s.name not in done]
       done |= local.build(folder, todo, planned.sha256, config, limits, args.workers, tally)
     else:
       beam.build(pipeline, folder, planned.sha256, config, limits)
       done = shard.read_done(folder, planned.shards, planned.sha256)
-      tally.counts = _outcomes(done)
+      tally.counts = outcomes(done)
     if missing := [s.name for s in planned.shards if s.name not in done]:
       raise BuildError(
         f'{len(missing)} shards ({missing[0]}, ...) are not in {folder} although {args.runner} ended well: '
@@ -85,7 +85,7 @@ def build(args, beam_options: list[str]) -> None:
     print(summary.write(folder, planned, done))
 
 
-def _outcomes(done: dict[str, dict]) -> Counter:
+def outcomes(done: dict[str, dict]) -> Counter:
   return sum((Counter(content['outcomes']) for content in done.values()), Counter())
 
 
@@ -112,7 +112,7 @@ def sweep(folder) -> None:
     files.sweep(part)
 
 
-def _positive(kind):
+def positive(kind):
   def parse(text):
     value = kind(text)
     if not 0 < value < float('inf'):
@@ -123,39 +123,39 @@ def _positive(kind):
   return parse
 
 
-def _fraction(text: str) -> float:
+def fraction(text: str) -> float:
   value = float(text)
   if not 0 <= value <= 1:
     raise argparse.ArgumentTypeError(f'{text} is not between 0 and 1')
   return value
 
 
-def _val_fraction(text: str) -> float:
-  value = _fraction(text)
+def val_fraction(text: str) -> float:
+  value = fraction(text)
   if value == 1:
     raise argparse.ArgumentTypeError(f'{text} leaves no item to train on: take less than 1')
   return value
 
 
-def _number(text: str) -> int | float:
+def number(text: str) -> int | float:
   value = float(text)
   return int(value) if value.is_integer() else value
 
 
-def _add_field(parser, field: dataclasses.Field) -> None:
+def add_field(parser, field: dataclasses.Field) -> None:
   """An option for one field of WindowConfig, by the type of its default."""
   name, default, what = f'--{field.name.replace("_", "-")}', field.default, WINDOW_HELP[field.name]
   if isinstance(default, bool):
     parser.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=what)
   elif isinstance(default, tuple):
     shown = ' '.join(str(v) for v in default)
-    parser.add_argument(name, nargs='+', type=_number, default=default, metavar='N', help=f'{what} (default {shown})')
+    parser.add_argument(name, nargs='+', type=number, default=default, metavar='N', help=f'{what} (default {shown})')
   else:
     what += ' (default %(default)s)'
     parser.add_argument(name, type=type(default), default=default, metavar='N', help=what)
 
 
-def _parse(argv):
+def parse_arguments(argv):
   codes = '\n'.join(f'  {code:<24} {"(skip) " if code in SKIPS else ""}{what}' for code, what in sorted(CODES.items()))
   exits = '\n'.join(f'  {code:<3} {end:<11} {what}' for end, (code, what) in ENDS.items())
   lists = f'exit codes:\n{exits}\n\nwhat can become of an item, in DIR/outcomes/*.jsonl:\n  ok\n{codes}'
@@ -168,7 +168,7 @@ def _parse(argv):
   add('--lang', help='which captions to take where there are several languages')
   add(
     '--val-fraction',
-    type=_val_fraction,
+    type=val_fraction,
     default=0.0,
     help='of the items for split val, where SOURCE names no splits',
   )
@@ -179,22 +179,22 @@ def _parse(argv):
   )
   add(
     '--workers',
-    type=_positive(int),
+    type=positive(int),
     default=cores(),
     help='processes here (default: as many as cores, %(default)s)',
   )
-  add('--item-seconds', type=_positive(float), default=600.0, help='wall clock for one item (default %(default)g)')
-  add('--item-memory-mb', type=_positive(int), default=4096, help='memory for one item (default %(default)s)')
+  add('--item-seconds', type=positive(float), default=600.0, help='wall clock for one item (default %(default)g)')
+  add('--item-memory-mb', type=positive(int), default=4096, help='memory for one item (default %(default)s)')
   add(
     '--max-failed-fraction',
-    type=_fraction,
+    type=fraction,
     default=0.5,
     help='stop when more of the items fail, skipped ones aside (default %(default)g)',
   )
-  add('--items-per-shard', type=_positive(int), help='default: as many as make a shard of about 200 MB')
+  add('--items-per-shard', type=positive(int), help='default: as many as make a shard of about 200 MB')
   windows = parser.add_argument_group('windows', 'fixed for a folder once it is begun')
   for field in dataclasses.fields(WindowConfig):
-    _add_field(windows, field)
+    add_field(windows, field)
   args, rest = parser.parse_known_args(argv)
   if rest and args.runner == LOCAL:
     parser.error(f'unknown options: {" ".join(rest)} (only a Beam --runner takes options of its own)')

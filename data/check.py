@@ -37,13 +37,13 @@ from tvts_jax.machine import cores
 from tvts_jax.shards import annotations
 
 INDEX, ANNOTATIONS = 'index.jsonl', 'annotations.jsonl'
-SHOWN = 5  # names of each kind
+SHOWN = 5  # Names of each kind.
 WRONG = 1
-LIMITS = Limits(seconds=600, memory_mb=4096)  # of one video
+LIMITS = Limits(seconds=600, memory_mb=4096)  # Of one video.
 
 
 def main(argv=None) -> int:
-  args = _parse(argv)
+  args = parse(argv)
   # One process a core: libraries that start threads of their own only get in each other's way.
   os.environ.update(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')
   signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -59,22 +59,22 @@ def check(args) -> bool:
   if not os.path.isdir(media):
     raise SourceError('no_source', f'{media} is no folder')
   if args.out:
-    _claim(args.out, path, media)
+    claim(args.out, path, media)
   clips = benchmarks.read(args.name, path, media, args.split_number)
   found = media_files.locate(clips, benchmark, media)
-  broken = _broken(found.paths, benchmark, args.decode, args.workers)
+  broken = find_broken(found.paths, benchmark, args.decode, args.workers)
   there = {id: at for id, at in found.paths.items() if id not in broken}
-  print(printable(f'{args.name}: annotations of {path}, {_media_of(benchmark)} of {media}'))
-  _tell(clips, benchmark.sizes[args.split_number - 1], found.paths, broken)
-  _tell_more(clips, benchmark, found.several, there)
+  print(printable(f'{args.name}: annotations of {path}, {media_of(benchmark)} of {media}'))
+  tell(clips, benchmark.sizes[args.split_number - 1], found.paths, broken)
+  tell_more(clips, benchmark, found.several, there)
   if args.out:
-    _write(args.out, clips, there)
-  return _verdict(clips, benchmark.sizes[args.split_number - 1], found.paths, broken, media)
+    write(args.out, clips, there)
+  return verdict(clips, benchmark.sizes[args.split_number - 1], found.paths, broken, media)
 
 
-def _broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, workers: int) -> dict[str, str]:
-  """Id -> what is wrong with the file, for those with something wrong."""
-  waiting = [(id, media_files.Look(path, _media_of(benchmark) == 'images', decode)) for id, path in paths.items()]
+def find_broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, workers: int) -> dict[str, str]:
+  """Id → what is wrong with the file, for those with something wrong."""
+  waiting = [(id, media_files.Look(path, media_of(benchmark) == 'images', decode)) for id, path in paths.items()]
   waiting.reverse()
   broken, running = {}, {}
   tally = local.Tally(len(paths), Counter(), max_failed_fraction=1.0)
@@ -84,7 +84,7 @@ def _broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, workers: 
   ):
     while waiting or running:
       check_signals()
-      while waiting and len(running) < 8 * workers:  # so that nobody idles
+      while waiting and len(running) < 8 * workers:  # So that nobody idles.
         id, job = waiting.pop()
         running[pool.submit(job)] = id
       tally.show()
@@ -98,22 +98,22 @@ def _broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, workers: 
   return broken
 
 
-def _tell(clips: list[Clip], sizes: dict[str, int], paths, broken) -> None:
+def tell(clips: list[Clip], sizes: dict[str, int], paths, broken) -> None:
   print(f'{"split":<8}{"listed":>9}{"expected":>9}{"there":>9}{"missing":>9}{"broken":>9}')
-  for split in _splits(clips, sizes):
+  for split in splits(clips, sizes):
     ids = [clip.id for clip in clips if clip.split == split]
     missing, bad = [id for id in ids if id not in paths], [id for id in ids if id in broken]
     there = len(ids) - len(missing) - len(bad)
     print(f'{split:<8}{len(ids):>9}{sizes.get(split, "-"):>9}{there:>9}{len(missing):>9}{len(bad):>9}')
     if missing:
-      print(f'  missing: {_some([repr(id) for id in missing], ", ")}')
+      print(f'  missing: {some([repr(id) for id in missing], ", ")}')
     for id in bad[:SHOWN]:
       print(printable(f'  broken: {paths[id]}: {broken[id]}'))
     if len(bad) > SHOWN:
       print(f'  broken: {len(bad) - SHOWN} more')
 
 
-def _tell_more(clips: list[Clip], benchmark: Benchmark, several: dict[str, list[str]], there: dict[str, str]) -> None:
+def tell_more(clips: list[Clip], benchmark: Benchmark, several: dict[str, list[str]], there: dict[str, str]) -> None:
   classes = len({clip.label for clip in clips} - {None})
   if classes or benchmark.classes:
     print(f'{classes} classes{f", {benchmark.classes} expected" if benchmark.classes else ""}')
@@ -126,7 +126,7 @@ def _tell_more(clips: list[Clip], benchmark: Benchmark, several: dict[str, list[
     print(f'{len(several)} clips have several files that could be theirs: {chosen}')
 
 
-def _verdict(clips: list[Clip], sizes: dict[str, int], paths, broken, media) -> bool:
+def verdict(clips: list[Clip], sizes: dict[str, int], paths, broken, media) -> bool:
   missing = len(clips) - len(paths)
   if not paths:
     said = f'not one of the {len(clips)} clips is below {media}: --media says where they are'
@@ -143,7 +143,7 @@ def _verdict(clips: list[Clip], sizes: dict[str, int], paths, broken, media) -> 
   return not missing and not broken
 
 
-def _write(out: Path, clips: list[Clip], there: dict[str, str]) -> None:
+def write(out: Path, clips: list[Clip], there: dict[str, str]) -> None:
   described = [clip for clip in clips if clip.id in there and clip.caption]
   index = [{'id': clip.id, 'video': there[clip.id], 'caption': clip.caption, 'split': clip.split} for clip in described]
   write_whole(out / ANNOTATIONS, ''.join(json.dumps(annotations.row_of(clip)) + '\n' for clip in clips))
@@ -154,7 +154,7 @@ def _write(out: Path, clips: list[Clip], there: dict[str, str]) -> None:
   print(printable(f'{out / ANNOTATIONS}: {len(clips)} clips for evaluators'))
 
 
-def _claim(out: Path, path: str, media: str) -> None:
+def claim(out: Path, path: str, media: str) -> None:
   """Only a folder that is new, empty or written before: not one of somebody's annotations or videos."""
   if out.exists() and not out.is_dir():
     raise SourceError('no_source', f'{out} is no folder: name a new or an empty one')
@@ -166,22 +166,22 @@ def _claim(out: Path, path: str, media: str) -> None:
   out.mkdir(parents=True, exist_ok=True)
 
 
-def _splits(clips, sizes) -> list[str]:
+def splits(clips, sizes) -> list[str]:
   order = ['train', 'val', 'test']
   names = {clip.split for clip in clips} | sizes.keys()
   return sorted(names, key=lambda split: (order.index(split) if split in order else len(order), split))
 
 
-def _some(names: list[str], between: str) -> str:
+def some(names: list[str], between: str) -> str:
   more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
   return between.join(names[:SHOWN]) + more
 
 
-def _media_of(benchmark: Benchmark) -> str:
+def media_of(benchmark: Benchmark) -> str:
   return 'videos' if '.mp4' in benchmark.endings else 'images'
 
 
-def _parse(argv):
+def parse(argv):
   layouts = '\n'.join(
     textwrap.fill(f'  {name:<8} {benchmark.layout}', 110, subsequent_indent=11 * ' ', break_on_hyphens=False)
     for name, benchmark in BENCHMARKS.items()

@@ -45,15 +45,15 @@ class ItemError(MediaError):
   codes = CODES
 
 
-# How a command of this package can end -> its exit code and what it means.
+# How a command of this package can end → its exit code and what it means.
 ENDS = {
   'done': (0, 'every shard is there'),
   'request': (2, 'the command, the source or the configuration makes no sense'),
   'busy': (3, 'another builder is at work on the folder'),
   'plan': (4, 'the folder was begun with another plan'),
   'failures': (5, 'more items failed than --max-failed-fraction allows, or a split is left without a record'),
-  'output': (6, 'the folder can not be written, or the disk is full'),
-  'worker': (7, 'a process that does the work can not start, or died'),
+  'output': (6, 'the folder cannot be written, or the disk is full'),
+  'worker': (7, 'a process that does the work cannot start, or died'),
   'interrupted': (130, 'SIGINT or SIGTERM; the same command goes on from there'),
 }
 EXITS = {end: code for end, (code, _) in ENDS.items()}

@@ -24,9 +24,9 @@ from tvts_jax.shards import index, records, tfrecord
 from tvts_jax.shards.index import Manifest, Shard
 from tvts_jax.shards.writer import DONE
 
-SHOWN = 20  # findings of one class that concern the folder as a whole
+SHOWN = 20  # Findings of one class that concern the folder as a whole.
 
-# Class of finding -> exit code and meaning. Of several findings the first class in this order is the exit code.
+# Class of finding → exit code and meaning. Of several findings the first class in this order is the exit code.
 CLASSES = {
   'manifest': (10, 'manifest.json is missing, unreadable, damaged, of another version or contradicts itself'),
   'missing': (11, 'a shard is listed but not there'),
@@ -48,7 +48,7 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Finding:
-  kind: str  # key of CLASSES
+  kind: str  # Key of CLASSES.
   text: str
 
   def __str__(self):
@@ -63,7 +63,7 @@ def check(folder, quick: bool = False, decode: bool = False, workers: int = 1) -
   except UserError as e:
     return [Finding('manifest', str(e))]
   listed = [shard for m in manifests for shard in m.shards]
-  found = _check_manifest(folder, manifests) + _check_metadata(folder, manifests)
+  found = check_manifest(folder, manifests) + check_metadata(folder, manifests)
   jobs = [(folder, shard, quick, decode) for shard in listed]
   if workers == 1 or len(jobs) == 1:
     checked = list(itertools.starmap(check_shard, jobs))
@@ -72,36 +72,36 @@ def check(folder, quick: bool = False, decode: bool = False, workers: int = 1) -
       checked = list(pool.map(check_shard, *zip(*jobs)))
   found += [finding for findings, _ in checked for finding in findings]
   rows = {shard.name: rows for shard, (_, rows) in zip(listed, checked)}
-  return found + _check_ids(manifests, rows)
+  return found + check_ids(manifests, rows)
 
 
 def check_shard(folder, shard: Shard, quick: bool, decode: bool) -> tuple[list[Finding], np.ndarray]:
   """What is wrong with one shard, and the rows of its index as far as they can be trusted."""
   path = folder / shard.name
   try:
-    return _check_shard(path, shard, quick, decode)
+    return check_readable_shard(path, shard, quick, decode)
   except OSError as e:
-    return [_unreadable(path, e)], np.zeros(0, index.INDEX_ROW)
+    return [unreadable(path, e)], np.zeros(0, index.INDEX_ROW)
 
 
-def _unreadable(path, e: OSError) -> Finding:
+def unreadable(path, e: OSError) -> Finding:
   return Finding(
-    'unreadable', f'{e.filename or path} can not be read: {e.strerror or e}; put that right and check again'
+    'unreadable', f'{e.filename or path} cannot be read: {e.strerror or e}; put that right and check again'
   )
 
 
-def _check_shard(path, shard: Shard, quick: bool, decode: bool) -> tuple[list[Finding], np.ndarray]:
+def check_readable_shard(path, shard: Shard, quick: bool, decode: bool) -> tuple[list[Finding], np.ndarray]:
   if not path.exists():
     return [Finding('missing', f'{path} is not there')], np.zeros(0, index.INDEX_ROW)
-  found, rows = _check_index(path, shard)
+  found, rows = check_index(path, shard)
   if (size := index.size_and_time(path)[0]) != shard.bytes:
     kind = 'emptied' if not size else 'cut' if size < shard.bytes else 'grown'
-    whole = f': {_whole_records(rows, size)} are left' if kind == 'cut' and len(rows) else ''
+    whole = f': {whole_records(rows, size)} are left' if kind == 'cut' and len(rows) else ''
     return [*found, Finding(kind, f'{path} has {size} bytes instead of {shard.bytes}{whole}')], rows
-  return found if quick else found + _check_records(path, shard, rows, decode), rows
+  return found if quick else found + check_records(path, shard, rows, decode), rows
 
 
-def _check_index(path, shard: Shard) -> tuple[list[Finding], np.ndarray]:
+def check_index(path, shard: Shard) -> tuple[list[Finding], np.ndarray]:
   sidecar, none = index.index_path(path), np.zeros(0, index.INDEX_ROW)
   if not sidecar.exists():
     return [Finding('index', f'{sidecar} is not there')], none
@@ -116,13 +116,13 @@ def _check_index(path, shard: Shard) -> tuple[list[Finding], np.ndarray]:
   return [], rows
 
 
-def _whole_records(rows: np.ndarray, size: int) -> str:
+def whole_records(rows: np.ndarray, size: int) -> str:
   ends = rows['offset'] + rows['length'] + tfrecord.HEADER + tfrecord.FOOTER
   whole = int((ends <= size).sum())
   return f'{whole} of {len(rows)} records{"" if size in ends else " and part of one"}'
 
 
-def _check_records(path, shard: Shard, rows: np.ndarray, decode: bool) -> list[Finding]:
+def check_records(path, shard: Shard, rows: np.ndarray, decode: bool) -> list[Finding]:
   found, sha = [], hashlib.sha256()
   with path.open('rb') as f:
     for i, row in enumerate(rows):
@@ -141,26 +141,26 @@ def _check_records(path, shard: Shard, rows: np.ndarray, decode: bool) -> list[F
       if hashes != (row['video'], row['example_id']):
         found.append(Finding('index', f'{name}: the index has other hashes'))
       if decode:
-        found += [Finding('jpeg', f'{name}: {problem}') for problem in _undecodable(record)]
-    while rest := f.read(1 << 24):  # everything, where the index is of no use
+        found += [Finding('jpeg', f'{name}: {problem}') for problem in undecodable(record)]
+    while rest := f.read(1 << 24):  # Everything, where the index is of no use.
       sha.update(rest)
   if sha.hexdigest() != shard.sha256 and not any(finding.kind == 'checksum' for finding in found):
     found.append(Finding('checksum', f'{path}: the sha256 of the file differs from the manifest'))
   return found
 
 
-def _undecodable(record: records.Record) -> list[str]:
-  import cv2  # only where frames are decoded
+def undecodable(record: records.Record) -> list[str]:
+  import cv2  # Only where frames are decoded.
 
   problems = []
   for i, jpeg in enumerate(record.frames):
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None or image.shape != (record.height, record.width, 3):
-      problems.append(f'frame {i} can not be decoded')
+      problems.append(f'frame {i} cannot be decoded')
   return problems
 
 
-def _check_manifest(folder, manifests: list[Manifest]) -> list[Finding]:
+def check_manifest(folder, manifests: list[Manifest]) -> list[Finding]:
   found = []
   content = json.loads((folder / index.MANIFEST).read_text())
   for m in manifests:
@@ -173,35 +173,35 @@ def _check_manifest(folder, manifests: list[Manifest]) -> list[Finding]:
   return found + [Finding('added', f'{folder / name} is not in the manifest') for name in sorted(there - {*names})]
 
 
-def _check_metadata(folder, manifests: list[Manifest]) -> list[Finding]:
+def check_metadata(folder, manifests: list[Manifest]) -> list[Finding]:
   """Files that other programs read, where they exist."""
   found, said = [], 'does not describe the shard that the manifest lists'
   for m in manifests:
     for shard in m.shards:
       path = folder / shard.name.replace('.tfrecord', DONE)
-      found += _check_json(path, lambda c: c['shard'], vars(shard), said)
+      found += check_json(path, lambda c: c['shard'], vars(shard), said)
   lengths = {m.split: [s.count for s in m.shards] for m in manifests}
   said = 'has other splits or shard lengths than the manifest'
-  return found + _check_json(folder / 'dataset_info.json', _lengths, lengths, said)
+  return found + check_json(folder / 'dataset_info.json', lengths_in, lengths, said)
 
 
-def _lengths(content) -> dict[str, list[int]]:
+def lengths_in(content) -> dict[str, list[int]]:
   return {s['name']: [int(n) for n in s['shardLengths']] for s in content['splits']}
 
 
-def _check_json(path, part, expected, said: str) -> list[Finding]:
+def check_json(path, part, expected, said: str) -> list[Finding]:
   """part: takes what is compared out of the file's content."""
   try:
     if not path.exists() or part(json.loads(path.read_text())) == expected:
       return []
   except OSError as e:
-    return [_unreadable(path, e)]
+    return [unreadable(path, e)]
   except (ValueError, TypeError, KeyError):
-    pass  # not even of the form
+    pass  # Not even of the form.
   return [Finding('metadata', f'{path} {said}')]
 
 
-def _check_ids(manifests: list[Manifest], rows: dict[str, np.ndarray]) -> list[Finding]:
+def check_ids(manifests: list[Manifest], rows: dict[str, np.ndarray]) -> list[Finding]:
   """Across shards: windows that are there twice, videos that are in two splits. The first SHOWN of each."""
   found, of_split = [], {}
   for m in manifests:
@@ -217,21 +217,21 @@ def _check_ids(manifests: list[Manifest], rows: dict[str, np.ndarray]) -> list[F
   twice = ids[counts > 1]
   for example_id in twice[:SHOWN]:
     where = [place for split in of_split for place in places(split, 'example_id', example_id)]
-    found.append(Finding('duplicate', f'one window is at {" and at ".join(where)}{_more(twice)}'))
+    found.append(Finding('duplicate', f'one window is at {" and at ".join(where)}{more(twice)}'))
   for a, b in itertools.combinations(of_split, 2):
     shared = np.intersect1d(of_split[a]['video'], of_split[b]['video'])
     for video in shared[:SHOWN]:
       where = [places(split, 'video', video)[0] for split in (a, b)]
-      found.append(Finding('overlap', f'one video is at {" and at ".join(where)}{_more(shared)}'))
+      found.append(Finding('overlap', f'one video is at {" and at ".join(where)}{more(shared)}'))
   return found
 
 
-def _more(values) -> str:
+def more(values) -> str:
   return f' ({len(values)} such in all)' if len(values) > SHOWN else ''
 
 
 def main(argv=None) -> int:
-  args = _parse(argv)
+  args = parse(argv)
   return command.ending(lambda: tell(args), ERRORS)
 
 
@@ -246,11 +246,11 @@ def tell(args) -> int:
   return min((CLASSES[finding.kind][0] for finding in found), default=EXITS['done'])
 
 
-def _parse(argv):
+def parse(argv):
   exits = {
     EXITS['done']: 'all is well',
     EXITS['request']: 'the command makes no sense',
-    EXITS['output']: 'the folder can not be read',
+    EXITS['output']: 'the folder cannot be read',
     EXITS['worker']: ENDS['worker'][1],
     **{code: f'{kind:<10} {meaning}' for kind, (code, meaning) in CLASSES.items()},
     EXITS['interrupted']: 'SIGINT',

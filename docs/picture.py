@@ -31,7 +31,7 @@ ROW, BOX = 44, 375  # Height of a transcript with what is below it, and width.
 WORDS = 48  # Characters of a transcript.
 RIGHT, WRONG = '#2a9d8f', '#d64550'
 
-_STYLE = """
+STYLE = """
 text { font: 14px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1c2330; }
 .soft { fill: #667085; font-size: 12px; } .end { text-anchor: end; } .middle { text-anchor: middle; font-weight: 700; }
 .box { fill: #f4f6fa; stroke: #d8dee8; } .way { fill: none; stroke-width: 2.5; }
@@ -42,7 +42,7 @@ def pixels(jpeg: bytes, x: float, y: float) -> tuple[str, float]:
   """A frame as a drawing, SIDE high, and its width."""
   image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
   if image is None:
-    raise UserError('a frame of the clip can not be decoded; choose another one by --example')
+    raise UserError('a frame of the clip cannot be decoded; choose another one by --example')
   wide = round(PIXELS * image.shape[1] / image.shape[0])
   # Few colours, so that neighbours are often of one.
   image = cv2.resize(image, (wide, PIXELS), interpolation=cv2.INTER_AREA) // 16 * 17
@@ -104,7 +104,7 @@ def draw(record: Record, example: dict) -> str:
   height = top + len(order_K) * ROW
   return (
     f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 -12 {WIDTH + 32} {height + 16}" width="{WIDTH + 32}">'
-    f'<style>{_STYLE}</style><rect x="-15" y="-11" width="{WIDTH + 30}" height="{height + 14}" rx="14" fill="#fff" '
+    f'<style>{STYLE}</style><rect x="-15" y="-11" width="{WIDTH + 30}" height="{height + 14}" rx="14" fill="#fff" '
     f'stroke="#d8dee8"/>{"".join(parts)}</svg>\n'
   )
 

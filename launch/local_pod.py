@@ -13,7 +13,7 @@ With --restarts N all processes are then started again, up to N times, and a run
 not after 0 or 75, nor after 1 or 2, which would only come again, nor once a signal was passed on.
 
 Exit codes: 0 if all processes left with 0; otherwise that of the first that did not, where 128 + n is a death by
-signal n; 2 if the command line is wrong or the command can not be started; 70 if they failed after N restarts, too.
+signal n; 2 if the command line is wrong or the command cannot be started; 70 if they failed after N restarts, too.
 """
 
 import argparse
@@ -34,8 +34,8 @@ LIBC = ctypes.CDLL(None)
 PROXIES = ('grpc_proxy', 'https_proxy', 'HTTPS_PROXY', 'http_proxy')
 
 FINAL = (0, 1, 2, os.EX_TEMPFAIL)  # Done, an error that a person must mend, a wrong command, saved as asked.
-GAVE_UP = os.EX_SOFTWARE  # 70
-TICK = 0.5  # seconds
+GAVE_UP = os.EX_SOFTWARE  # 70.
+TICK = 0.5  # Seconds.
 
 
 def main(argv=None) -> int:
@@ -58,7 +58,7 @@ def main(argv=None) -> int:
         pod.start(args.command, environment(address, args.processes, index, args.devices))
     except OSError as e:
       pod.kill()
-      print(f'local_pod: {args.command[0]} can not be started: {e.strerror}', file=sys.stderr)
+      print(f'local_pod: {args.command[0]} cannot be started: {e.strerror}', file=sys.stderr)
       return 2
     for number in passed_on[:]:
       pod.send(number)  # Those that were started after it have missed it.
@@ -117,7 +117,7 @@ def environment(address: str, count: int, index: int, devices: int) -> dict:
 class Pod:
   def __init__(self):
     self._processes, self._threads = [], []
-    self._ended = queue.SimpleQueue()  # (index, exit code), in the order of the deaths
+    self._ended = queue.SimpleQueue()  # (index, exit code), in the order of the deaths.
     self._print = threading.Lock()
 
   def start(self, command, env) -> None:
@@ -196,7 +196,7 @@ class Pod:
 
 def die_with_parent() -> None:
   """Or a pod whose launcher is killed would go on, out of reach of Ctrl-C."""
-  LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+  LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG.
 
 
 def end_group(process) -> None:

@@ -49,7 +49,7 @@ class RunConfig:
   # Skip a step whose loss or gradient norm is so many deviations above those of the last steps; 0: take every step.
   spike_sigmas: float = 0.0
   seed: int = 0
-  log_every: int = setting(20, 'resume')  # steps
+  log_every: int = setting(20, 'resume')  # Steps.
   # A step to trace a few from; 0: none but those that touching WORKDIR/profile asks for.
   profile_at: int = setting(0, 'resume')
 
@@ -57,18 +57,18 @@ class RunConfig:
 def base() -> ml_collections.ConfigDict:
   """Every setting at its default, for a config file to change; what follows from others is left out of the input."""
   config = ml_collections.ConfigDict(plain(RunConfig()))
-  _give_types(config, RunConfig())
+  give_types(config, RunConfig())
   for name in roles.followers(InputConfig):
     del config.input[name]
   return config
 
 
-def _give_types(config, defaults) -> None:
+def give_types(config, defaults) -> None:
   """To settings that are None, which the command line could not set without."""
   for field in dataclasses.fields(defaults):
     value = getattr(defaults, field.name)
     if dataclasses.is_dataclass(value):
-      _give_types(config[field.name], value)
+      give_types(config[field.name], value)
     elif value is None:
       config[field.name] = ml_collections.config_dict.placeholder(typing.get_args(field.type)[0])
 

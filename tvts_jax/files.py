@@ -33,11 +33,11 @@ def is_local(path) -> bool:
 
 def local(path, only: Collection[str] | None = None) -> pathlib.Path:
   """The path as it is; of a file or flat folder in a bucket a copy, with all its files or those named in `only`."""
-  return pathlib.Path(path) if is_local(path) else _fetched(os.fspath(path), only)
+  return pathlib.Path(path) if is_local(path) else fetched(os.fspath(path), only)
 
 
 @functools.cache
-def _fetched(path: str, only: Collection[str] | None) -> pathlib.Path:
+def fetched(path: str, only: Collection[str] | None) -> pathlib.Path:
   """Lasts as long as this process, or if it is killed, until the next one."""
   source = epath.Path(path)
   if not source.exists():

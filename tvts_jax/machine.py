@@ -20,13 +20,13 @@ class Chip(NamedTuple):
   """Bandwidths are those of one chip in one direction."""
 
   kinds: tuple[str, ...]  # What JAX's names for the device begin with.
-  flops: float  # dense bfloat16 FLOP/s
-  memory: float  # bytes
-  memory_speed: float  # bytes/s
-  link: float  # bytes/s between the chips of a slice, or the GPUs of a box
-  network: float  # bytes/s between slices, or boxes
-  cores: int  # of the host, for each chip
-  together: int  # chips that a host has
+  flops: float  # Dense bfloat16 FLOP/s.
+  memory: float  # Bytes.
+  memory_speed: float  # bytes/s.
+  link: float  # bytes/s between the chips of a slice, or the GPUs of a box.
+  network: float  # bytes/s between slices, or boxes.
+  cores: int  # Of the host, for each chip.
+  together: int  # Chips that a host has.
 
 
 CHIPS = {

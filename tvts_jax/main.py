@@ -20,8 +20,8 @@ from ml_collections import config_flags
 
 from tvts_jax import command
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'the run: a file of configs/', lock_config=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'where checkpoints, metrics and the report go; needed')
+CONFIG = config_flags.DEFINE_config_file('config', None, 'the run: a file of configs/', lock_config=True)
+WORKDIR = flags.DEFINE_string('workdir', None, 'where checkpoints, metrics and the report go; needed')
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
@@ -38,7 +38,7 @@ def main(argv):
   def work() -> int:
     # Before anything touches a device, or the processes of a pod never find each other.
     distributed.initialize()
-    return 0 if train.train(config.resolve(_CONFIG.value), _WORKDIR.value) else stop.EXIT_CODE
+    return 0 if train.train(config.resolve(CONFIG.value), WORKDIR.value) else stop.EXIT_CODE
 
   return command.ending(work, leave=distributed.leave)
 

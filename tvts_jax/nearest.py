@@ -25,10 +25,10 @@ from tvts_jax.pages import kit
 from tvts_jax.shards import index, records
 
 NEAREST = 5
-HEIGHT = 160  # of a picture, in pixels
+HEIGHT = 160  # Of a picture, in pixels.
 QUERIES = 200  # On one page.
 
-_STYLE = """
+STYLE = """
 .five { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); margin: 12px 0; }
 .five figure { margin: 0; font-size: 13px; overflow-wrap: anywhere; }
 .five img { width: 100%; border-radius: 6px; background: var(--line); display: block; }
@@ -75,7 +75,7 @@ def document(weights, split: Split, texts: list[str], scores_QxG: np.ndarray) ->
       f'<section class="card"><h3><bdi>{kit.text(text, 500)}</bdi></h3><div class="five">{figures}</div>'
       f'{kit.histogram(scores_G, "cosine")}</section>'
     )
-  return kit.document('Nearest videos', _STYLE, '\n'.join(parts))
+  return kit.document('Nearest videos', STYLE, '\n'.join(parts))
 
 
 def figure(record: records.Record, score: float, scores_G: np.ndarray) -> str:

@@ -22,8 +22,8 @@ from tvts_jax.files import write_whole
 from tvts_jax.pages import kit
 from tvts_jax.shards import index, records
 
-FRAMES = 4  # of a clip
-HEIGHT = 120  # of a picture, in pixels
+FRAMES = 4  # Of a clip.
+HEIGHT = 120  # Of a picture, in pixels.
 ONLY = {
   'all': lambda right: True,
   'wrong': lambda right: not all(right),
@@ -31,7 +31,7 @@ ONLY = {
   'differ': lambda right: len(set(right)) > 1,
 }
 
-_STYLE = """
+STYLE = """
 .strip { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 4px; margin: 10px 0; max-width: 640px; }
 .strip img { width: 100%; border-radius: 4px; display: block; }
 .of { display: grid; gap: 18px; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); }
@@ -127,7 +127,7 @@ def write(args) -> None:
       'for others by --only'
     )
   args.out.parent.mkdir(parents=True, exist_ok=True)
-  write_whole(args.out, kit.document('Predictions', _STYLE, '\n'.join(parts)))
+  write_whole(args.out, kit.document('Predictions', STYLE, '\n'.join(parts)))
   print(f'{shown} clips in {args.out}')
 
 

@@ -28,13 +28,13 @@ COMPILER_OPTIONS = {
 class Spikes(NamedTuple):
   """What the spike rule remembers."""
 
-  recent: jax.Array  # float32 [2, USUAL]: losses and gradient norms
-  seen: jax.Array  # int32 []: steps that it looked at
-  skipped: jax.Array  # int32 []: of them
+  recent: jax.Array  # float32 [2, USUAL]: losses and gradient norms.
+  seen: jax.Array  # int32 []: steps that it looked at.
+  skipped: jax.Array  # int32 []: of them.
 
 
 class State(NamedTuple):
-  step: jax.Array  # int32 []
+  step: jax.Array  # int32 [].
   params: Any
   opt_state: Any
   ema: Any = None  # A running mean of the parameters, or None.
@@ -46,10 +46,10 @@ class Parts(NamedTuple):
 
   model: tvts.Model
   loss_fn: objectives.Loss
-  train_step: Callable  # (state, batch, rng) → (state, metrics)
+  train_step: Callable  # (state, batch, rng) → (state, metrics).
   spec: dict  # Shapes and types of what the model reads of a batch.
-  init: Callable  # rng → State
-  shapes: State  # of jax.ShapeDtypeStructs
+  init: Callable  # Rng → State.
+  shapes: State  # Of jax.ShapeDtypeStructs.
 
 
 def build(config) -> tuple[tvts.Model, objectives.Loss, dict]:

@@ -27,10 +27,10 @@ from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
 from tvts_jax.models.texts.distilbert import TextEncoder
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'the run whose transcripts and text encoder are meant')
-_TOKENIZER = flags.DEFINE_string('tokenizer', None, 'a tokenizer folder; needed (python -m data.vocab makes one)')
-_OUT = flags.DEFINE_string('out', None, 'the folder to write; needed')
-_STEPS = flags.DEFINE_integer('steps', 400, 'steps of training, each with one batch of the config')
+CONFIG = config_flags.DEFINE_config_file('config', None, 'the run whose transcripts and text encoder are meant')
+TOKENIZER = flags.DEFINE_string('tokenizer', None, 'a tokenizer folder; needed (python -m data.vocab makes one)')
+OUT = flags.DEFINE_string('out', None, 'the folder to write; needed')
+STEPS = flags.DEFINE_integer('steps', 400, 'steps of training, each with one batch of the config')
 flags.mark_flags_as_required(['config', 'tokenizer', 'out'])
 
 
@@ -98,13 +98,13 @@ def main(argv):
 
 
 def make() -> None:
-  out = pathlib.Path(_OUT.value)
+  out = pathlib.Path(OUT.value)
   if out.exists():
     raise UserError(f'{out} exists; give another --out, or remove it')
-  config = config_lib.resolve(_CONFIG.value)
-  tokenizer = Tokenizer(_TOKENIZER.value, config.input.max_tokens)
-  params, named = warm(config, tokenizer, _STEPS.value)
-  write(out, config, params, _TOKENIZER.value)
+  config = config_lib.resolve(CONFIG.value)
+  tokenizer = Tokenizer(TOKENIZER.value, config.input.max_tokens)
+  params, named = warm(config, tokenizer, STEPS.value)
+  write(out, config, params, TOKENIZER.value)
   print(f'{out}: [CLS] names {named:.0%} of the word pieces of a transcript')
 
 

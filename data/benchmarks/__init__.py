@@ -32,14 +32,14 @@ def read(name: str, path: str, media: str, number: int = 1) -> list[Clip]:
   media: the folder that the videos must lie in.
   number: which of the splits, where a benchmark has several.
   """
-  clips = find.collect(_inside(BENCHMARKS[name].read(Files(path), number), media))
+  clips = find.collect(media_inside(BENCHMARKS[name].read(Files(path), number), media))
   if not clips:
     raise SourceError('nothing_found', f'{path}, as {name}, lists not one clip')
-  _check_labels(clips, path)
+  check_labels(clips, path)
   return sorted(clips, key=lambda clip: clip.id)
 
 
-def _inside(found, media):
+def media_inside(found, media):
   """Clips with their videos relative to the folder of the media, none of them out of it."""
   for where, clip in found:
     if not clip.video:
@@ -51,7 +51,7 @@ def _inside(found, media):
     yield where, dataclasses.replace(clip, video=video if inside is None else f'{video}::{inside}')
 
 
-def _check_labels(clips, path):
+def check_labels(clips, path):
   names = defaultdict(set)
   for clip in clips:
     if clip.label is not None:

@@ -22,9 +22,9 @@ class Clip:
 
   id: str
   split: str
-  video: str  # below the folder of the media; its ending may lack or be another one
+  video: str  # Below the folder of the media; its ending may lack or be another one.
   label: int | None = None
-  name: str | None = None  # of the class, in words
+  name: str | None = None  # Of the class, in words.
   captions: tuple[str, ...] = ()
   pairs: tuple[dict[str, Any], ...] = ()
 
@@ -38,10 +38,12 @@ Found = Iterator[tuple[str, Clip]]
 
 
 class Benchmark(NamedTuple):
-  layout: str  # the files that it reads
+  layout: str  # The files that it reads.
   read: Callable[['Files', int], Found]
-  sizes: tuple[dict[str, int], ...]  # clips of each split, by the paper or the published lists; an entry a split number
-  classes: int = 0  # 0: there are none, or nobody knows how many
+  sizes: tuple[
+    dict[str, int], ...
+  ]  # Clips of each split, by the paper or the published lists; an entry a split number.
+  classes: int = 0  # 0: there are none, or nobody knows how many.
   endings: tuple[str, ...] = VIDEOS
 
 
@@ -75,7 +77,7 @@ class Files:
     return path
 
   def matching(self, pattern: str) -> dict[str, str]:
-    """What the first group of a pattern is in a file's name -> the file."""
+    """What the first group of a pattern is in a file's name → the file."""
     found = {}
     for path in self._paths:
       if match := re.fullmatch(pattern, os.path.basename(path)):

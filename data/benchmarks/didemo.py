@@ -22,17 +22,17 @@ def read(files: Files, number: int) -> Found:
       id, sentence = text(entry, 'video', where), text(entry, 'description', where)
       if not id or not sentence:
         raise SourceError('bad_table', f'{where}: {"description" if id else "video"} is missing')
-      sentences[_video(id)].append(sentence.strip())
-      places.setdefault(_video(id), where)
+      sentences[video(id)].append(sentence.strip())
+      places.setdefault(video(id), where)
     # Lists leave out videos that were lost before others agreed on them.
     listed = files.find(f'{split}_list.txt')
-    kept = {_video(id) for _, id in clips.lines(listed)} if listed else sentences
+    kept = {video(id) for _, id in clips.lines(listed)} if listed else sentences
     for id, of_video in sentences.items():
       if id in kept:
         yield places[id], Clip(id, split, id, captions=(' '.join(of_video),))
 
 
-def _video(name):
+def video(name):
   return name.rpartition('.')[0] or name
 
 

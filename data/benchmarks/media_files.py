@@ -10,7 +10,7 @@ from data.benchmarks.clips import Benchmark, Clip, stem
 from tvts_jax.media import container, paths, pictures, video
 from tvts_jax.media.errors import MediaError
 
-_PAGE = re.compile(rb'(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|\?xml)', re.IGNORECASE)
+PAGE = re.compile(rb'(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|\?xml)', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Look:
 
 
 class Found(NamedTuple):
-  paths: dict[str, str]  # id -> file
-  several: dict[str, list[str]]  # id -> the file that was taken, and those that would have done as well
+  paths: dict[str, str]  # Id → file.
+  several: dict[str, list[str]]  # Id → the file that was taken, and those that would have done as well.
 
 
 def locate(clips: list[Clip], benchmark: Benchmark, media: str) -> Found:
@@ -36,19 +36,21 @@ def locate(clips: list[Clip], benchmark: Benchmark, media: str) -> Found:
   files = defaultdict(list)
   for path in paths.videos_under(media, benchmark.endings):
     files[stem(path)].append(path)
-  folders = {_folder(clip.video) for clip in clips} - {''}
+  folders = {folder_of(clip.video) for clip in clips} - {''}
   chosen, several = {}, {}
   for clip in clips:
-    if path := _listed(os.path.join(media, clip.video), files):
+    if path := listed(os.path.join(media, clip.video), files):
       chosen[clip.id] = path
   taken = set(chosen.values())
   for clip in clips:
     if clip.id in chosen:
       continue
-    own = _folder(clip.video)
-    fits = [p for p in files[stem(clip.video)] if p not in taken and (_folder(p) == own or _folder(p) not in folders)]
+    own = folder_of(clip.video)
+    fits = [
+      p for p in files[stem(clip.video)] if p not in taken and (folder_of(p) == own or folder_of(p) not in folders)
+    ]
     if fits:
-      fits.sort(key=lambda p: (_folder(p) != own, p))
+      fits.sort(key=lambda p: (folder_of(p) != own, p))
       chosen[clip.id] = fits[0]
       taken.add(fits[0])
     if len(fits) > 1:
@@ -56,7 +58,7 @@ def locate(clips: list[Clip], benchmark: Benchmark, media: str) -> Found:
   return Found(chosen, several)
 
 
-def _listed(path, files):
+def listed(path, files):
   """The file, or tar member, just where a list has it, whatever its ending."""
   if paths.split_ref(path)[1] is not None:
     return path if paths.exists(path) else None
@@ -65,7 +67,7 @@ def _listed(path, files):
   return path if path in here else next(iter(here), None)
 
 
-def _folder(path):
+def folder_of(path):
   return os.path.basename(os.path.dirname(path)).replace('_', ' ').casefold()
 
 
@@ -73,7 +75,7 @@ def look(job: Look) -> None:
   """MediaError if the file is no video or image, or damaged."""
   with paths.open_media(job.path) as file:
     head = file.read(512)
-    if _PAGE.match(head):
+    if PAGE.match(head):
       raise MediaError('not_an_image' if job.is_image else 'not_a_video', 'a web page, an error page most likely')
     if job.is_image and job.decode:
       pictures.read_image(file, short_side=pictures.MIN_SIDE)

@@ -14,29 +14,29 @@ from data.sources.tables import text
 
 def read(files: Files, number: int) -> Found:
   if path := files.find('MSRVTT_data.json'):
-    captions = _captions(path, 'sentences', 'video_id')
+    captions = read_captions(path, 'sentences', 'video_id')
     for where, row in tables.rows(files.get('MSRVTT_train.9k.csv')):
-      yield _clip('train', where, text(row, 'video_id', where), captions, path)
+      yield clip('train', where, text(row, 'video_id', where), captions, path)
     for where, row in tables.rows(files.get('MSRVTT_JSFUSION_test.csv')):
       id, sentence = text(row, 'video_id', where), text(row, 'sentence', where)
       if not sentence:
         raise SourceError('bad_table', f'{where}: sentence is missing')
-      yield _clip('test', where, id, {id: [sentence]}, path)
+      yield clip('test', where, id, {id: [sentence]}, path)
     return
   path = files.get('MSR_VTT.json')
-  captions = _captions(path, 'annotations', 'image_id')
+  captions = read_captions(path, 'annotations', 'image_id')
   for where, id in clips.lines(files.get('train_list_jsfusion.txt')):
-    yield _clip('train', where, id, captions, path)
+    yield clip('train', where, id, captions, path)
   given = files.get('jsfusion_val_caption_idx.pkl')
   chosen = pickles.load(given)
   for where, id in clips.lines(files.get('val_list_jsfusion.txt')):
     which = chosen.get(id)
     if type(which) is not int or not 0 <= which < len(captions.get(id, ())):
       raise SourceError('bad_table', f'{where}: {given} chooses no caption of {id!r} that is in {path}')
-    yield _clip('test', where, id, {id: [captions[id][which]]}, path)
+    yield clip('test', where, id, {id: [captions[id][which]]}, path)
 
 
-def _captions(path, key, of) -> dict[str, list[str]]:
+def read_captions(path, key, of) -> dict[str, list[str]]:
   """Of each video, in the order of the file, which the pickle counts by."""
   found = defaultdict(list)
   for where, entry in clips.entries(path, key):
@@ -47,7 +47,7 @@ def _captions(path, key, of) -> dict[str, list[str]]:
   return found
 
 
-def _clip(split, where, id, captions, path):
+def clip(split, where, id, captions, path):
   if not id:
     raise SourceError('bad_table', f'{where}: video_id is missing')
   if id not in captions:

@@ -8,7 +8,7 @@ from data.sources.items import SourceError
 
 
 def read(files: Files, number: int) -> Found:
-  from data.benchmarks import pickles  # which brings JAX with it, and everybody else does without
+  from data.benchmarks import pickles  # Which brings JAX with it, and everybody else does without.
 
   path = files.get('raw-captions.pkl')
   captions = pickles.load(path)
@@ -17,12 +17,12 @@ def read(files: Files, number: int) -> Found:
     raise SourceError('no_source', f'{files.path} holds no train_list.txt, val_list.txt or test_list.txt')
   for split, at in found.items():
     for where, id in clips.lines(at) if at else ():
-      if not _is_list_of(captions.get(id), list) or not all(_is_list_of(words, str) for words in captions[id]):
+      if not is_list_of(captions.get(id), list) or not all(is_list_of(words, str) for words in captions[id]):
         raise SourceError('bad_table', f'{where}: {path} has no captions of {id!r}, as lists of words')
       yield where, Clip(id, split, id, captions=tuple(' '.join(words) for words in captions[id]))
 
 
-def _is_list_of(value, kind):
+def is_list_of(value, kind):
   return isinstance(value, list) and bool(value) and all(isinstance(part, kind) for part in value)
 
 

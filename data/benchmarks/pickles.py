@@ -9,7 +9,7 @@ from tvts_jax.convert.unpickle import Damaged, Machine, Name
 MAX_BYTES = 256 << 20
 
 
-class _Plain(Machine):
+class Plain(Machine):
   """Refuses even what a checkpoint may hold."""
 
   def __init__(self, path: str):
@@ -40,7 +40,7 @@ def load(path: str) -> dict:
     raise SourceError('bad_table', f'{path} has {size} bytes, more than the {MAX_BYTES} of any list of captions')
   with open(path, 'rb') as file:
     try:
-      content = _Plain(path).run(file)
+      content = Plain(path).run(file)
     except Damaged as error:
       raise SourceError('bad_table', f'{path} is damaged: {error}') from error
     except ConvertError as error:

@@ -19,10 +19,10 @@ def read(files: Files, number: int) -> Found:
   lists = {split: files.find(f'{name}.json', f'{PREFIX}{name}.json') for name, split in SPLITS.items()}
   if any(lists.values()):
     path = files.get('labels.json', f'{PREFIX}labels.json')
-    labels = _labels(path)
+    labels = read_labels(path)
     for split, at in lists.items():
       for where, entry in clips.entries(at) if at else ():
-        yield where, _clip(entry, split, labels, where, path)
+        yield where, clip(entry, split, labels, where, path)
     return
   found = files.matching(LIST)
   if os.path.isfile(files.path) and not found:
@@ -30,16 +30,16 @@ def read(files: Files, number: int) -> Found:
   if not found:
     raise SourceError('no_source', f'{files.path} holds no train.json, {PREFIX}train.json or list like val.txt')
   path = files.find('labels.json', f'{PREFIX}labels.json')
-  names = {number: name for name, number in _labels(path).items()} if path else {}
+  names = {number: name for name, number in read_labels(path).items()} if path else {}
   for split, at in found.items():
     for where, line in clips.lines(at):
-      video, label = _path_and_label(line, where)
+      video, label = path_and_label(line, where)
       if names and label not in names:
         raise SourceError('bad_table', f'{where}: {path} has no label {label}')
       yield where, Clip(clips.stem(video), SPLITS.get(split, split), video, label, names.get(label))
 
 
-def _clip(entry, split, labels, where, path):
+def clip(entry, split, labels, where, path):
   id, template = text(entry, 'id', where), text(entry, 'template', where)
   if not id:
     raise SourceError('bad_table', f'{where}: has no id')
@@ -52,15 +52,15 @@ def _clip(entry, split, labels, where, path):
   return Clip(id, split, id, labels[name], name, (caption,) if caption else ())
 
 
-def _labels(path) -> dict[str, int]:
-  """Name -> number."""
+def read_labels(path) -> dict[str, int]:
+  """Name → number."""
   content = clips.load(path)
   if not isinstance(content, dict):
     raise SourceError('bad_table', f'{path} holds no classes with their numbers')
   return {name: clips.whole(str(number), f'{path}, {name!r}') for name, number in content.items()}
 
 
-def _path_and_label(line, where):
+def path_and_label(line, where):
   fields = line.replace(',', ' ').split()
   if len(fields) != 2:
     raise SourceError('bad_table', f'{where}: {len(fields)} fields where a video and a label are expected')

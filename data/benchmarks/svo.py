@@ -25,14 +25,14 @@ def read(files: Files, number: int) -> Found:
       places.setdefault(id, where)
     sentences.setdefault(positive, {})[sentence] = None
     triplets[negative] = triplet.replace(',', ' ')
-    negated = [part for column, part in FLAGS.items() if _flag(row, column, where)]
+    negated = [part for column, part in FLAGS.items() if flag(row, column, where)]
     pairs.setdefault(positive, []).append({'sentence': sentence, 'negative': negative, 'negated': negated})
   for id, where in places.items():
     captions = tuple(sentences.get(id) or (triplets[id],))
     yield where, Clip(id, 'test', id, captions=captions, pairs=tuple(pairs.get(id, ())))
 
 
-def _flag(row, column, where):
+def flag(row, column, where):
   value = row.get(column)
   key = value if value is None else str(value).lower()
   if key not in SAYS:

@@ -29,7 +29,7 @@ def read(files: Files, number: int) -> Found:
 
 
 def in_words(name: str) -> str:
-  """ApplyEyeMakeup -> Apply Eye Makeup."""
+  """ApplyEyeMakeup → Apply Eye Makeup."""
   return re.sub('(?<=[a-z])(?=[A-Z])', ' ', name)
 
 

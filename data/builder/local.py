@@ -15,7 +15,7 @@ from data.outcomes import BuildError
 from tvts_jax.files import is_local, scratch
 from tvts_jax.human import Progress
 
-JUDGED_FROM = 20  # outcomes; fewer say little about a run as a whole
+JUDGED_FROM = 20  # Outcomes; fewer say little about a run as a whole.
 
 
 class Tally:
@@ -55,7 +55,7 @@ def build(folder, todo: list[PlannedShard], plan_sha256, config, limits: Limits,
   ):
     while waiting or running:
       check_signals()
-      while waiting and len(running) < 2 * workers:  # so that nobody idles while a shard ends
+      while waiting and len(running) < 2 * workers:  # So that nobody idles while a shard ends.
         planned = waiting.popleft()
         jobs = [Job(item, config, str(parts / f'{planned.name}.{i}')) for i, item in enumerate(planned.items)]
         opened[planned] = {pool.submit(job): job for job in jobs}

@@ -8,12 +8,12 @@ from data.outcomes import BuildError
 from tvts_jax.files import write_whole
 from tvts_jax.shards import index, records
 
-SAMPLING = ('transcripts', 'seconds', 'gap_s', 'min_words')  # of the config: what windows were chosen to serve
+SAMPLING = ('transcripts', 'seconds', 'gap_s', 'min_words')  # Of the config: what windows were chosen to serve.
 SHARD_TEMPLATE = '{SPLIT}-{SHARD_X_OF_Y}.tfrecord'
 
 
 def write(folder, plan: Plan, done: dict[str, dict]) -> dict:
-  """done: name of each planned shard -> content of its shard.json. Returns the content of manifest.json."""
+  """done: name of each planned shard → content of its shard.json. Returns the content of manifest.json."""
   splits = {}
   for planned in plan.shards:
     listed, counts = splits.setdefault(planned.split, ([], Counter()))
@@ -31,7 +31,7 @@ def write(folder, plan: Plan, done: dict[str, dict]) -> dict:
     {k: config[k] for k in SAMPLING},
     {split: (listed, dict(sorted(counts.items()))) for split, (listed, counts) in splits.items()},
   )
-  _write_tfds(folder, {split: listed for split, (listed, _) in splits.items()})
+  write_tfds(folder, {split: listed for split, (listed, _) in splits.items()})
   write_whole(folder / index.MANIFEST, json.dumps(content, indent=2, sort_keys=True))
   return content
 
@@ -42,7 +42,7 @@ def describe(counts: dict[str, int]) -> str:
   return ', '.join(f'{code} {n}' for n, code in sorted(left_out, key=lambda x: (-x[0], x[1])))
 
 
-def _write_tfds(folder, splits: dict[str, list[index.Shard]]) -> None:
+def write_tfds(folder, splits: dict[str, list[index.Shard]]) -> None:
   """dataset_info.json and features.json, for tfds.builder_from_directory. Does not import TensorFlow."""
   import tensorflow_datasets as tfds
 
@@ -51,7 +51,7 @@ def _write_tfds(folder, splits: dict[str, list[index.Shard]]) -> None:
   )
   tfds.folder_dataset.write_metadata(
     data_dir=folder,
-    features=_tfds_features(tfds.features),
+    features=tfds_features(tfds.features),
     split_infos=[
       tfds.core.SplitInfo(
         name=split,
@@ -63,11 +63,11 @@ def _write_tfds(folder, splits: dict[str, list[index.Shard]]) -> None:
     ],
     filename_template=template,
     description='Windows of narrated videos: JPEG frames, words, and the times of both in milliseconds.',
-    check_data=False,  # reads with TensorFlow; python -m data.validate reads everything, without
+    check_data=False,  # Reads with TensorFlow; python -m data.validate reads everything, without.
   )
 
 
-def _tfds_features(features):
+def tfds_features(features):
   """records.FEATURES as nested dicts: TFDS joins their keys with '/', which is how the names are spelt."""
   import numpy as np
 

@@ -9,8 +9,8 @@ from tvts_jax.media import pictures
 from tvts_jax.shards.records import Record
 from tvts_jax.shards.sampling import SamplingConfig, valid_starts
 
-STILL_LEVELS = 1.0  # two pictures are one if they differ less, in mean grey levels of 0..255
-PAIRS = 12  # of neighbouring frames that are compared in a record
+STILL_LEVELS = 1.0  # Two pictures are one if they differ less, in mean grey levels of 0..255.
+PAIRS = 12  # Of neighbouring frames that are compared in a record.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,24 +19,24 @@ class Measures:
 
   video_s: float
   words_per_s: float | None
-  silence: float | None  # share of the window in which no word is being said
-  pause_s: float | None  # the longest such stretch
-  heard: float | None  # share of windows of l seconds with enough words, over all places
-  usable: float | None  # share of begins where all K windows have them
-  stills: float | None  # share of neighbouring frames with the same picture
+  silence: float | None  # Share of the window in which no word is being said.
+  pause_s: float | None  # The longest such stretch.
+  heard: float | None  # Share of windows of l seconds with enough words, over all places.
+  usable: float | None  # Share of begins where all K windows have them.
+  stills: float | None  # Share of neighbouring frames with the same picture.
   frame_kb: float
-  kind: tuple[str, str, str]  # source, timing and language of the transcript
+  kind: tuple[str, str, str]  # Source, timing and language of the transcript.
 
 
 def measure(record: Record, config: SamplingConfig) -> Measures:
   window_ms = record.end_ms - record.start_ms
   heard = usable = speech = silence = pause = None
   if record.transcript_timing != 'caption':
-    quiet = _pauses(record)
+    quiet = pauses_of(record)
     starts = sum(record.start_ms <= s <= record.end_ms for s in record.word_starts_ms)
     speech, silence, pause = starts / window_ms * 1000, sum(quiet) / window_ms, max(quiet) / 1000
-    heard = _share_of_begins(record, dataclasses.replace(config, transcripts=1))
-    usable = _share_of_begins(record, config)
+    heard = share_of_begins(record, dataclasses.replace(config, transcripts=1))
+    usable = share_of_begins(record, config)
   return Measures(
     video_s=record.duration_ms / 1000,
     words_per_s=speech,
@@ -44,13 +44,13 @@ def measure(record: Record, config: SamplingConfig) -> Measures:
     pause_s=pause,
     heard=heard,
     usable=usable,
-    stills=_stills(record),
+    stills=stills_of(record),
     frame_kb=float(np.mean([len(f) for f in record.frames])) / 1000,
     kind=(record.transcript_source, record.transcript_timing, record.lang),
   )
 
 
-def _pauses(record: Record) -> list[int]:
+def pauses_of(record: Record) -> list[int]:
   """Milliseconds of each stretch of the window without a word, the ones at its ends included."""
   said, pauses = record.start_ms, []
   for start, end in zip(record.word_starts_ms, record.word_ends_ms):
@@ -59,7 +59,7 @@ def _pauses(record: Record) -> list[int]:
   return [*pauses, max(0, record.end_ms - said)]
 
 
-def _share_of_begins(record: Record, config: SamplingConfig) -> float | None:
+def share_of_begins(record: Record, config: SamplingConfig) -> float | None:
   """Mean over the lengths l that fit into the window at all."""
   shares = []
   for l_ms in config.lengths_ms:
@@ -70,18 +70,18 @@ def _share_of_begins(record: Record, config: SamplingConfig) -> float | None:
   return float(np.mean(shares)) if shares else None
 
 
-def _stills(record: Record) -> float | None:
+def stills_of(record: Record) -> float | None:
   if len(record.frames) < 2 or record.height * record.width > pictures.MAX_PIXELS:
     return None
   count = min(PAIRS, len(record.frames) - 1)
   same = []
   for i in np.linspace(0, len(record.frames) - 2, count).round().astype(int):
-    a, b = (cv2.imdecode(np.frombuffer(f, np.uint8), _size(record)) for f in record.frames[i : i + 2])
+    a, b = (cv2.imdecode(np.frombuffer(f, np.uint8), size(record)) for f in record.frames[i : i + 2])
     if a is not None and b is not None:
       same.append(float(cv2.absdiff(a, b).mean()) < STILL_LEVELS)
   return float(np.mean(same)) if same else None
 
 
-def _size(record: Record) -> int:
+def size(record: Record) -> int:
   """Large frames are decoded at a quarter of their sides, which is cheap."""
   return cv2.IMREAD_GRAYSCALE if min(record.height, record.width) < 128 else cv2.IMREAD_REDUCED_GRAYSCALE_4

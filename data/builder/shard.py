@@ -30,7 +30,7 @@ OUTCOMES = 'outcomes'  # The folder of what became of each item.
 class Job:
   item: Item
   config: windows.WindowConfig
-  part: str  # path of a file to be written: serialized records, end to end
+  part: str  # Path of a file to be written: serialized records, end to end.
 
 
 def make_item(job: Job) -> dict:
@@ -43,7 +43,7 @@ def make_item(job: Job) -> dict:
     with open(job.part, 'wb') as f:
       f.writelines(payloads)
   except OSError as e:
-    raise BuildError(f'{job.part} can not be written: {e.strerror}', 'output') from e
+    raise BuildError(f'{job.part} cannot be written: {e.strerror}', 'output') from e
   rows = [
     (len(p), index.video_hash(r.video_id), index.example_hash(r.video_id, r.window_index))
     for p, r in zip(payloads, made)
@@ -60,7 +60,7 @@ def make_item(job: Job) -> dict:
 
 def build_shard(folder, planned: PlannedShard, plan_sha256: str, config, limits: Limits) -> None:
   """One shard that is not done, item by item, in one child process: the whole work of a Beam element."""
-  if _read_done(folder, planned, plan_sha256):
+  if read_one_done(folder, planned, plan_sha256):
     return
   with tempfile.TemporaryDirectory() as parts:
     runner, done = Runner(make_item, limits, threading.Event()), []
@@ -75,25 +75,25 @@ def build_shard(folder, planned: PlannedShard, plan_sha256: str, config, limits:
 
 def finish_shard(folder, planned: PlannedShard, plan_sha256: str, done: list[tuple[Job, Answer]]) -> dict:
   """Writes shard, index, outcome lines and NAME.shard.json, in this order; returns the latter's content."""
-  shard = writer.write_shard(folder / f'{planned.name}.tfrecord', _rows(done))
-  lines = [json.dumps(_outcome(job, answer), sort_keys=True) for job, answer in done]
-  log = _log_path(folder, planned)
+  shard = writer.write_shard(folder / f'{planned.name}.tfrecord', rows_of(done))
+  lines = [json.dumps(outcome(job, answer), sort_keys=True) for job, answer in done]
+  log = log_path(folder, planned)
   log.parent.mkdir(exist_ok=True)
   write_whole(log, ''.join(line + '\n' for line in lines))
-  content = {'plan_sha256': plan_sha256, 'shard': asdict(shard), **_sums(done)}
-  write_whole(_done_path(folder, planned), json.dumps(content, indent=2, sort_keys=True))
+  content = {'plan_sha256': plan_sha256, 'shard': asdict(shard), **sums(done)}
+  write_whole(done_path(folder, planned), json.dumps(content, indent=2, sort_keys=True))
   return content
 
 
 def read_done(folder, planned: Iterable[PlannedShard], plan_sha256: str) -> dict[str, dict]:
-  """Name -> content of NAME.shard.json, for the shards that are done: of this plan, every file of its right size."""
-  with ThreadPoolExecutor(32) as pool:  # a bucket takes its time for each
-    contents = pool.map(lambda p: (p.name, _read_done(folder, p, plan_sha256)), planned)
+  """Name → content of NAME.shard.json, for the shards that are done: of this plan, every file of its right size."""
+  with ThreadPoolExecutor(32) as pool:  # A bucket takes its time for each.
+    contents = pool.map(lambda p: (p.name, read_one_done(folder, p, plan_sha256)), planned)
     return {name: content for name, content in contents if content}
 
 
-def _read_done(folder, planned: PlannedShard, plan_sha256: str) -> dict | None:
-  path = _done_path(folder, planned)
+def read_one_done(folder, planned: PlannedShard, plan_sha256: str) -> dict | None:
+  path = done_path(folder, planned)
   if not path.exists():
     return None
   try:
@@ -101,16 +101,16 @@ def _read_done(folder, planned: PlannedShard, plan_sha256: str) -> dict | None:
     shard = index.Shard(**content['shard'])
     whole = content['plan_sha256'] == plan_sha256 and sum(content['outcomes'].values()) == len(planned.items)
   except (ValueError, TypeError, KeyError, AttributeError):
-    return None  # unreadable is as good as not there: the shard is built again
+    return None  # Unreadable is as good as not there: the shard is built again.
   sizes = {
     folder / shard.name: shard.bytes,
     index.index_path(folder / shard.name): len(index.INDEX_MAGIC) + shard.count * index.INDEX_ROW.itemsize,
   }
-  whole = whole and _log_path(folder, planned).exists()
+  whole = whole and log_path(folder, planned).exists()
   return content if whole and all(p.exists() and index.size_and_time(p)[0] == n for p, n in sizes.items()) else None
 
 
-def _sums(done: list[tuple[Job, Answer]]) -> dict:
+def sums(done: list[tuple[Job, Answer]]) -> dict:
   """Of a shard's items: how many came to which outcome, their totals, and their measures: [sum, items]."""
   counts, totals, measures = Counter(), Counter(), {}
   for _, answer in done:
@@ -124,15 +124,15 @@ def _sums(done: list[tuple[Job, Answer]]) -> dict:
   return {'outcomes': dict(counts), 'totals': dict(totals), 'measures': measures}
 
 
-def _log_path(folder, planned: PlannedShard):
+def log_path(folder, planned: PlannedShard):
   return folder / OUTCOMES / f'{planned.name}.jsonl'
 
 
-def _done_path(folder, planned: PlannedShard):
+def done_path(folder, planned: PlannedShard):
   return folder / f'{planned.name}{writer.DONE}'
 
 
-def _rows(done):
+def rows_of(done):
   for job, answer in done:
     if answer.code == 'ok':
       with open(job.part, 'rb') as f:
@@ -141,7 +141,7 @@ def _rows(done):
       Path(job.part).unlink()
 
 
-def _outcome(job: Job, answer: Answer) -> dict:
+def outcome(job: Job, answer: Answer) -> dict:
   return {
     'id': job.item.id,
     'status': outcomes.status(answer.code),

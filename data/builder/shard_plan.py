@@ -18,14 +18,14 @@ from tvts_jax.files import write_whole
 from tvts_jax.shards import index, records
 
 PLAN, ITEMS = 'plan.json', 'items.jsonl'
-SHARD_BYTES = 200e6  # aimed at: large enough for a bucket, small enough to lose
-JPEG_BYTES = 0.14  # a pixel, measured on real video at quality 75: 12.5 kB for 340 x 256
+SHARD_BYTES = 200e6  # Aimed at: large enough for a bucket, small enough to lose.
+JPEG_BYTES = 0.14  # A pixel, measured on real video at quality 75: 12.5 kB for 340 x 256.
 
 
 @dataclass(frozen=True)
 class PlannedShard:
-  name: str  # without a suffix
-  items: tuple[Item, ...]  # by place()
+  name: str  # Without a suffix.
+  items: tuple[Item, ...]  # By place().
 
   @property
   def split(self) -> str:
@@ -39,7 +39,7 @@ def place(item: Item) -> bytes:
 
 @dataclass(frozen=True)
 class Plan:
-  content: dict  # of plan.json
+  content: dict  # Of plan.json.
   shards: tuple[PlannedShard, ...]
 
   @property
@@ -69,7 +69,7 @@ def make(items: list[Item], config, items_per_shard: int) -> Plan:
     'config': json.loads(json.dumps(dataclasses.asdict(config))),
     'items_per_shard': items_per_shard,
     'items': {split: len(members) for split, members in sorted(by_split.items())},
-    'items_sha256': hashlib.sha256(_items_bytes(planned)).hexdigest(),
+    'items_sha256': hashlib.sha256(items_bytes(planned)).hexdigest(),
   }
   return Plan(content, tuple(planned))
 
@@ -84,21 +84,21 @@ def settle(folder, plan: Plan) -> None:
   """Writes the plan into the folder, or checks that the one there is the same. BuildError names what differs."""
   path = folder / PLAN
   if not path.exists():
-    write_whole(folder / ITEMS, _items_bytes(plan.shards))
+    write_whole(folder / ITEMS, items_bytes(plan.shards))
     write_whole(path, json.dumps(plan.content, indent=2, sort_keys=True))
     return
   try:
     there = json.loads(path.read_text())
-    differences = _differences(there, plan.content)
+    differences = differences_of(there, plan.content)
     if 'items_sha256' in dict(differences):
-      before = dict(_identify(line) for line in (folder / ITEMS).read_text().splitlines())
+      before = dict(identify(line) for line in (folder / ITEMS).read_text().splitlines())
   except (ValueError, TypeError, KeyError, FileNotFoundError) as e:
-    raise BuildError(f'{path} can not be read ({e!r}); build into another folder', 'plan') from e
+    raise BuildError(f'{path} cannot be read ({e!r}); build into another folder', 'plan') from e
   if not differences:
     return
   named = [d for k, d in differences if k != 'items_sha256']
   if 'items_sha256' in dict(differences):
-    named += _item_differences(before, dict(_identify(line) for line in _items_lines(plan.shards)))
+    named += item_differences(before, dict(identify(line) for line in items_lines(plan.shards)))
   raise BuildError(
     f'{folder} was begun with another plan: {"; ".join(named)}; finish it as it was begun or build elsewhere',
     'plan',
@@ -111,32 +111,32 @@ def parse_line(line: str) -> tuple[str, Item]:
   return fields.pop('shard'), Item(**fields)
 
 
-def _items_lines(planned) -> list[str]:
+def items_lines(planned) -> list[str]:
   return [
     json.dumps({'shard': s.name, **dataclasses.asdict(item)}, sort_keys=True) for s in planned for item in s.items
   ]
 
 
-def _items_bytes(planned) -> bytes:
-  return ''.join(line + '\n' for line in _items_lines(planned)).encode()
+def items_bytes(planned) -> bytes:
+  return ''.join(line + '\n' for line in items_lines(planned)).encode()
 
 
-def _identify(line: str) -> tuple[str, str]:
+def identify(line: str) -> tuple[str, str]:
   return json.loads(line)['id'], line
 
 
-def _differences(there, here, name='') -> list[tuple[str, str]]:
+def differences_of(there, here, name='') -> list[tuple[str, str]]:
   """(path of the key, what it was and what it is) for every leaf that differs."""
   if isinstance(there, dict) and isinstance(here, dict):
     return [
       d
       for key in sorted({*there, *here})
-      for d in _differences(there.get(key), here.get(key), f'{name}.{key}' if name else key)
+      for d in differences_of(there.get(key), here.get(key), f'{name}.{key}' if name else key)
     ]
   return [] if there == here else [(name, f'{name} was {there}, is {here}')]
 
 
-def _item_differences(before: dict, now: dict) -> list[str]:
+def item_differences(before: dict, now: dict) -> list[str]:
   changes = {
     'gone': sorted(before.keys() - now.keys()),
     'new': sorted(now.keys() - before.keys()),

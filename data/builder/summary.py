@@ -11,7 +11,7 @@ REPORT = 'report.json'
 
 
 def write(folder, plan: Plan, done: dict[str, dict]) -> str:
-  """done: name of each planned shard -> content of its shard.json. Writes DIR/report.json; returns it as text."""
+  """done: name of each planned shard → content of its shard.json. Writes DIR/report.json; returns it as text."""
   splits, outcomes, totals, measures = defaultdict(Counter), Counter(), Counter(), defaultdict(list)
   for planned in plan.shards:
     content = done[planned.name]

@@ -19,7 +19,7 @@ from tvts_jax.media.pictures import Frame
 from tvts_jax.shards.records import Record
 from tvts_jax.shards.sampling import SamplingConfig, valid_starts
 
-MIN_STEP_MS = 1_000  # between the windows of windows_per_video=0
+MIN_STEP_MS = 1_000  # Between the windows of windows_per_video=0.
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class WindowConfig:
   """What to keep of a video. transcripts, seconds, gap_s and min_words are what sampling may ask for later."""
 
   window_s: float = 64.0
-  windows_per_video: int = 1  # those with the most words, none overlapping; 0: all, overlapping by one sample
+  windows_per_video: int = 1  # Those with the most words, none overlapping; 0: all, overlapping by one sample.
   fps: float = 3.0
   short_side: int = 256
   quality: int = 75
-  restarts: bool = False  # for input.splice, and some hundredths larger
+  restarts: bool = False  # For input.splice, and some hundredths larger.
   transcripts: int = 4
   seconds: tuple[float, ...] = (3, 4, 5)
   gap_s: float = 1.0
   min_words: int = 3
-  interpolate: bool = False  # accept transcripts that time lines only, and mark them
-  caption_frames: int = 4  # of a video that has a caption instead of a transcript
+  interpolate: bool = False  # Accept transcripts that time lines only, and mark them.
+  caption_frames: int = 4  # Of a video that has a caption instead of a transcript.
 
   def __post_init__(self):
     object.__setattr__(self, 'seconds', tuple(self.seconds))
@@ -94,13 +94,13 @@ def choose(words: Sequence[Word], duration_ms: int, config: WindowConfig) -> lis
     raise ItemError('too_short', f'{duration_ms / 1000:.1f} s; one sample is {config.span_ms / 1000:.1f} s long')
   length = min(config.window_ms, duration_ms)
   word_starts = [word.start_ms for word in words]
-  begins = _Begins(word_starts, duration_ms, config.sampling)
+  begins = Begins(word_starts, duration_ms, config.sampling)
   last = duration_ms - length
   if config.windows_per_video == 0:
     step = max(1, length - config.span_ms)
     places = [s for s in (*range(0, last, step), last) if begins.all_within(s, s + length)]
   else:
-    places = _densest(word_starts, length, last, config.windows_per_video, begins)
+    places = densest(word_starts, length, last, config.windows_per_video, begins)
   if not places:
     raise ItemError(
       'too_few_words',
@@ -116,7 +116,7 @@ def records(item: Item, config: WindowConfig) -> tuple[list[Record], dict[str, f
   Depends on nothing but the item's files and the configuration.
   """
   with paths.open_media(item.video) as file:
-    duration_ms, transcript, clips = _read(file, item, config)
+    duration_ms, transcript, clips = read(file, item, config)
     sha256 = paths.sha256(file)
   made = []
   for window, frames in clips:
@@ -142,10 +142,10 @@ def records(item: Item, config: WindowConfig) -> tuple[list[Record], dict[str, f
         source_sha256=sha256,
       )
     )
-  return made, _quality(made, config.sampling)
+  return made, mean_quality(made, config.sampling)
 
 
-class _Begins:
+class Begins:
   """Where samples of each length may begin in a video."""
 
   def __init__(self, word_starts, duration_ms, sampling):
@@ -170,7 +170,7 @@ class _Begins:
     return i < len(highs) and max(lows[i], first_ms) <= last_ms
 
 
-def _densest(word_starts, length, last, count, begins):
+def densest(word_starts, length, last, count, begins):
   """Starts of up to `count` windows apart from each other, by the number of words that start in them."""
   word_W = np.asarray(word_starts, np.int64)
   # A window with the most words can as well start with a word, one that holds a sample with its latest begin,
@@ -186,14 +186,14 @@ def _densest(word_starts, length, last, count, begins):
   return chosen
 
 
-def _read(file, item: Item, config: WindowConfig) -> tuple[int, Transcript, list[tuple[Window, list[Frame]]]]:
+def read(file, item: Item, config: WindowConfig) -> tuple[int, Transcript, list[tuple[Window, list[Frame]]]]:
   """(Duration in ms, the transcript of the whole video, the frames of each window)."""
   encode = functools.partial(pictures.encode, quality=config.quality, restarts=config.restarts)
   if item.caption is not None:
     duration_ms, frames = uniform.read(file, config.caption_frames, short_side=config.short_side, keep=encode)
     return duration_ms, formats.caption(item.caption, duration_ms), [(Window(0, 0, duration_ms), frames)]
   if pictures.image_codec(file.read(16)):
-    raise _uncaptioned(item)
+    raise uncaptioned(item)
   duration_ms = video.probe(file).duration_ms
   if item.transcript is None:
     raise ItemError('missing_transcript', 'the item has neither a transcript nor a caption')
@@ -205,17 +205,17 @@ def _read(file, item: Item, config: WindowConfig) -> tuple[int, Transcript, list
   return duration_ms, transcript, [(w, video.read_frames(file, w.start_ms, w.end_ms, **shape)) for w in windows]
 
 
-def _uncaptioned(item) -> ItemError:
+def uncaptioned(item) -> ItemError:
   if not item.transcript:
     return ItemError('missing_transcript', 'an image needs a caption')
-  try:  # it may have been meant as one
+  try:  # It may have been meant as one.
     formats.read(item.transcript, fmt=item.fmt, interpolate=True)
   except ItemError as error:
     return ItemError(error.code, f'an image needs a caption; {item.transcript}: {error.detail}')
   return ItemError('missing_transcript', f'an image needs a caption, and {item.transcript} is none')
 
 
-def _quality(made: list[Record], sampling: SamplingConfig) -> dict[str, float]:
+def mean_quality(made: list[Record], sampling: SamplingConfig) -> dict[str, float]:
   measured = [asdict(quality.measure(record, sampling)) for record in made]
   values = {name: [m[name] for m in measured] for name in measured[0]}
   return {

@@ -20,11 +20,11 @@ from multiprocessing import resource_tracker
 from data.outcomes import BuildError
 from tvts_jax.media.errors import MediaError
 
-RETRIED = ('crashed', 'timeout', 'out_of_memory')  # once, in a fresh process: the cause may have been elsewhere
-START_S = 120.0  # imports alone; a child that takes longer never comes
+RETRIED = ('crashed', 'timeout', 'out_of_memory')  # Once, in a fresh process: the cause may have been elsewhere.
+START_S = 120.0  # Imports alone; a child that takes longer never comes.
 LAST_WORDS_S = 5.0
-RENEWED_AFTER = 500  # items: what a decoder leaks must not fill the memory of items to come
-TICK_S = 0.2  # how soon a waiting parent notices that it is to stop
+RENEWED_AFTER = 500  # Items: what a decoder leaks must not fill the memory of items to come.
+TICK_S = 0.2  # How soon a waiting parent notices that it is to stop.
 
 
 class Stopped(Exception):
@@ -33,8 +33,8 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-  seconds: float  # wall clock of one item
-  memory_mb: int  # address space of one item, on top of what the process has after its imports
+  seconds: float  # Wall clock of one item.
+  memory_mb: int  # Address space of one item, on top of what the process has after its imports.
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Runner:
     self._answered = 0
 
   def run(self, job) -> Answer:
-    """BuildError if the child can't start or the task says that nothing can go on; Stopped when told to."""
+    """BuildError if the child cannot start or the task says that nothing can go on; Stopped when told to."""
     if not self._process:
       self._start()
     begin = time.monotonic()
@@ -96,29 +96,29 @@ class Runner:
   def _start(self) -> None:
     context = multiprocessing.get_context('spawn')
     self._conn, theirs = context.Pipe()
-    self._process = context.Process(target=_serve, args=(theirs, self._task, self._limits.memory_mb << 20), daemon=True)
+    self._process = context.Process(target=serve, args=(theirs, self._task, self._limits.memory_mb << 20), daemon=True)
     # Ctrl-C reaches the whole group of processes; what it means is the parent's to decide. The tracker that
     # multiprocessing starts with the first process would lift the mask.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-      self._process.start()  # the child inherits the mask
+      self._process.start()  # The child inherits the mask.
     finally:
       signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    theirs.close()  # so that the child's death is the end of the file
+    theirs.close()  # So that the child's death is the end of the file.
     try:
       self._receive(START_S)
     except (TimeoutError, EOFError, ConnectionError) as e:
       raise BuildError(
-        f'a worker process can not start ({self._cause_of_death()}); what it printed above says why', 'worker'
+        f'a worker process cannot start ({self._cause_of_death()}); what it printed above says why', 'worker'
       ) from e
 
   def _cause_of_death(self) -> str:
-    self._process.join(LAST_WORDS_S)  # it may still be printing what killed it
+    self._process.join(LAST_WORDS_S)  # It may still be printing what killed it.
     process = self._process
     self.close()
     status = process.exitcode
-    return _signal_name(-status) if status < 0 else f'exit code {status}'
+    return signal_name(-status) if status < 0 else f'exit code {status}'
 
   def _receive(self, seconds: float):
     end = time.monotonic() + seconds
@@ -177,11 +177,11 @@ def held_back(*signals: int):
   check()
 
 
-def _serve(conn, task: Callable, memory: int) -> None:
+def serve(conn, task: Callable, memory: int) -> None:
   """The child: answers jobs until its parent closes the pipe or dies."""
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
-  threading.Thread(target=_die_with_parent, daemon=True).start()
-  _limit_memory(memory)
+  threading.Thread(target=die_with_parent, daemon=True).start()
+  limit_memory(memory)
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   conn.send('ready')
   while True:
@@ -202,12 +202,12 @@ def _serve(conn, task: Callable, memory: int) -> None:
     conn.send(answer)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
   multiprocessing.parent_process().join()
   os._exit(1)
 
 
-def _limit_memory(memory: int) -> None:
+def limit_memory(memory: int) -> None:
   """`memory` bytes of address space on top of what is mapped now; no limit where /proc does not say what is."""
   try:
     with open('/proc/self/statm') as f:
@@ -217,7 +217,7 @@ def _limit_memory(memory: int) -> None:
   resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
   try:
     return signal.Signals(number).name
   except ValueError:

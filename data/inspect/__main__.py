@@ -30,7 +30,7 @@ from tvts_jax.shards import index, records
 from tvts_jax.shards.rng import example_rng
 from tvts_jax.shards.sampling import Draw, SamplingConfig, draw
 
-MAX_RECORDS = 64  # on one page: browsers get slow, and nobody looks at more
+MAX_RECORDS = 64  # On one page: browsers get slow, and nobody looks at more.
 
 
 def choose(manifest: index.Manifest, ids: index.Index, args) -> tuple[list[int], list[int]]:
@@ -54,7 +54,7 @@ def spread(size: int, count: int) -> list[int]:
 
 
 def drawn(record: records.Record, example_id: int, epoch: int, seed: int, config: SamplingConfig) -> Draw | str:
-  """What training draws from the record, or why it can't."""
+  """What training draws from the record, or why it cannot."""
   if record.transcript_timing == 'caption':
     config = dataclasses.replace(config, transcripts=1)
   try:
@@ -133,7 +133,7 @@ def sampling_config(manifest: index.Manifest, changes: list[str]) -> SamplingCon
     try:
       values[key] = json.loads(value)
     except json.JSONDecodeError:
-      values[key] = value  # a word, as in pick=center
+      values[key] = value  # A word, as in pick=center.
   try:
     return SamplingConfig(**values)
   except (UserError, TypeError) as e:

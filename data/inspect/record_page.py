@@ -6,12 +6,12 @@ from tvts_jax.pages import kit
 from tvts_jax.shards.records import Record
 from tvts_jax.shards.sampling import Draw
 
-ROW_MS, MAX_ROWS = 8000, 16  # of the time line; windows too long for that many rows get longer ones
-WIDTH, FRAME_H = 1120, 62  # of a row and of its frames, in SVG units
-LANES, LANE_H = 4, 18  # words that would overlap go to the next lane
-_FRAMES_Y = 18
-_TICKS_Y = _FRAMES_Y + FRAME_H + 8
-_WORDS_Y = _TICKS_Y + 12
+ROW_MS, MAX_ROWS = 8000, 16  # Of the time line; windows too long for that many rows get longer ones.
+WIDTH, FRAME_H = 1120, 62  # Of a row and of its frames, in SVG units.
+LANES, LANE_H = 4, 18  # Words that would overlap go to the next lane.
+FRAMES_Y = 18
+TICKS_Y = FRAMES_Y + FRAME_H + 8
+WORDS_Y = TICKS_Y + 12
 
 STYLE = """
 .row { min-width: 720px; margin-top: 16px; }
@@ -34,10 +34,10 @@ td { padding: 2px 8px 2px 0; text-align: left; white-space: normal; overflow-wra
 
 def card(record: Record, sample: Draw | str, note: str) -> str:
   """HTML. `sample` is a reason where nothing could be drawn."""
-  pictures = _Pictures(record)
+  pictures = Pictures(record)
   facts = [
-    f'window {record.window_index}: {_seconds(record.start_ms)} to {_seconds(record.end_ms)} of '
-    f'{_seconds(record.duration_ms)}',
+    f'window {record.window_index}: {seconds(record.start_ms)} to {seconds(record.end_ms)} of '
+    f'{seconds(record.duration_ms)}',
     f'{len(record.frames)} frames of {record.height}\u00d7{record.width}',
     f'{len(record.words)} words',
     ' '.join(kit.text(v, 40) for v in (record.lang, record.transcript_source, record.transcript_timing) if v),
@@ -47,33 +47,33 @@ def card(record: Record, sample: Draw | str, note: str) -> str:
   facts = ' \u00b7 '.join(facts)
   parts = [f'<h3><bdi>{kit.text(record.video_id, 120)}</bdi></h3><p class="soft">{facts}</p>']
   if isinstance(sample, Draw):
-    parts.append(_given(sample))
-    parts.append(f'<h4>{len(sample.frames)} frames drawn</h4><div class="strip">{_strip(sample, pictures)}</div>')
+    parts.append(given(sample))
+    parts.append(f'<h4>{len(sample.frames)} frames drawn</h4><div class="strip">{strip(sample, pictures)}</div>')
   else:
     parts.append(f'<p class="warn">Nothing can be drawn: {kit.text(sample, 400)}</p>')
-  rows = ''.join(f'<div class="row">{row}</div>' for row in _rows(record, sample, pictures))
+  rows = ''.join(f'<div class="row">{row}</div>' for row in timeline_rows(record, sample, pictures))
   parts.append(f'<h4>Time line</h4><div class="scroll">{rows}</div>')
   return f'<section class="card">{"".join(parts)}</section>'
 
 
-def _given(sample: Draw) -> str:
+def given(sample: Draw) -> str:
   lines = ''.join(
-    f'<div class="given"><span class="chip" style="background: {_hue(place, 45)}">{place + 1}</span>'
+    f'<div class="given"><span class="chip" style="background: {hue(place, 45)}">{place + 1}</span>'
     f'<bdi class="words">{kit.text(words, 2000) or "<i>no word</i>"}</bdi></div>'
     for words, place in zip(sample.texts, sample.order.tolist())
   )
   return f'<h4>{len(sample.texts)} transcripts as given, with their true places</h4>{lines}'
 
 
-def _strip(sample: Draw, pictures: '_Pictures') -> str:
+def strip(sample: Draw, pictures: 'Pictures') -> str:
   return ''.join(
-    f'<figure><img class="{pictures.look}" src="{pictures[i] or ""}" alt="frame {i}">{_seconds(pictures.times[i])}'
+    f'<figure><img class="{pictures.look}" src="{pictures[i] or ""}" alt="frame {i}">{seconds(pictures.times[i])}'
     '</figure>'
     for i in sample.frames.tolist()
   )
 
 
-def _rows(record: Record, sample: Draw | str, pictures: '_Pictures'):
+def timeline_rows(record: Record, sample: Draw | str, pictures: 'Pictures'):
   """An SVG for each stretch of the window."""
   count = max(1, min(MAX_ROWS, math.ceil((record.end_ms - record.start_ms) / ROW_MS)))
   edges = [record.start_ms + i * (record.end_ms - record.start_ms) // count for i in range(count + 1)]
@@ -82,14 +82,14 @@ def _rows(record: Record, sample: Draw | str, pictures: '_Pictures'):
   spoken = list(zip(record.words, record.word_starts_ms, record.word_ends_ms))
   # The first row also shows what began before the window; the last one includes its end.
   for begin, end, low, high in zip(edges, edges[1:], [-math.inf, *edges[1:]], [*edges[1:-1], math.inf]):
-    row = _Row(begin, end)
+    row = Row(begin, end)
     words, height = row.words([w for w in spoken if low <= w[1] < high])
     frames = [j for j, t in enumerate(record.frame_times_ms) if low <= t < high]
     parts = [row.bands(windows, height), row.clock(), row.frames(frames, taken, pictures), words]
     yield f'<svg viewBox="0 0 {WIDTH} {height}" width="100%" role="img">{"".join(parts)}</svg>'
 
 
-class _Row:
+class Row:
   """[begin, end] ms over WIDTH units."""
 
   def __init__(self, begin: int, end: int):
@@ -107,29 +107,29 @@ class _Row:
       f'text-anchor="{"end" if self.x(s * 1000) > WIDTH - 20 else "start"}">{s:g} s</text>'
       for s in marks
     )
-    return labels + f'<line class="axis" x1="0" x2="{WIDTH}" y1="{_TICKS_Y}" y2="{_TICKS_Y}"/>'
+    return labels + f'<line class="axis" x1="0" x2="{WIDTH}" y1="{TICKS_Y}" y2="{TICKS_Y}"/>'
 
   def bands(self, windows: list[tuple[int, int]], height: int) -> str:
     """The transcripts' windows, where this row has a part of them."""
     shown = [(k, s, e) for k, (s, e) in enumerate(windows) if s < self.end and e > self.begin]
     return ''.join(
-      f'<rect x="{self.x(s):.1f}" y="{_TICKS_Y}" width="{self.x(e) - self.x(s):.1f}" height="{height - _TICKS_Y}" '
-      f'rx="5" style="fill: {_hue(k, 50)}; opacity: .22"><title>window {k + 1}: {_seconds(s)} to {_seconds(e)}</title>'
+      f'<rect x="{self.x(s):.1f}" y="{TICKS_Y}" width="{self.x(e) - self.x(s):.1f}" height="{height - TICKS_Y}" '
+      f'rx="5" style="fill: {hue(k, 50)}; opacity: .22"><title>window {k + 1}: {seconds(s)} to {seconds(e)}</title>'
       f'</rect><text class="soft" x="{self.x(s) + 5:.1f}" y="{height - 5}">{k + 1}</text>'
       for k, s, e in shown
     )
 
-  def frames(self, shown: list[int], taken: set[int], pictures: '_Pictures') -> str:
+  def frames(self, shown: list[int], taken: set[int], pictures: 'Pictures') -> str:
     """A tick for each frame, and pictures where there is room, those that the draw takes first."""
-    parts, free = [], _Free(WIDTH)
+    parts, free = [], Free(WIDTH)
     for i in sorted(shown, key=lambda i: (i not in taken, i)):
       at, mark = self.x(pictures.times[i]), ' taken' if i in taken else ''
-      parts.append(f'<line class="tick{mark}" x1="{at:.1f}" x2="{at:.1f}" y1="{_TICKS_Y - 4}" y2="{_TICKS_Y + 4}"/>')
+      parts.append(f'<line class="tick{mark}" x1="{at:.1f}" x2="{at:.1f}" y1="{TICKS_Y - 4}" y2="{TICKS_Y + 4}"/>')
       left = min(at, WIDTH - pictures.width)
       if not free.take(left, left + pictures.width):
         continue
-      box = f'x="{left:.1f}" y="{_FRAMES_Y}" width="{pictures.width:.1f}" height="{FRAME_H}"'
-      title = f'<title>frame {i} at {_seconds(pictures.times[i])}</title>'
+      box = f'x="{left:.1f}" y="{FRAMES_Y}" width="{pictures.width:.1f}" height="{FRAME_H}"'
+      title = f'<title>frame {i} at {seconds(pictures.times[i])}</title>'
       if (uri := pictures[i]) is None:
         parts.append(f'<rect class="none" {box}>{title}</rect>')
       else:
@@ -146,17 +146,17 @@ class _Row:
       at, width = self.x(start), 7 * min(len(word), 24) + 6
       lane = next((i for i, free in enumerate(lanes) if free <= at), lanes.index(min(lanes)))
       lanes[lane], used = at + width, max(used, lane + 1)
-      y = _WORDS_Y + lane * LANE_H + 10
+      y = WORDS_Y + lane * LANE_H + 10
       anchor = ' text-anchor="end"' if at + width > WIDTH else ''
       parts.append(
-        f'<text x="{WIDTH if anchor else at:.1f}" y="{y}"{anchor}>{kit.text(word, 24)}<title>{_seconds(start)} to '
-        f'{_seconds(end)}</title></text><line class="said" x1="{at:.1f}" x2="{self.x(end):.1f}" y1="{y + 4}" '
+        f'<text x="{WIDTH if anchor else at:.1f}" y="{y}"{anchor}>{kit.text(word, 24)}<title>{seconds(start)} to '
+        f'{seconds(end)}</title></text><line class="said" x1="{at:.1f}" x2="{self.x(end):.1f}" y1="{y + 4}" '
         f'y2="{y + 4}"/>'
       )
-    return ''.join(parts), _WORDS_Y + used * LANE_H + 12
+    return ''.join(parts), WORDS_Y + used * LANE_H + 12
 
 
-class _Free:
+class Free:
   """Which parts of a row hold no picture yet."""
 
   def __init__(self, width: float):
@@ -170,8 +170,8 @@ class _Free:
     return False
 
 
-class _Pictures:
-  """Data URIs of a record's frames, made when asked for; None for a frame that can't be shown."""
+class Pictures:
+  """Data URIs of a record's frames, made when asked for; None for a frame that cannot be shown."""
 
   def __init__(self, record: Record):
     self.times, self._record, self._made = record.frame_times_ms, record, {}
@@ -185,10 +185,10 @@ class _Pictures:
     return self._made[i]
 
 
-def _hue(place: int, light: int) -> str:
+def hue(place: int, light: int) -> str:
   """A colour for each transcript, neighbours far apart."""
   return f'hsl({(210 + 137 * place) % 360} 65% {light}%)'
 
 
-def _seconds(ms: int) -> str:
+def seconds(ms: int) -> str:
   return f'{ms / 1000:.2f} s'

@@ -49,7 +49,7 @@ from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
 from tvts_jax.human import Progress
 
-THRESHOLD = 20  # bits
+THRESHOLD = 20  # Bits.
 FOUND = 3  # The exit code where a video is in both.
 STILLS = 4  # Frames of a record that features are taken of.
 

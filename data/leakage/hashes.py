@@ -14,8 +14,8 @@ import numpy as np
 from tvts_jax.errors import UserError
 from tvts_jax.shards import records
 
-FRAMES = 16  # of a downstream record
-SIDE = 32  # of the picture that is hashed
+FRAMES = 16  # Of a downstream record.
+SIDE = 32  # Of the picture that is hashed.
 # The frequencies that are kept of it, each way: the coarse ones fill the first word of a hash, all are in its WORDS.
 COARSE, LOW, WORDS = 8, 12, 3
 BITS = LOW * LOW - 1  # Without the mean, which is brightness.
@@ -27,7 +27,7 @@ MIDDLE = 7 / 8
 
 
 def grey(jpeg: bytes) -> np.ndarray | None:
-  """[Y, X], large enough to be hashed; None if it can not be decoded."""
+  """[Y, X], large enough to be hashed; None if it cannot be decoded."""
   short = min(records.jpeg_size(jpeg))
   flags = next((flags for by, flags in REDUCED.items() if short >= by * 2 * SIDE), cv2.IMREAD_GRAYSCALE)
   return cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
@@ -55,7 +55,7 @@ def views(image: np.ndarray, mirrored: bool) -> list[np.ndarray]:
 COMPARED = ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (2, 1))
 
 
-def _bit_places() -> list[np.ndarray]:
+def bit_places() -> list[np.ndarray]:
   """For each word of a hash the flat places in [LOW, LOW] of the frequencies that it tells of."""
   y, x = np.divmod(np.arange(1, LOW * LOW), LOW)
   coarse = np.maximum(y, x) < COARSE
@@ -63,7 +63,7 @@ def _bit_places() -> list[np.ndarray]:
   return [np.flatnonzero(coarse) + 1, *np.array_split(fine, WORDS - 1)]
 
 
-PLACES = _bit_places()
+PLACES = bit_places()
 
 
 def hashes(pictures_NxYxX: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ def hash_frames(frames: list[bytes], numbers: Iterable[int], mirrored: bool) -> 
   for i in numbers:
     image = grey(frames[i])
     if image is None:
-      raise UserError(f'frame {i} can not be decoded')
+      raise UserError(f'frame {i} cannot be decoded')
     small = [cv2.resize(view, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for view in views(image, mirrored)]
     if small[0].std() >= EMPTY_LEVELS:
       kept.append(i)

@@ -28,7 +28,7 @@ READ = 64  # Records that are read at a time.
 HEIGHT = 96  # At which frames are shown, in pixels.
 ENCODE = functools.partial(pictures.encode, quality=75)
 
-# How two records were found to be the same -> what the page says of them.
+# How two records were found to be the same → what the page says of them.
 SAME = {
   'source': 'are made of the same file',
   'id': 'have the same id',
@@ -100,12 +100,12 @@ class Hashed(NamedTuple):
   """What is kept of the R records of a folder, and of the N frames in them that show something."""
 
   source: Shards | Videos
-  row_R: list[int]  # in the source, of the records that could be read
-  names: list[tuple[str, int]]  # (video id, window)
+  row_R: list[int]  # In the source, of the records that could be read.
+  names: list[tuple[str, int]]  # (video id, window).
   sha256: list[str]
-  start: np.ndarray  # int64 [R + 1]: row r has frames start[r] to start[r + 1]
-  frame_N: np.ndarray  # int32, number of the frame in its record
-  hash_VxWxN: np.ndarray  # uint64, the words of each of the views
+  start: np.ndarray  # int64 [R + 1]: row r has frames start[r] to start[r + 1].
+  frame_N: np.ndarray  # int32, number of the frame in its record.
+  hash_VxWxN: np.ndarray  # uint64, the words of each of the views.
   unread: list[str]
 
   def frames(self, r: int) -> slice:
@@ -120,10 +120,10 @@ class Pair:
   window: int
   pretrain_video: str
   pretrain_window: int
-  same: str  # key of SAME
-  distance: int | None  # bits of the quarter of frames that fits best; None: there is no picture to compare
+  same: str  # Key of SAME.
+  distance: int | None  # Bits of the quarter of frames that fits best; None: there is no picture to compare.
   found: bool
-  rows: tuple[int, int]  # of the two, in their Hashed
+  rows: tuple[int, int]  # Of the two, in their Hashed.
 
 
 def read(source: Shards | Videos, downstream: bool) -> Hashed:

@@ -9,7 +9,7 @@ from tvts_jax.shards.records import Record
 
 SHOWN, STRIP = 40, 4  # Pairs on the page, and frames of each.
 
-_STYLE = """
+STYLE = """
 .pair .head { display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: baseline; }
 .found { --c: var(--warn); }
 .frames { display: flex; gap: 8px; overflow-x: auto; margin: 10px 0 0; }
@@ -46,7 +46,7 @@ def page_of(args, down: Hashed, pre: Hashed, listed: list[Pair], alike: list[tup
   if unread := down.unread + pre.unread:
     parts.append(f'<h2>Could not be read <span class="soft">{len(unread):,}</span></h2>')
     parts += [f'<p class="soft">{kit.text(line, 400)}</p>' for line in unread[:SHOWN]] + [more(unread)]
-  return kit.document('Leakage', _STYLE, '\n'.join(parts))
+  return kit.document('Leakage', STYLE, '\n'.join(parts))
 
 
 def more(values: list) -> str:

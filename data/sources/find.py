@@ -24,8 +24,8 @@ MAX_ID = 255
 
 class Kind(NamedTuple):
   what: str
-  matches: Callable[[str], bool]  # given a path that exists
-  find: Callable[[str, str | None, str | None], Iterator[tuple[str, Item]]]  # (path, media, lang) -> (where, item)
+  matches: Callable[[str], bool]  # Given a path that exists.
+  find: Callable[[str, str | None, str | None], Iterator[tuple[str, Item]]]  # (path, media, lang) → (where, item).
 
 
 def find(
@@ -54,10 +54,10 @@ def find(
     found = collect(KINDS[name].find(source, media, lang))
   except MediaError as error:
     raise SourceError('bad_archive', error.detail) from error
-  _check_presence(found, source, name)
+  check_presence(found, source, name)
   if any(item.split for item in found) and val_fraction:
     raise SourceError('bad_table', f'{source} names splits of its own, so a val fraction has no place')
-  found = [item if item.split else _with_split(item, val_fraction) for item in found]
+  found = [item if item.split else with_split(item, val_fraction) for item in found]
   return sorted(found, key=lambda item: item.id)
 
 
@@ -68,7 +68,7 @@ def detect(source: str) -> str:
     raise SourceError('no_source', f'there is nothing at {source}')
   names = [name for name, kind in KINDS.items() if kind.matches(source)]
   if 'tree' in names and {'tvts', 'merlot'} & set(names):
-    names.remove('tree')  # whose folders also hold the videos
+    names.remove('tree')  # Whose folders also hold the videos.
   if len(names) == 1:
     return names[0]
   offer = '; '.join(f'{name}: {KINDS[name].what}' for name in names or KINDS)
@@ -81,7 +81,7 @@ def collect(found):
   places = {}
   out = []
   for where, item in found:
-    _check_id(item.id, where)
+    check_id(item.id, where)
     if item.id in places:
       raise SourceError('duplicate_id', f'{where}: the id {item.id!r} was taken before, at {places[item.id]}')
     places[item.id] = where
@@ -89,7 +89,7 @@ def collect(found):
   return out
 
 
-def _check_id(id, where):
+def check_id(id, where):
   if not id.strip():
     fault = 'is empty'
   elif len(id) > MAX_ID:
@@ -101,7 +101,7 @@ def _check_id(id, where):
   raise SourceError('bad_id', f'{where}: the id {id[:60]!r} {fault}')
 
 
-def _check_presence(found, source, kind):
+def check_presence(found, source, kind):
   """One item that can work is enough: what the others lack, the build will say."""
   if not found:
     raise SourceError('nothing_found', f'{source}, as {kind}, lists not one item')
@@ -117,7 +117,7 @@ def _check_presence(found, source, kind):
     raise SourceError('nothing_found', f'not one transcript for the {len(found)} videos of {source} is there{near}')
 
 
-def _with_split(item, val_fraction):
+def with_split(item, val_fraction):
   draw = int.from_bytes(hashlib.sha256(b'split ' + item.id.encode()).digest()[:8], 'big') / 2**64
   return dataclasses.replace(item, split='val' if draw < val_fraction else 'train')
 

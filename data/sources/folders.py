@@ -16,18 +16,18 @@ from data.transcripts import formats
 from tvts_jax.media import paths
 from tvts_jax.media.paths import VIDEOS
 
-NO_TRANSCRIPTS = {'info', 'live_chat'}  # what yt-dlp writes beside a video
+NO_TRANSCRIPTS = {'info', 'live_chat'}  # What yt-dlp writes beside a video.
 
 Found = Iterator[tuple[str, Item]]
-Sidecar = tuple[str, str, str]  # tag, ending, name: 'en', '.vtt', 'talk.en.vtt'
+Sidecar = tuple[str, str, str]  # Tag, ending, name: 'en', '.vtt', 'talk.en.vtt'.
 
-_TRANSCRIBERS = re.compile('whisper|cpp|grover|asr|transcri|words', re.IGNORECASE)
+TRANSCRIBERS = re.compile('whisper|cpp|grover|asr|transcri|words', re.IGNORECASE)
 # Three letters are a language only where YouTube or others use them so: talk.wav.json and talk.sdh.srt name none.
-_LONG = (
+LONG = (
   'ast|bho|brx|ceb|ckb|doi|fil|gaa|gom|haw|hmn|iba|ilo|jam|kha|kok|kri|lua|luo|lus|mai|mfe|min|mni|nso|pam|pap|sat|scn'
   '|tum|war|yue'
 )
-_LANG = re.compile(f'([a-z][a-z]|{_LONG})(-[A-Za-z0-9]+)*')
+LANG = re.compile(f'([a-z][a-z]|{LONG})(-[A-Za-z0-9]+)*')
 
 
 def is_index(path: str) -> bool:
@@ -62,16 +62,16 @@ def tree(path: str, media: str | None, lang: str | None) -> Found:
   for file in paths.videos_under(path):
     folder = os.path.dirname(file)
     if folder not in beside:
-      beside = {folder: _sidecars(folder)}  # files come folder by folder
+      beside = {folder: sidecars_in(folder)}  # Files come folder by folder.
     stem = os.path.splitext(os.path.basename(file))[0]
-    name, spoken = _choose(beside[folder].get(stem, []), folder, lang, file)
+    name, spoken = choose_transcript(beside[folder].get(stem, []), folder, lang, file)
     transcript = name and os.path.join(folder, name)
     id = os.path.splitext(os.path.relpath(file, path))[0].replace(os.sep, '/')
     yield file, Item(id, file, transcript, None, spoken, '', None)
 
 
-def _sidecars(folder) -> dict[str, list[Sidecar]]:
-  """Stem of a video -> the transcripts beside it."""
+def sidecars_in(folder) -> dict[str, list[Sidecar]]:
+  """Stem of a video → the transcripts beside it."""
   names, endings = os.listdir(folder), formats.endings()
   stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(VIDEOS)}
   out = {}
@@ -88,18 +88,18 @@ def _sidecars(folder) -> dict[str, list[Sidecar]]:
   return out
 
 
-def _choose(sidecars: list[Sidecar], folder, lang, where) -> tuple[str | None, str]:
+def choose_transcript(sidecars: list[Sidecar], folder, lang, where) -> tuple[str | None, str]:
   """As `choose`, but JSON of another kind, as many tools leave it beside a video, gives way to anything else."""
   name, spoken = choose(sidecars, lang, where)
   others = [s for s in sidecars if s[2] != name]
-  plain = any(s[2] == name and s[1] == '.json' and not _TRANSCRIBERS.search(s[0]) for s in sidecars)
-  if plain and others and not _is_transcript(os.path.join(folder, name)):
-    other = _choose(others, folder, lang, where)
-    return other if other[0] else (name, spoken)  # reading it will say what is wrong with it
+  plain = any(s[2] == name and s[1] == '.json' and not TRANSCRIBERS.search(s[0]) for s in sidecars)
+  if plain and others and not is_transcript(os.path.join(folder, name)):
+    other = choose_transcript(others, folder, lang, where)
+    return other if other[0] else (name, spoken)  # Reading it will say what is wrong with it.
   return name, spoken
 
 
-def _is_transcript(path) -> bool:
+def is_transcript(path) -> bool:
   try:
     content, _ = formats.load(archives.open_bytes(path, formats.MAX_BYTES, 'transcript'))
   except ItemError:
@@ -111,7 +111,7 @@ def choose(sidecars: list[Sidecar], lang: str | None, where: str) -> tuple[str |
   """(Name, language) of the best transcript: in the language asked for, the original one rather than a translation."""
 
   def language(tag):
-    return tag if _LANG.fullmatch(tag) else ''
+    return tag if LANG.fullmatch(tag) else ''
 
   if lang:
     sidecars = [s for s in sidecars if language(s[0]).split('-')[0] in ('', lang.split('-')[0])]
@@ -125,7 +125,7 @@ def choose(sidecars: list[Sidecar], lang: str | None, where: str) -> tuple[str |
 
   def rank(sidecar):
     tag, ending, name = sidecar
-    odd = ending == '.json' and tag and not language(tag) and not _TRANSCRIBERS.search(tag)
+    odd = ending == '.json' and tag and not language(tag) and not TRANSCRIBERS.search(tag)
     return bool(odd), tag != f'{lang}-orig', formats.endings().index(ending), tag != lang, len(tag), name
 
   tag, _, name = min(sidecars, key=rank)

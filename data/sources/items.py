@@ -18,8 +18,8 @@ class Item:
   id: str
   video: str
   transcript: str | None
-  fmt: str | None  # of the transcript; None: found out when it is read
-  lang: str  # '' where nobody says
+  fmt: str | None  # Of the transcript; None: found out when it is read.
+  lang: str  # '' where nobody says.
   split: str
   caption: str | None
 

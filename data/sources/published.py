@@ -18,23 +18,23 @@ from tvts_jax.media.paths import IMAGES, VIDEOS
 
 MAX_CAPTION_BYTES = 1 << 20
 
-_SPLIT = re.compile(r'(?:^|[^a-z])(train|training|val|validation|test)(?:[^a-z]|$)', re.IGNORECASE)
-_CAPTION_COLUMNS = ('caption', 'text', 'name', 'title')
-_PATH_COLUMNS = ('path', 'filepath', 'image', 'video', 'file')
-_UNNAMED = ('caption', 'path', ['caption', 'path'])
-_WEBVID = {'videoid', 'page_dir', 'name'}
+SPLIT = re.compile(r'(?:^|[^a-z])(train|training|val|validation|test)(?:[^a-z]|$)', re.IGNORECASE)
+CAPTION_COLUMNS = ('caption', 'text', 'name', 'title')
+PATH_COLUMNS = ('path', 'filepath', 'image', 'video', 'file')
+UNNAMED = ('caption', 'path', ['caption', 'path'])
+WEBVID = {'videoid', 'page_dir', 'name'}
 
 
 def is_tvts(path: str) -> bool:
   if os.path.isdir(path):
-    return bool(_tvts_tables(path))
+    return bool(tvts_tables(path))
   return tables.is_table(path) and 'Name' in tables.head(path)
 
 
 def tvts(path: str, media: str | None, lang: str | None) -> Found:
   """The tree that TVTS trains on: a csv of Name = subset_N/data/ID.mp4, with subset_N/annotations/ID.json."""
-  for table in [path] if os.path.isfile(path) else _tvts_tables(path):
-    videos = _tvts_videos(table, media)
+  for table in [path] if os.path.isfile(path) else tvts_tables(path):
+    videos = tvts_videos(table, media)
     for where, row in tables.rows(table):
       name = tables.text(row, 'Name', where) or ''
       parts = name.split('/')
@@ -42,12 +42,12 @@ def tvts(path: str, media: str | None, lang: str | None) -> Found:
         raise SourceError('bad_table', f'{where}: Name should look like subset_0/data/ID.mp4, not {name[:80]!r}')
       subset, id = parts[0], os.path.splitext(parts[2])[0]
       transcript = f'{videos}/{subset}/annotations/{id}.json'
-      yield where, Item(id, f'{videos}/{name}', transcript, 'merlot', 'en', _split_of(table), None)
+      yield where, Item(id, f'{videos}/{name}', transcript, 'merlot', 'en', split_of(table), None)
 
 
 def is_merlot(path: str) -> bool:
   if os.path.isdir(path):
-    return bool(_merlot_files(path))
+    return bool(merlot_files(path))
   return tables.is_table(path) and {'subtitles', 'info'} <= set(tables.head(path))
 
 
@@ -61,7 +61,7 @@ def merlot(path: str, media: str | None, lang: str | None) -> Found:
       raise SourceError('duplicate_id', f'{videos[id]} and {file} are both called {id!r}')
     videos[id] = file
   seen = set()
-  for source in [path] if os.path.isfile(path) else _merlot_files(path):
+  for source in [path] if os.path.isfile(path) else merlot_files(path):
     for offset, line in archives.lines(source, tables.MAX_LINE_BYTES):
       if not line.strip():
         continue
@@ -78,51 +78,51 @@ def merlot(path: str, media: str | None, lang: str | None) -> Found:
 
 
 def is_cc3m(path: str) -> bool:
-  return _captioned(path) in ('image', 'either')
+  return captioned(path) in ('image', 'either')
 
 
 def cc3m(path: str, media: str | None, lang: str | None) -> Found:
   """A table of caption and image path, with column names or without."""
-  return _captions(path, media, '')
+  return captions(path, media, '')
 
 
 def is_webvid(path: str) -> bool:
-  return _captioned(path) in ('video', 'either')
+  return captioned(path) in ('video', 'either')
 
 
 def webvid(path: str, media: str | None, lang: str | None) -> Found:
   """A table of caption and video path (.mp4 if it has no ending), or WebVid's own csv."""
-  return _captions(path, media, '.mp4')
+  return captions(path, media, '.mp4')
 
 
 def is_webdataset(path: str) -> bool:
-  return bool(_tars(path))
+  return bool(tars(path))
 
 
 def webdataset(path: str, media: str | None, lang: str | None) -> Found:
   """Tar files, uncompressed: KEY.mp4 or .jpg, with a caption (KEY.txt, KEY.json) or a transcript."""
-  for tar in _tars(path):
+  for tar in tars(path):
     samples = {}
     for name in paths.members(tar):
       folder, _, file = name.rpartition('/')
-      if file.startswith('._'):  # as macOS packs what it keeps of a file apart from it
+      if file.startswith('._'):  # As macOS packs what it keeps of a file apart from it.
         continue
       stem, _, ending = file.partition('.')
       samples.setdefault(f'{folder}/{stem}'.lstrip('/'), {})['.' + ending.lower()] = name
-    prefix = os.path.splitext(os.path.basename(tar))[0]  # keys often start anew in every tar
+    prefix = os.path.splitext(os.path.basename(tar))[0]  # Keys often start anew in every tar.
     for key, parts in samples.items():
       name = next((parts[ending] for ending in (*VIDEOS, *IMAGES) if ending in parts), f'{key}.mp4')
-      transcript, caption, spoken = _described(tar, key, parts, lang)
+      transcript, caption, spoken = described(tar, key, parts, lang)
       yield f'{tar}, {key}', Item(f'{prefix}/{key}', f'{tar}::{name}', transcript, None, spoken, '', caption)
 
 
-def _tvts_tables(folder):
+def tvts_tables(folder):
   return sorted(glob.glob(f'{glob.escape(folder)}/meta_data/yttemporal_*.csv')) or sorted(
     glob.glob(f'{glob.escape(folder)}/yttemporal_*.csv')
   )
 
 
-def _tvts_videos(table, media):
+def tvts_videos(table, media):
   folder = os.path.dirname(table)
   places = [media] if media else [f'{os.path.dirname(folder)}/data/YTTemporal', os.path.dirname(folder), folder]
   for place in places:
@@ -133,40 +133,40 @@ def _tvts_videos(table, media):
   raise SourceError('no_source', f'{table} has no folder "videos" near it; say where it is with --media')
 
 
-def _split_of(path):
-  found = _SPLIT.search(os.path.basename(path))
+def split_of(path):
+  found = SPLIT.search(os.path.basename(path))
   return {'training': 'train', 'validation': 'val'}.get(found[1].lower(), found[1].lower()) if found else ''
 
 
-def _merlot_files(folder):
+def merlot_files(folder):
   return sorted(
     glob.glob(f'{glob.escape(folder)}/yttemporal*.jsonl') + glob.glob(f'{glob.escape(folder)}/yttemporal*.jsonl.gz')
   )
 
 
-def _tars(path):
+def tars(path):
   if os.path.isdir(path):
     return sorted(glob.glob(f'{glob.escape(path)}/*.tar'))
   return [path] if path.endswith('.tar') else []
 
 
-def _columns(path):
+def columns_of(path):
   """(Caption column, path column, names for a table without a header)."""
   names = tables.head(path)
-  caption = next((name for name in _CAPTION_COLUMNS if name in names), None)
-  place = next((name for name in _PATH_COLUMNS if name in names), None)
+  caption = next((name for name in CAPTION_COLUMNS if name in names), None)
+  place = next((name for name in PATH_COLUMNS if name in names), None)
   if caption and place:
     return caption, place, None
-  return _UNNAMED if len(names) == 2 else None
+  return UNNAMED if len(names) == 2 else None
 
 
-def _captioned(path):
+def captioned(path):
   """Whether a table lists captioned images, videos, or paths that don't tell; None where it is another table."""
   if not tables.is_table(path) or folders.is_index(path) or is_tvts(path) or is_merlot(path):
     return None
-  if set(tables.head(path)) >= _WEBVID:
+  if set(tables.head(path)) >= WEBVID:
     return 'video'
-  columns = _columns(path)
+  columns = columns_of(path)
   if columns is None:
     return None
   _, row = next(tables.rows(path, columns[2]), ('', {}))
@@ -176,10 +176,10 @@ def _captioned(path):
   return 'image' if 'cc3m' in os.path.basename(path).lower() or file.endswith(IMAGES) else 'either'
 
 
-def _captions(path, media, default_ending):
+def captions(path, media, default_ending):
   folder = media or os.path.dirname(path)
-  own = set(tables.head(path)) >= _WEBVID
-  caption, *place, names = ('name', 'page_dir', 'videoid', None) if own else _columns(path) or _UNNAMED
+  own = set(tables.head(path)) >= WEBVID
+  caption, *place, names = ('name', 'page_dir', 'videoid', None) if own else columns_of(path) or UNNAMED
   for where, row in tables.rows(path, names):
     parts = [tables.text(row, column, where) for column in (caption, *place)]
     if not all(parts):
@@ -189,18 +189,18 @@ def _captions(path, media, default_ending):
     known = ending.lower() in (*VIDEOS, *IMAGES)
     id = parts[-1] if own else stem if known else file
     video = items.resolve(folder, file if known else file + default_ending, where)
-    yield where, Item(id, video, None, None, '', _split_of(path), said)
+    yield where, Item(id, video, None, None, '', split_of(path), said)
 
 
-def _described(tar, key, parts, lang):
+def described(tar, key, parts, lang):
   """(Transcript, caption, language) of a sample whose files are {ending: name}."""
   found = [(ending[1:].rpartition('.'), name) for ending, name in parts.items()]
   timed = [(tag, f'.{kind}', name) for (tag, _, kind), name in found if f'.{kind}' in formats.endings()]
-  timed = [(tag, kind, name) for tag, kind, name in timed if tag or kind != '.json']  # KEY.json may be anything
+  timed = [(tag, kind, name) for tag, kind, name in timed if tag or kind != '.json']  # KEY.json may be anything.
   name, spoken = folders.choose(timed, lang, f'{tar}, {key}')
   if name:
     return f'{tar}::{name}', None, spoken
-  readers = {'.txt': _text_caption, '.json': _json_caption}
+  readers = {'.txt': text_caption, '.json': json_caption}
   refs = {kind: f'{tar}::{parts[kind]}' for kind in readers if kind in parts}
   for kind, ref in refs.items():
     if (caption := readers[kind](ref)) is not None:
@@ -209,14 +209,14 @@ def _described(tar, key, parts, lang):
   return next(iter(refs.values()), None), None, ''
 
 
-def _text_caption(ref):
+def text_caption(ref):
   try:
     return archives.open_bytes(ref, MAX_CAPTION_BYTES, 'transcript').decode()
   except (ItemError, UnicodeDecodeError):
     return None
 
 
-def _json_caption(ref):
+def json_caption(ref):
   """The caption in a sample's metadata; None if it is no such thing, but a transcript, or tries to be one."""
   try:
     content = formats.load(archives.open_bytes(ref, formats.MAX_BYTES, 'transcript'))[0]

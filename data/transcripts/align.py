@@ -16,11 +16,11 @@ from data.outcomes import ItemError
 
 BAND_SHARE, BAND_WORDS = 0.1, 32
 OUT_OF_BAND = 9999
-MAX_CELLS = 400_000_000  # 20,000 words: two hours of fast speech
+MAX_CELLS = 400_000_000  # 20,000 words: two hours of fast speech.
 MAX_SPELLING_PAIRS = 50_000_000
 
-_NO_PUNCTUATION = str.maketrans('', '', string.punctuation)
-_CHUNK = 1 << 21  # cells of one edit distance row that are held at once
+NO_PUNCTUATION = str.maketrans('', '', string.punctuation)
+CHUNK = 1 << 21  # Cells of one edit distance row that are held at once.
 
 
 def clean_word(word: str) -> str:
@@ -32,7 +32,7 @@ def align(words: list[str], corrected: list[str]) -> list[str]:
   """N strings: the corrected tokens that belong to each raw word, joined by spaces, '' where none does."""
   radius = int(max(len(words) * BAND_SHARE, BAND_WORDS))
   if len(corrected) > len(words):
-    corrected = corrected[: len(words) + radius]  # a language model that never stopped
+    corrected = corrected[: len(words) + radius]  # A language model that never stopped.
   if not words or not corrected:
     raise ValueError('align needs at least one word on either side')
   if len(words) * len(corrected) > MAX_CELLS:
@@ -40,16 +40,16 @@ def align(words: list[str], corrected: list[str]) -> list[str]:
       'oversized_transcript', f'{len(words)} words against {len(corrected)} corrected ones is too much to align'
     )
   attached = [[] for _ in words]
-  for token, owner in zip(corrected, _owners(_plain(words), _plain(corrected), radius)):
+  for token, owner in zip(corrected, owners(plain(words), plain(corrected), radius)):
     attached[owner].append(token)
   return [' '.join(tokens) for tokens in attached]
 
 
-def _plain(words):
-  return [word.translate(_NO_PUNCTUATION).strip().lower() for word in words]
+def plain(words):
+  return [word.translate(NO_PUNCTUATION).strip().lower() for word in words]
 
 
-def _owners(words, tokens, radius):
+def owners(words, tokens, radius):
   """int [M]: the first raw word that the warping path gives to each token."""
   spellings, word_N = np.unique(words, return_inverse=True)
   others, token_M = np.unique(tokens, return_inverse=True)
@@ -90,7 +90,7 @@ def _owners(words, tokens, radius):
       i -= 1
     else:
       j -= 1
-  owner_M[j] = 0  # and so do the tokens before it, which the path passes in row 0
+  owner_M[j] = 0  # And so do the tokens before it, which the path passes in row 0.
   return owner_M
 
 
@@ -98,14 +98,14 @@ def edit_distances(left: list[str], right: list[str]) -> np.ndarray:
   """int16 [U, V]: Levenshtein distance of every pair, all pairs with a left word of one length at once."""
   length_V = np.array([len(word) for word in right], np.int64)
   longest = int(length_V.max())
-  right_CxV = _codes(right, longest).T
+  right_CxV = codes(right, longest).T
   out_UxV = np.empty((len(left), len(right)), np.int16)
   length_U = np.array([len(word) for word in left])
-  chunk = max(1, _CHUNK // ((longest + 1) * len(right)))
+  chunk = max(1, CHUNK // ((longest + 1) * len(right)))
   for length in np.unique(length_U):
     (same,) = np.nonzero(length_U == length)
     for group in np.split(same, range(chunk, len(same), chunk)):
-      left_CxG = _codes([left[u] for u in group], length).T
+      left_CxG = codes([left[u] for u in group], length).T
       shape = (longest + 1, len(group), len(right))
       row = np.broadcast_to(np.arange(longest + 1, dtype=np.int16)[:, None, None], shape)
       for i in range(length):
@@ -119,7 +119,7 @@ def edit_distances(left: list[str], right: list[str]) -> np.ndarray:
   return out_UxV
 
 
-def _codes(words, length):
+def codes(words, length):
   """int32 [len(words), length]: code points, -1 behind the end."""
   out = np.full((len(words), length), -1, np.int32)
   for row, word in zip(out, words):

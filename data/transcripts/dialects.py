@@ -1,4 +1,4 @@
-"""Timed words -> transcript files, as common tools write them: what a made-up video needs to look real.
+"""Timed words → transcript files, as common tools write them: what a made-up video needs to look real.
 
 Each writer takes the utterances of a video (lists of Word, none empty, in order of time) and its length.
 """
@@ -29,9 +29,9 @@ def vtt(utterances: list[list[Word]], duration_ms: int) -> str:
   cues, above = ['WEBVTT\nKind: captions\nLanguage: en'], ' '
   for words in utterances:
     start, end, line = words[0].start_ms, words[-1].end_ms, ' '.join(w.text for w in words)
-    tagged = words[0].text + ''.join(f'<{_clock(w.start_ms)}><c> {w.text}</c>' for w in words[1:])
-    cues.append(f'{_clock(start)} --> {_clock(end)} align:start position:0%\n{above}\n{tagged}')
-    cues.append(f'{_clock(end)} --> {_clock(end + 10)} align:start position:0%\n{line}\n ')
+    tagged = words[0].text + ''.join(f'<{clock(w.start_ms)}><c> {w.text}</c>' for w in words[1:])
+    cues.append(f'{clock(start)} --> {clock(end)} align:start position:0%\n{above}\n{tagged}')
+    cues.append(f'{clock(end)} --> {clock(end + 10)} align:start position:0%\n{line}\n ')
     above = line
   return '\n\n'.join(cues) + '\n\n'
 
@@ -40,7 +40,7 @@ def whisper(utterances: list[list[Word]], duration_ms: int) -> str:
   """openai-whisper with word times: seconds, and words that begin with their space."""
   segments = []
   for i, words in enumerate(utterances):
-    timed = [_whisper_word(w) for w in words]
+    timed = [whisper_word(w) for w in words]
     text = ''.join(w['word'] for w in timed)
     segments.append({'id': i, 'start': timed[0]['start'], 'end': timed[-1]['end'], 'text': text, 'words': timed})
   return json.dumps({'text': ''.join(s['text'] for s in segments), 'segments': segments, 'language': 'en'})
@@ -48,12 +48,12 @@ def whisper(utterances: list[list[Word]], duration_ms: int) -> str:
 
 def whisper_cpp(utterances: list[list[Word]], duration_ms: int) -> str:
   """whisper.cpp, one word an item: milliseconds and clock times."""
-  items = [_whisper_cpp_item(w) for words in utterances for w in words]
+  items = [whisper_cpp_item(w) for words in utterances for w in words]
   head = {'systeminfo': '', 'model': {}, 'params': {'language': 'en'}, 'result': {'language': 'en'}}
   return json.dumps(head | {'transcription': items})
 
 
-WRITERS = {  # ending of the file name -> writer
+WRITERS = {  # Ending of the file name → writer.
   'en.json3': json3,
   'en.vtt': vtt,
   'whisper.json': whisper,
@@ -61,14 +61,14 @@ WRITERS = {  # ending of the file name -> writer
 }
 
 
-def _whisper_word(w: Word) -> dict:
+def whisper_word(w: Word) -> dict:
   return {'word': f' {w.text}', 'start': w.start_ms / 1000, 'end': w.end_ms / 1000, 'probability': 0.9}
 
 
-def _whisper_cpp_item(w: Word) -> dict:
-  times = {'from': _clock(w.start_ms).replace('.', ','), 'to': _clock(w.end_ms).replace('.', ',')}
+def whisper_cpp_item(w: Word) -> dict:
+  times = {'from': clock(w.start_ms).replace('.', ','), 'to': clock(w.end_ms).replace('.', ',')}
   return {'timestamps': times, 'offsets': {'from': w.start_ms, 'to': w.end_ms}, 'text': f' {w.text}'}
 
 
-def _clock(ms: int) -> str:
+def clock(ms: int) -> str:
   return f'{ms // 3600000:02d}:{ms // 60000 % 60:02d}:{ms // 1000 % 60:02d}.{ms % 1000:03d}'

@@ -1,4 +1,4 @@
-"""Transcript files in the formats people have -> one normal form of timed words.
+"""Transcript files in the formats people have → one normal form of timed words.
 
 A format is a file here and a line in FORMATS: what tells it apart, how its spans of text and time are read, and what
 is odd about it. Which times are believed, mended or refused is decided in one place for all, `data.transcripts.spans`.
@@ -16,9 +16,9 @@ from data.outcomes import ItemError
 from data.transcripts import cues, json3, merlot, video2dataset, whisper
 from data.transcripts.spans import Parsed, Word, settle, split
 
-MAX_BYTES = 32 << 20  # of a file, and of what a gzipped one inflates to
+MAX_BYTES = 32 << 20  # Of a file, and of what a gzipped one inflates to.
 
-_PAGE = re.compile(r'<\s*(!doctype\s+html|html|head|body)\b', re.IGNORECASE)
+PAGE = re.compile(r'<\s*(!doctype\s+html|html|head|body)\b', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def detect(content: Any) -> str:
   """The format, or an ItemError that lists the known ones."""
   if name := matching(content):
     return name
-  seen = f'JSON with {_outline(content)}' if not isinstance(content, str) else f'text like {content[:40]!r}'
+  seen = f'JSON with {outline(content)}' if not isinstance(content, str) else f'text like {content[:40]!r}'
   raise ItemError('unknown_format', f'{seen} is in no known format; known: {", ".join(FORMATS)}')
 
 
@@ -116,7 +116,7 @@ def load(data: bytes) -> tuple[Any, str | None]:
   if '\0' in text:
     raise ItemError('bad_encoding', 'holds NUL characters: binary data, or UTF-16 without its mark')
   head = text[:1000].lstrip()
-  if _PAGE.match(head):
+  if PAGE.match(head):
     raise ItemError('html_transcript', f'is a web page: {" ".join(head.split())[:60]!r}')
   if not head.startswith(('{', '[')):
     return text, damaged
@@ -126,7 +126,7 @@ def load(data: bytes) -> tuple[Any, str | None]:
     raise ItemError('bad_json', f'is no readable JSON: {error or "nested too deeply"}') from error
 
 
-def _outline(content):
+def outline(content):
   keys = content.keys() if isinstance(content, dict) else {}
   return f'the keys {", ".join(sorted(keys)[:8])}' if keys else f'a {type(content).__name__}'
 

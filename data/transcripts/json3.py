@@ -14,7 +14,7 @@ def json3(content) -> Parsed:
   for event in items(content['events'], 'events'):
     segs = items(event.get('segs', []), 'segs')
     said = [seg for seg in segs if text(seg, 'utf8').strip()]
-    if not said:  # a window's definition, or a line feed
+    if not said:  # A window's definition, or a line feed.
       continue
     start = time(event.get('tStartMs', 0), 1)
     # Blank ones are kept, for they part the words on either side.

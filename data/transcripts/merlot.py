@@ -20,7 +20,7 @@ def merlot(content) -> Parsed:
   if not raw or not any(corrected):
     return Parsed([Span(word, start, None) for word, start in raw], variant='_raw')
   for token in [word for word, _ in raw] + corrected:
-    split(token)  # refuses what is too long to align
+    split(token)  # Refuses what is too long to align.
   texts = align([word for word, _ in raw], corrected)
   # Tokens that share a word share its time: none of them is known any better.
   return Parsed([Span(token, start, None) for tokens, (_, start) in zip(texts, raw) for token in tokens.split()])

@@ -24,12 +24,12 @@ MAX_UNTIMED = 0.2
 SLIP_MS = 500
 MAX_DISORDER_MS = 5_000
 MAX_TIME_MS = 100 * 3600 * 1000
-LATE_MS, LATE_WORDS, LATE_SHARE = 30_000, 3, 0.02  # whisper fills its last 30 s window past the end
+LATE_MS, LATE_WORDS, LATE_SHARE = 30_000, 3, 0.02  # Whisper fills its last 30 s window past the end.
 MAX_TAG_WORDS = 8
-MIN_SPACED = 0.25  # English has 0.6 and more, Chinese with English names in it under 0.1
+MIN_SPACED = 0.25  # English has 0.6 and more, Chinese with English names in it under 0.1.
 
-_NOISE = re.compile('[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufffd\ud800-\udfff\u2669-\u266c]')
-_SPEAKER = re.compile('^>{2,}')
+NOISE = re.compile('[\x00-\x08\x0e-\x1f\x7f-\x9f\u200b\u2060\ufeff\ufffd\ud800-\udfff\u2669-\u266c]')
+SPEAKER = re.compile('^>{2,}')
 
 
 class Span(NamedTuple):
@@ -57,7 +57,7 @@ class Word:
 
 def split(text: str) -> list[str]:
   """The words of a text, without what is not speech; sound tags stay, as they may run over several spans."""
-  words = [_SPEAKER.sub('', word) for word in _NOISE.sub('', text).split()]
+  words = [SPEAKER.sub('', word) for word in NOISE.sub('', text).split()]
   for word in words:
     if len(word) > MAX_WORD_CHARS:
       raise ItemError('oversized_word', f'a word of {len(word)} characters: {word[:40]!r}...')
@@ -85,17 +85,17 @@ def join(groups: list[list[Span]]) -> list[Span]:
 def settle(spans: list[Span], duration_ms: int | None, interpolate: bool) -> tuple[tuple[Word, ...], str]:
   """Words in order of time within [0, duration_ms], and 'word' or 'interpolated'."""
   for number, span in enumerate(spans, 1):
-    _check(span, number)
-  words_of = _without_tags([split(span.text) for span in spans])
+    check(span, number)
+  words_of = without_tags([split(span.text) for span in spans])
   pairs = [(span, words) for span, words in zip(spans, words_of) if words]
   if not pairs:
     raise ItemError('no_words', 'nothing but sound tags and blanks' if spans else 'the transcript is empty')
-  timing = _timing(pairs, interpolate)
-  words = _clip(_sort(_rounded(_place(pairs))), duration_ms)
-  return tuple(_ends(words, duration_ms)), timing
+  timing = timing_of(pairs, interpolate)
+  words = clip(sort(rounded(place(pairs))), duration_ms)
+  return tuple(ends(words, duration_ms)), timing
 
 
-def _check(span, number):
+def check(span, number):
   """Refuse times that no mending makes sense of."""
   for time in (span.start, span.end):
     if time is None:
@@ -109,7 +109,7 @@ def _check(span, number):
     raise ItemError('end_before_start', f'word {number} starts at {span.start} ms and ends at {span.end} ms')
 
 
-def _without_tags(words_of):
+def without_tags(words_of):
   """The lists of words without [...]: a tag may cross spans, and a bracket that never closes is text."""
   where = [(i, k) for i, words in enumerate(words_of) for k in range(len(words))]
   kept = [list(words) for words in words_of]
@@ -124,7 +124,7 @@ def _without_tags(words_of):
       j, l = where[last]
       inside = kept[j][l][len(before) :] if last == at else kept[j][l]
       if last > at and '[' in inside.partition(']')[0]:
-        at = last  # the earlier one never closed
+        at = last  # The earlier one never closed.
         break
       if ']' in inside:
         rest = inside.partition(']')[2]
@@ -139,7 +139,7 @@ def _without_tags(words_of):
   return [[word for word in words if word] for words in kept]
 
 
-def _timing(pairs, interpolate):
+def timing_of(pairs, interpolate):
   total = sum(len(words) for _, words in pairs)
   untimed = sum(len(words) - (span.start is not None) for span, words in pairs)
   if untimed <= MAX_UNTIMED * total:
@@ -151,16 +151,16 @@ def _timing(pairs, interpolate):
   return 'interpolated'
 
 
-def _place(pairs):
+def place(pairs):
   """[text, start, end or None] in ms for each word, the untimed ones laid out between their neighbours."""
   placed = []
-  pending = []  # words before the next known start
+  pending = []  # Words before the next known start.
   for at, (span, words) in enumerate(pairs):
     if span.start is None:
       pending += words
       continue
     if pending:
-      _fill(placed, pending, span.start)
+      fill(placed, pending, span.start)
       pending = []
     end = None if span.end is None else max(span.end, span.start)
     if len(words) == 1:
@@ -168,13 +168,13 @@ def _place(pairs):
       continue
     room = span.start + len(words) * MAX_WORD_MS if end is None else end
     later = next((s.start for s, _ in pairs[at + 1 : at + 50] if s.start is not None and s.start > span.start), room)
-    placed += _spread(words, span.start, min(room, later))
+    placed += spread(words, span.start, min(room, later))
   if pending:
-    _fill(placed, pending, None)
+    fill(placed, pending, None)
   return placed
 
 
-def _fill(placed, words, until):
+def fill(placed, words, until):
   """Lay out words that have no start: behind the last placed one, before `until`."""
   reach = len(words) * MAX_WORD_MS
   if placed:
@@ -185,10 +185,10 @@ def _fill(placed, words, until):
   else:
     left = max(0.0, until - reach)
   right = left + reach if until is None else max(left, min(until, left + reach))
-  placed += _spread(words, left, right)
+  placed += spread(words, left, right)
 
 
-def _spread(words, start, end):
+def spread(words, start, end):
   """The words over [start, end], each in proportion to its length plus the pause behind it."""
   weight = sum(len(word) + 1 for word in words)
   out, passed = [], 0
@@ -199,12 +199,12 @@ def _spread(words, start, end):
   return out
 
 
-def _rounded(placed):
+def rounded(placed):
   """[text, start_ms, end_ms or None] in whole ms from 0 on."""
   return [[text, max(0, round(start)), None if end is None else round(end)] for text, start, end in placed]
 
 
-def _sort(words):
+def sort(words):
   latest = 0
   for text, start, _ in words:
     if start < latest - MAX_DISORDER_MS:
@@ -213,7 +213,7 @@ def _sort(words):
   return sorted(words, key=lambda word: word[1])
 
 
-def _clip(words, duration_ms):
+def clip(words, duration_ms):
   """The words without the few that start too late."""
   if duration_ms is None:
     return words
@@ -228,9 +228,9 @@ def _clip(words, duration_ms):
   return inside
 
 
-def _ends(words, duration_ms):
+def ends(words, duration_ms):
   """Words whose ends are later than their starts and inside the video."""
-  later = None  # the first start behind this word's own
+  later = None  # The first start behind this word's own.
   out = []
   for at in range(len(words) - 1, -1, -1):
     text, start, end = words[at]

@@ -44,7 +44,7 @@ def whisper(content, nan_is_missing=False) -> Parsed:
       groups.append(words)
     else:
       groups.append([Span(text(segment, 'text'), seconds(segment.get('start')), seconds(segment.get('end')))])
-  if has(content, 'words') and not any(segment.get('words') for segment in segments):  # OpenAI's service
+  if has(content, 'words') and not any(segment.get('words') for segment in segments):  # OpenAI's service.
     groups = [[word(item) for item in items(content['words'], 'words')]]
   return Parsed(join(groups), lang)
 
@@ -62,13 +62,13 @@ def whisper_cpp(content) -> Parsed:
   pieces = []
   for item in items(content['transcription'], 'transcription'):
     tokens = items(item.get('tokens') or [], 'tokens')
-    tokens = [token for token in tokens if not text(token, 'text').startswith('[_')]  # [_BEG_], [_TT_50]
+    tokens = [token for token in tokens if not text(token, 'text').startswith('[_')]  # [_BEG_], [_TT_50].
     cut, start = b'', None
     for part in tokens if tokens and all(first(token, 'offsets') for token in tokens) else [item]:
       offsets = first(part, 'offsets')
       piece = cut + LONE.sub('', text(part, 'text')).encode('utf-8', 'surrogateescape')
       start = start if cut else time(offsets.get('from'), 1)
-      cut = piece if is_cut(piece) else b''  # a character whose last bytes are in the next token
+      cut = piece if is_cut(piece) else b''  # A character whose last bytes are in the next token.
       if not cut:
         pieces.append(Span(piece.decode('utf-8', 'replace'), start, time(offsets.get('to'), 1)))
   lang = first(content, 'result').get('language')

@@ -31,7 +31,7 @@ from tvts_jax.machine import cores
 
 
 def main(argv: list[str] | None = None) -> int:
-  args, counts = _parse(argv)
+  args, counts = parse(argv)
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   return command.ending(lambda: make(args, counts), ERRORS)
 
@@ -43,7 +43,7 @@ def make(args: argparse.Namespace, counts: dict[str, int]) -> None:
   print(f'{sum(counts.values())} clips in {args.out}: {", ".join(f"{v} {k}" for k, v in counts.items() if v)}')
 
 
-def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:
   codes = '  '.join(f'{number} {end}' for end, number in EXITS.items())
   parser = command.parser('data.world', f'{__doc__}\nexit codes: {codes}')
   parser.add_argument('--out', type=Path, required=True, help='folder to write: index.jsonl, labels.jsonl and clips')

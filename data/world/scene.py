@@ -42,7 +42,7 @@ SHAPES = {
   'cross': lambda x, y: np.maximum(np.maximum(abs(x), abs(y)) - 1, np.minimum(abs(x), abs(y)) - 0.33),
   'moon': lambda x, y: np.maximum(np.hypot(x, y) - 1, 0.75 - np.hypot(x - 0.6, y)),
 }
-MOTIONS = {  # what the narrator calls them
+MOTIONS = {  # What the narrator calls them.
   'left': ('moving left', 'drifting leftward', 'heading west'),
   'right': ('moving right', 'drifting rightward', 'heading east'),
   'up': ('moving up', 'drifting upward', 'heading north'),
@@ -53,14 +53,14 @@ MOTIONS = {  # what the narrator calls them
   'blink': ('blinking brightly', 'flashing quickly', 'flickering fast'),
 }
 VELOCITY = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)}
-PAIRS = (('left', 'up'), ('right', 'grow'), ('down', 'spin'), ('shrink', 'blink'))  # of `order` clips
+PAIRS = (('left', 'up'), ('right', 'grow'), ('down', 'spin'), ('shrink', 'blink'))  # Of `order` clips.
 FILLERS = ('first', 'then', 'okay', 'now', 'so', 'and', 'well', 'um', 'next', 'finally')
 VOCABULARY = sorted(
   {'the', 'it', 'is', 'one', *COLOURS, *SHAPES, *FILLERS}
   | {word for phrases in MOTIONS.values() for phrase in phrases for word in phrase.split()}
 )
-TYPES = {'same_actor': 0.40, 'same_motion': 0.36, 'mixed': 0.24}  # shares of narrated clips
-SPLITS = {  # name -> (kind of clip, default count); the place in this table keys the randomness
+TYPES = {'same_actor': 0.40, 'same_motion': 0.36, 'mixed': 0.24}  # Shares of narrated clips.
+SPLITS = {  # Name → (kind of clip, default count); the place in this table keys the randomness.
   'train': ('narrated', 3072),
   'val': ('narrated', 512),
   'motion_train': ('motion', 1024),
@@ -69,22 +69,24 @@ SPLITS = {  # name -> (kind of clip, default count); the place in this table key
   'order_test': ('order', 512),
 }
 
-_CUES, _STILL = 1000, 2000  # Streams of randomness that the plain world leaves alone.
-FILLER_RATE, DROP_RATE, REPLACE_RATE = 0.15, 0.025, 0.025  # a word
-MIN_WORDS, MAX_WORDS = 3, 9  # an utterance, after the above
+CUE_STREAM, STILL = 1000, 2000  # Streams of randomness that the plain world leaves alone.
+FILLER_RATE, DROP_RATE, REPLACE_RATE = 0.15, 0.025, 0.025  # A word.
+MIN_WORDS, MAX_WORDS = 3, 9  # An utterance, after the above.
 
 
-CUES = ('first', 'then', 'next', 'finally')  # said at the four places of a clip, where words tell the place
+CUES = ('first', 'then', 'next', 'finally')  # Said at the four places of a clip, where words tell the place.
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
   """What differs from the plain world."""
 
-  cues: float = 0.0  # share of utterances that tell their place in the clip
-  cue_by: str = 'word'  # one of CUES at the head; 'position': where in the sentence any filler stands, from head to end
-  still: int = 0  # actors that stand still behind the others, the same in all frames of a clip
-  pace: float = 1.0  # of all motions but blinking
+  cues: float = 0.0  # Share of utterances that tell their place in the clip.
+  cue_by: str = (
+    'word'  # One of CUES at the head; 'position': where in the sentence any filler stands, from head to end.
+  )
+  still: int = 0  # Actors that stand still behind the others, the same in all frames of a clip.
+  pace: float = 1.0  # Of all motions but blinking.
 
 
 WORLDS = {
@@ -112,16 +114,16 @@ class Script:
   type: str
   label: str
   events: tuple[Event, ...]
-  narration: tuple[str, ...]  # what is heard in each of the SLOTS
+  narration: tuple[str, ...]  # What is heard in each of the SLOTS.
   words: tuple[Word, ...]
 
 
 def render(
   seed: int, index: int, split: str = 'train', *, size: int = SIZE, fps: int = FPS, world: World = WORLDS['plain']
 ):
-  """One clip -> (frames uint8 [T, size, size, 3], words tuple[Word], labels dict). T = 12 s x fps."""
+  """One clip → (frames uint8 [T, size, size, 3], words tuple[Word], labels dict). T = 12 s x fps."""
   script = write_script(seed, index, split, world)
-  rngs = (_rng(seed, index, split, stream=stream) for stream in (1, _STILL))
+  rngs = (clip_rng(seed, index, split, stream=stream) for stream in (1, STILL))
   frames = paint(script, *rngs, size=size, fps=fps, world=world)
   return frames, script.words, labels_of(script)
 
@@ -159,11 +161,11 @@ def pairs_of(scripts: dict[str, Script]) -> dict[str, list[dict]]:
 def write_script(seed: int, index: int, split: str = 'train', world: World = WORLDS['plain']) -> Script:
   if split not in SPLITS:
     raise ValueError(f'no split {split!r} in the world; known: {", ".join(SPLITS)}')
-  rng = _rng(seed, index, split, stream=0)
+  rng = clip_rng(seed, index, split, stream=0)
   kind, _ = SPLITS[split]
   if kind == 'narrated':
-    type_ = _pick(rng, list(TYPES), p=list(TYPES.values()))
-    motions = _distinct(rng, MOTIONS, SLOTS) if type_ != 'same_motion' else [_pick(rng, MOTIONS)] * SLOTS
+    type_ = pick(rng, list(TYPES), p=list(TYPES.values()))
+    motions = distinct(rng, MOTIONS, SLOTS) if type_ != 'same_motion' else [pick(rng, MOTIONS)] * SLOTS
     label = ''
   elif kind == 'motion':
     type_, label = 'motion', list(MOTIONS)[index % len(MOTIONS)]
@@ -174,60 +176,60 @@ def write_script(seed: int, index: int, split: str = 'train', world: World = WOR
   if type_ in ('same_motion', 'mixed'):
     # Clips of one motion all have the same four colours, so that only the motion tells them apart.
     colours = list(COLOURS)[:SLOTS] if type_ == 'same_motion' else COLOURS
-    actors = [(colour, _pick(rng, SHAPES)) for colour in _distinct(rng, colours, SLOTS)]
+    actors = [(colour, pick(rng, SHAPES)) for colour in distinct(rng, colours, SLOTS)]
   else:
-    actors = [(_pick(rng, COLOURS), _pick(rng, SHAPES))] * len(motions)
+    actors = [(pick(rng, COLOURS), pick(rng, SHAPES))] * len(motions)
 
   inner = np.arange(1, len(motions)) * DURATION_MS / len(motions) + rng.uniform(-250, 250, len(motions) - 1)
   bounds = [0, *(int(ms) for ms in inner.round()), DURATION_MS]
   events = [Event(*actor, motion, *bounds[i : i + 2]) for i, (actor, motion) in enumerate(zip(actors, motions))]
 
   by_name = 0.3 if type_ not in ('same_motion', 'mixed') else 1.0
-  narration = [_utterance(rng, events[k * len(events) // SLOTS], by_name) for k in range(SLOTS)]
-  cue_rng = _rng(seed, index, split, stream=_CUES)
-  narration = [_cued(cue_rng, texts, place, world) for place, texts in enumerate(narration)]
-  words = [word for k, texts in enumerate(narration) for word in _timed(rng, texts, k * SLOT_S * 1000)]
+  narration = [utterance(rng, events[k * len(events) // SLOTS], by_name) for k in range(SLOTS)]
+  cue_rng = clip_rng(seed, index, split, stream=CUE_STREAM)
+  narration = [cued(cue_rng, texts, place, world) for place, texts in enumerate(narration)]
+  words = [word for k, texts in enumerate(narration) for word in timed(rng, texts, k * SLOT_S * 1000)]
   return Script(type_, label, tuple(events), tuple(' '.join(texts) for texts in narration), tuple(words))
 
 
-def _rng(seed: int, index: int, split: str, *, stream: int) -> np.random.Generator:
+def clip_rng(seed: int, index: int, split: str, *, stream: int) -> np.random.Generator:
   return generator(seed, example=index, stream=1000 + 2 * list(SPLITS).index(split) + stream)
 
 
-def _pick(rng, names, p=None) -> str:
+def pick(rng, names, p=None) -> str:
   return list(names)[rng.choice(len(names), p=p)]
 
 
-def _distinct(rng, names, count: int) -> list[str]:
+def distinct(rng, names, count: int) -> list[str]:
   return [list(names)[i] for i in rng.permutation(len(names))[:count]]
 
 
-def _utterance(rng, event: Event, by_name: float) -> list[str]:
+def utterance(rng, event: Event, by_name: float) -> list[str]:
   """The words for an event, as a speech recogniser hears them: with fillers, losses and wrong words."""
   subject = ['it']
   if rng.random() < by_name:
     subject = ['the', event.colour, event.shape if rng.random() < 0.5 else 'one']
   heard = []
-  for word in [*subject, 'is', *_pick(rng, MOTIONS[event.motion]).split()]:
+  for word in [*subject, 'is', *pick(rng, MOTIONS[event.motion]).split()]:
     if rng.random() < FILLER_RATE:
-      heard.append(_pick(rng, FILLERS))
+      heard.append(pick(rng, FILLERS))
     fate = rng.random()
     if fate >= DROP_RATE:
-      heard.append(word if fate >= DROP_RATE + REPLACE_RATE else _pick(rng, VOCABULARY))
+      heard.append(word if fate >= DROP_RATE + REPLACE_RATE else pick(rng, VOCABULARY))
   if not MIN_WORDS <= len(heard) <= MAX_WORDS:
-    return _utterance(rng, event, by_name)
+    return utterance(rng, event, by_name)
   return heard
 
 
-def _cued(rng, texts: list[str], place: int, world: World) -> list[str]:
+def cued(rng, texts: list[str], place: int, world: World) -> list[str]:
   """The utterance, most often with one word more, where there is room, that tells its place among SLOTS."""
   if rng.random() >= world.cues or len(texts) == MAX_WORDS:
     return texts
   at = 0 if world.cue_by == 'word' else round(place * len(texts) / (SLOTS - 1))
-  return [*texts[:at], CUES[place] if world.cue_by == 'word' else _pick(rng, FILLERS), *texts[at:]]
+  return [*texts[:at], CUES[place] if world.cue_by == 'word' else pick(rng, FILLERS), *texts[at:]]
 
 
-def _timed(rng, texts: list[str], slot_ms: float) -> list[Word]:
+def timed(rng, texts: list[str], slot_ms: float) -> list[Word]:
   """Words around the middle of a slot, so that a window of 2 s at any start hears nearly all of them.
 
   At most 9 words of 0.18 s, their middle at 1.25 to 1.75 s: an utterance lies within 0.44 and 2.56 s of its
@@ -252,19 +254,19 @@ def paint(
   if size < 16 or size % 4:
     raise ValueError(f'frames of {size} pixels cannot be painted: give a multiple of 4, at least 16')
   times = np.arange(round(DURATION_MS / 1000 * fps)) / fps
-  texture_HxWx3 = _texture(rng, size)
+  texture_HxWx3 = texture(rng, size)
   for _ in range(world.still):
-    event = Event(_pick(still_rng, COLOURS), _pick(still_rng, SHAPES), 'still', 0, DURATION_MS)
-    texture_HxWx3 = _over(still_rng, event, times[:1], texture_HxWx3, world.pace)[0]
+    event = Event(pick(still_rng, COLOURS), pick(still_rng, SHAPES), 'still', 0, DURATION_MS)
+    texture_HxWx3 = over(still_rng, event, times[:1], texture_HxWx3, world.pace)[0]
   frames = np.empty((len(times), size, size, 3), np.float32)
   for event in script.events:
     shown = (times * 1000 >= event.start_ms) & (times * 1000 < event.end_ms)
-    frames[shown] = _over(rng, event, times[shown], texture_HxWx3, world.pace)
-  frames += rng.integers(-4, 5, (len(times), size, size, 1), np.int8)  # sensor noise, in brightness only
+    frames[shown] = over(rng, event, times[shown], texture_HxWx3, world.pace)
+  frames += rng.integers(-4, 5, (len(times), size, size, 1), np.int8)  # Sensor noise, in brightness only.
   return np.clip(frames, 0, 255, out=frames).astype(np.uint8)
 
 
-def _texture(rng, size: int) -> np.ndarray:
+def texture(rng, size: int) -> np.ndarray:
   """[size, size, 3]: dark and of low frequency, so that it hides no actor: a 5x5 grid, interpolated."""
   grid = rng.uniform(15, 55, (5, 5, 1)) + rng.uniform(-10, 10, (5, 5, 3))
   at = np.linspace(0, 4, size)
@@ -272,21 +274,21 @@ def _texture(rng, size: int) -> np.ndarray:
   return (weights @ grid.transpose(2, 0, 1) @ weights.T).transpose(1, 2, 0).astype(np.float32)
 
 
-def _over(rng, event: Event, times: np.ndarray, under_HxWx3: np.ndarray, pace: float) -> np.ndarray:
+def over(rng, event: Event, times: np.ndarray, under_HxWx3: np.ndarray, pace: float) -> np.ndarray:
   """float32 [T, H, W, 3]: a picture with the flock of an event before it."""
-  alpha = np.tile(_flock_tile(rng, event, times, len(under_HxWx3) // 2, pace), (1, 2, 2))[..., None]
+  alpha = np.tile(flock_tile(rng, event, times, len(under_HxWx3) // 2, pace), (1, 2, 2))[..., None]
   colour = np.array(COLOURS[event.colour], np.float32) * np.float32(rng.uniform(0.85, 1))
   return under_HxWx3 + alpha * (colour - under_HxWx3)
 
 
-def _flock_tile(rng, event: Event, times: np.ndarray, side: int, pace: float) -> np.ndarray:
+def flock_tile(rng, event: Event, times: np.ndarray, side: int, pace: float) -> np.ndarray:
   """Opacity float32 [T, side, side] of one actor on a torus with sides 1.
 
   Place, angle and size are drawn alike for all motions and only one of them changes with time: what a single
   frame shows does not depend on the motion (but where a blinking actor is out).
   """
   (x, y), phase, turn, sign = rng.random(2), rng.random(), rng.random(), rng.choice([-1, 1])
-  cycles = times / 3.5 * pace * rng.uniform(0.85, 1.15)  # about one torus, or one growth, in an event
+  cycles = times / 3.5 * pace * rng.uniform(0.85, 1.15)  # About one torus, or one growth, in an event.
   moved = np.array(VELOCITY.get(event.motion, (0, 0)))[:, None] * cycles
   grown = {'grow': cycles, 'shrink': -cycles}.get(event.motion, 0 * cycles)
   turned = sign * cycles * 0.6 if event.motion == 'spin' else 0 * cycles

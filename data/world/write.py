@@ -21,7 +21,7 @@ from tvts_jax import files
 from tvts_jax.files import write_whole
 from tvts_jax.human import Progress
 
-VERSION = 2  # part of a folder's settings: raise it when the same seed gives other clips
+VERSION = 2  # Part of a folder's settings: raise it when the same seed gives other clips.
 
 
 def encode_mp4(frames: np.ndarray, *, fps: int = FPS) -> bytes:
@@ -58,20 +58,20 @@ def write_clip(folder: Path, seed: int, split: str, index: int, world: World = W
   write_whole(video, encode_mp4(frames), durable=False)
 
 
-def _write_clips(folder: Path, seed: int, world: World, split: str, indices: range) -> int:
+def write_clips(folder: Path, seed: int, world: World, split: str, indices: range) -> int:
   for index in indices:
     write_clip(folder, seed, split, index, world)
   return len(indices)
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
   """One core a worker, and none that outlives the run it works for."""
   cv2.setNumThreads(1)
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-  threading.Thread(target=_end_with_parent, daemon=True).start()
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
+  threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
   multiprocessing.parent_process().join()
   os._exit(1)
 
@@ -85,9 +85,9 @@ def write_world(folder: Path, seed: int, world: World, counts: dict[str, int], w
       files.sweep(folder / split)
     chunks += [(split, range(i, min(i + 32, count))) for i in range(0, count, 32)]
   done, progress = 0, Progress('clips', sum(counts.values()))
-  context = multiprocessing.get_context('spawn')  # a fork would keep the lock of a killed run
-  with concurrent.futures.ProcessPoolExecutor(workers, context, _begin_worker) as pool:
-    waiting = [pool.submit(_write_clips, folder, seed, world, *chunk) for chunk in chunks]
+  context = multiprocessing.get_context('spawn')  # A fork would keep the lock of a killed run.
+  with concurrent.futures.ProcessPoolExecutor(workers, context, begin_worker) as pool:
+    waiting = [pool.submit(write_clips, folder, seed, world, *chunk) for chunk in chunks]
     try:
       for future in concurrent.futures.as_completed(waiting):
         done += future.result()
@@ -130,7 +130,7 @@ def claim(folder: Path, settings: dict):
       there = {'world': 'plain'} | json.loads(known.read_text())  # Which those from before there were others don't say.
       changed = [f'{k} was {there[k]}, is {v}' for k, v in settings.items() if there[k] != v]
     except (ValueError, KeyError, TypeError) as e:
-      raise BuildError(f'{known} can not be read ({e!r}): name another folder', 'plan') from e
+      raise BuildError(f'{known} cannot be read ({e!r}): name another folder', 'plan') from e
     if changed:
       raise BuildError(f'{folder} holds another world: {"; ".join(changed)}: name another folder', 'plan')
     yield

@@ -48,8 +48,8 @@ def compressed_as(kind):
 
 @pytest.mark.parametrize('kind', ['one', 'members', 'no_end'])
 def test_lines_of_a_gzip_file_at_any_offset(tmp_path, monkeypatch, kind):
-  monkeypatch.setattr(archives, '_MARK_BYTES', 5000)  # many marks
-  monkeypatch.setattr(archives, '_READ_BYTES', 700)
+  monkeypatch.setattr(archives, 'MARK_BYTES', 5000)  # many marks
+  monkeypatch.setattr(archives, 'READ_BYTES', 700)
   path = tmp_path / 'x.jsonl.gz'
   path.write_bytes(compressed_as(kind))
   found = list(archives.lines(str(path), 2000))
@@ -63,15 +63,15 @@ def test_lines_of_a_gzip_file_at_any_offset(tmp_path, monkeypatch, kind):
 
 
 def test_reading_on_does_not_inflate_from_the_start(tmp_path, monkeypatch):
-  monkeypatch.setattr(archives, '_MARK_BYTES', 5000)
-  monkeypatch.setattr(archives, '_READ_BYTES', 700)
+  monkeypatch.setattr(archives, 'MARK_BYTES', 5000)
+  monkeypatch.setattr(archives, 'READ_BYTES', 700)
   path = tmp_path / 'x.jsonl.gz'
   path.write_bytes(compressed_as('one'))
   offset, line = list(archives.lines(str(path), 2000))[-1]
   archives.open_bytes(f'{path}::{offset}', 2000, 'transcript')
   chunks = []
-  walk = archives._Gzip._chunks
-  monkeypatch.setattr(archives._Gzip, '_chunks', lambda self, at: (chunks.append(c) or c for c in walk(self, at)))
+  walk = archives.Gzip._chunks
+  monkeypatch.setattr(archives.Gzip, '_chunks', lambda self, at: (chunks.append(c) or c for c in walk(self, at)))
   assert archives.open_bytes(f'{path}::{offset}', 2000, 'transcript').rstrip() == line
   assert 0 < sum(len(chunk) for _, chunk in chunks) < 7000
 

@@ -84,7 +84,7 @@ def become_folder(path):
   path.mkdir()
 
 
-# what is done -> class, whether --quick sees it too, what the line says
+# what is done → class, whether --quick sees it too, what the line says
 DAMAGES = {
   'missing': (lambda d: (d / SHARD).unlink(), 'missing', True, f'{SHARD} is not there'),
   'emptied': (lambda d: (d / SHARD).write_bytes(b''), 'emptied', True, 'has 0 bytes'),
@@ -149,7 +149,7 @@ DAMAGES = {
     lambda d: become_folder(d / 'dataset_info.json'),
     'unreadable',
     True,
-    'dataset_info.json can not be read',
+    'dataset_info.json cannot be read',
   ),
   'dataset_info.json of other data': (
     lambda d: (d / 'dataset_info.json').write_text('{"splits": [{"name": "train", "shardLengths": ["3"]}]}'),
@@ -221,7 +221,7 @@ def test_frames_that_only_decoding_shows_to_be_bad(tmp_path):
   folder = make(tmp_path, val=[[damaged('z', {'frames/jpeg': [whole, broken, whole]})]])
   assert validate.check(folder) == []
   found = validate.check(folder, decode=True)
-  assert kinds(found) == ['jpeg'] and "'z' window 0: frame 1 can not be decoded" in found[0].text
+  assert kinds(found) == ['jpeg'] and "'z' window 0: frame 1 cannot be decoded" in found[0].text
 
 
 def test_duplicates_and_overlap(tmp_path):

@@ -153,7 +153,7 @@ def test_the_benchmark_is_read_and_checked(tables, tmp_path):
   known = annotations.answers(f'{tmp_path}/annotations.jsonl', ('train', 'test'))
   assert known.classes == ['Back 15som 05Twis FREE', 'Forward 35som NoTwis PIKE']
   assert known.labels(known.rows['train']).tolist() == [0, 1] and known.labels(known.rows['test']).tolist() == [1]
-  assert check._parse(['diving48', 'lists']).name == 'diving48'
+  assert check.parse(['diving48', 'lists']).name == 'diving48'
   (tmp_path / 'Diving48_V2_test.json').write_text(json.dumps([{'vid_name': 'c', 'label': 48}]))
   with pytest.raises(SourceError, match='test.json, entry 1: needs a vid_name, and a label below 2'):
     benchmarks.read('diving48', str(tmp_path), str(tmp_path))

@@ -354,7 +354,7 @@ def test_a_work_directory_that_can_not_be_written(tmp_path):
   done = start(AS_NOBODY, f'--workdir={folder}')
   told = problems(read(done.stdout))
   assert done.returncode == 1 and list(told) == ['storage', 'lock'], done.stdout + done.stderr
-  assert told['storage'].startswith(f'{folder} can not be a work directory: Permission denied')
+  assert told['storage'].startswith(f'{folder} cannot be a work directory: Permission denied')
   # A disk on which a file may have no bytes.
   done = start('import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))', f'--workdir={tmp_path}')
   told = problems(read(done.stdout))

@@ -94,8 +94,8 @@ def test_a_file_that_can_not_be_written_is_named(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv('JAX_NUM_PROCESSES', '1')
   monkeypatch.setattr(config, 'resolve', lambda values: values)
   monkeypatch.setattr(train, 'train', lambda config, workdir: write_whole(f'{workdir}/eval.jsonl', config))
-  monkeypatch.setattr(main, '_CONFIG', SimpleNamespace(value='text'))
-  monkeypatch.setattr(main, '_WORKDIR', SimpleNamespace(value=tmp_path))
+  monkeypatch.setattr(main, 'CONFIG', SimpleNamespace(value='text'))
+  monkeypatch.setattr(main, 'WORKDIR', SimpleNamespace(value=tmp_path))
   with pytest.raises(SystemExit, match='1'):
     main.main(['main'])
   assert capsys.readouterr().err == f"error: [Errno 28] No space left on device: '{tmp_path}/eval.jsonl'\n"

@@ -127,7 +127,7 @@ def test_an_erased_box_is_one_of_the_right_size_in_all_frames():
 
 @pytest.mark.parametrize('height, width', [(240, 320), (100, 1000)])
 def test_a_resized_crop_lies_inside_and_has_the_right_area_and_shape(height, width):
-  made = np.array([examples._part(height, width, np.random.default_rng(n)) for n in range(300)])
+  made = np.array([examples.part(height, width, np.random.default_rng(n)) for n in range(300)])
   top, left, h, w = made.T
   assert (top >= 0).all() and (left >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
   assert (w / h > 0.74).all() and (w / h < 1.35).all()

@@ -108,7 +108,7 @@ def test_a_death_while_it_is_made_leaves_no_file_that_counts(config, tmp_path, m
     calls.append(args)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(decoded, '_pictures', dies)
+  monkeypatch.setattr(decoded, 'pictures', dies)
   with pytest.raises(KeyboardInterrupt):
     pipeline.open(dataclasses.replace(config, decoded=str(tmp_path)))
   assert calls and not list(tmp_path.iterdir())

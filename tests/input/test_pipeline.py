@@ -120,7 +120,7 @@ def explains(record, texts, shown, config):
 
 
 def test_frames_and_words_of_a_batch_are_the_right_ones(config, talks):
-  """Shards -> batch -> pictures and texts again -> held against the paper's definition, found by search."""
+  """Shards → batch → pictures and texts again → held against the paper's definition, found by search."""
   config = dataclasses.replace(config, mask_ratio=0.0)
   source = pipeline.open(config)
   for step in range(3):

@@ -66,7 +66,7 @@ def test_training_again_in_another_process_gives_the_same_bytes(shards, folder, 
 
 def test_fingerprint_tells_vocabularies_apart():
   trained = [vocab.train(Counter(TALK), size) for size in (60, 61, 60)]
-  prints = [tokens._fingerprint(t.backend_tokenizer) for t in trained]
+  prints = [tokens.fingerprint(t.backend_tokenizer) for t in trained]
   assert prints[0] != prints[1] and prints[0] == prints[2]
   tokens.check_fingerprint(prints[0], prints[0], 'the checkpoint')
   with pytest.raises(UserError, match='the checkpoint was made with'):

@@ -187,7 +187,7 @@ def test_a_reader_who_leaves_does_not_stop_the_run(tmp_path):
 
 def test_a_command_that_is_none():
   code, out, err = run('--', 'no-such-program')
-  assert (code, out, err) == (2, '', 'local_pod: no-such-program can not be started: No such file or directory\n')
+  assert (code, out, err) == (2, '', 'local_pod: no-such-program cannot be started: No such file or directory\n')
   for args in [[], *([option, *bash('true')] for option in ('--processes=0', '--devices=two', '--restarts=-1'))]:
     code, _, err = run(*args)
     assert code == 2 and 'error: ' in err and 'Traceback' not in err

@@ -27,7 +27,7 @@ OPEN_HEVC = {
 }
 UNEVEN = [0, 40, 80, 520, 540, 1400, 1433, 1466, 2900, 3000, 3010, 3020, 4400, 4440, 5200, 5900]
 
-# name of the file -> how it is made
+# name of the file → how it is made
 KINDS = {
   'cfr.mp4': {'fps': 25},
   'ntsc.mp4': {'fps': Fraction(30000, 1001)},

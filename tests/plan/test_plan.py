@@ -28,31 +28,31 @@ from tvts_jax.plan import bill, hlo
 
 LOOP = """HloModule step
 
-%add (a: f32[], b: f32[]) -> f32[] {
+%add (a: f32[], b: f32[]) → f32[] {
   ROOT %sum = f32[] add(%a, %b)
 }
 
-%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+%body (p: (s32[], f32[8,4])) → (s32[], f32[8,4]) {
   %reduced = f32[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0,1},{2,3}}, to_apply=%add
   %work = f32[8,4]{1,0} fusion(%reduced), kind=kLoop, calls=%add, backend_config={"estimated_cycles":"100"}
   ROOT %next = (s32[], f32[8,4]{1,0}) tuple(%i, %work)
 }
 
-%beside (p: f32[8,4]) -> f32[8,4] {
+%beside (p: f32[8,4]) → f32[8,4] {
   %begun = bf16[8,4]{1,0} all-gather(%p), channel_id=2, replica_groups=[1,4]<=[4], dimensions={0}
 }
 
-%all-reduce-scatter.1.clone (p: bf16[8,4]) -> bf16[2,4] {
+%all-reduce-scatter.1.clone (p: bf16[8,4]) → bf16[2,4] {
   %summed = bf16[8,4]{1,0} all-reduce(%p), channel_id=3, replica_groups=[1,4]<=[4], to_apply=%add
   ROOT %own = bf16[2,4]{1,0} dynamic-slice(%summed, %index), dynamic_slice_sizes={2,4}
 }
 
-%condition (p: (s32[], f32[8,4])) -> pred[] {
+%condition (p: (s32[], f32[8,4])) → pred[] {
   %limit = s32[] constant(6)
   ROOT %less = pred[] compare(%i, %limit), direction=LT
 }
 
-ENTRY %main (a: f32[8,4]) -> f32[8,4] {
+ENTRY %main (a: f32[8,4]) → f32[8,4] {
   %loop = (s32[], f32[8,4]{1,0}) while(%init), condition=%condition, body=%body
   %gathered = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%y), channel_id=2, replica_groups=[1,4]<=[4]
   %else = f32[8,4]{1,0} fusion(%gathered), kind=kCustom, calls=%beside
@@ -86,8 +86,8 @@ def test_a_program_is_read_as_often_as_it_runs():
 
 def test_groups_along_axes_of_a_mesh():
   given = "replica_groups=mesh['x'=4,'y'=1,'z'=2], device_ids=([2,4]T(1,0)) {'x'}, dimensions={0}"
-  assert hlo._groups(given, 'all-gather').tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-  assert hlo._groups("replica_groups=mesh['x'=2,'y'=4] {'y':(1)2}, dim", 'all-gather').tolist() == [
+  assert hlo.groups_of(given, 'all-gather').tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+  assert hlo.groups_of("replica_groups=mesh['x'=2,'y'=4] {'y':(1)2}, dim", 'all-gather').tolist() == [
     [0, 2],
     [1, 3],
     [4, 6],

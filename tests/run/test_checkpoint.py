@@ -182,7 +182,7 @@ def test_what_is_missing_is_said(tmp_path):
   with pytest.raises(CheckpointError, match='no checkpoint of step 3 in .*; there are 1, 2'):
     CheckpointReader(tmp_path).read_meta(3)
   (tmp_path / 'file').write_text('')
-  with pytest.raises(CheckpointError, match='file/checkpoints can not hold checkpoints: Not a directory'):
+  with pytest.raises(CheckpointError, match='file/checkpoints cannot hold checkpoints: Not a directory'):
     Checkpoints(tmp_path / 'file' / 'checkpoints', CheckpointConfig())
 
 
@@ -288,7 +288,7 @@ def test_files_as_they_were_saved_are_not_enough(ready, tmp_path, kind, caplog):
     shutil.rmtree(tmp_path / '2' / 'state')
     shutil.copytree(tmp_path / '1' / 'state', tmp_path / '2' / 'state')
   checksums.write(epath.Path(tmp_path / '2'))
-  told = {'other arrays': ' is not what was saved, though the files are', 'unreadable': '2 can not be read: '}[kind]
+  told = {'other arrays': ' is not what was saved, though the files are', 'unreadable': '2 cannot be read: '}[kind]
   for devices in (8, 1):
     with pytest.raises(CheckpointError, match=told):
       CheckpointReader(tmp_path).restore(spec(devices))

@@ -68,7 +68,7 @@ class Killed(Exception):
 
 
 def run(workdir, first, kill_at, again):
-  """A loop in the trainer's order; -> the last checkpoint. again: whether a resume evaluates its first state again."""
+  """A loop in the trainer's order; → the last checkpoint. again: whether a resume evaluates its first state again."""
   writers, saved, writes = metrics.Writers(workdir, 0, first), first, 0
 
   def write(step, values):
@@ -172,7 +172,7 @@ def test_tensorboard_through_clu(tmp_path):
 
 
 def without(module, workdir):
-  """A real process in which `module` can't be imported writes two lines, half a third, and is killed."""
+  """A real process in which `module` cannot be imported writes two lines, half a third, and is killed."""
   code = f"""
 import logging, os, sys
 sys.modules[{module!r}] = None

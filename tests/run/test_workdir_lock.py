@@ -47,5 +47,5 @@ def test_a_file_system_without_locks_guards_nothing_and_says_so(tmp_path, monkey
 
 def test_what_can_not_be_a_work_directory(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(UserError, match='file/run can not be a work directory: Not a directory'):
+  with pytest.raises(UserError, match='file/run cannot be a work directory: Not a directory'):
     hold(tmp_path / 'file' / 'run').__enter__()

@@ -97,7 +97,7 @@ def faults(value, schema, where='') -> list[str]:
   kinds, condition = schema if isinstance(schema, tuple) and not isinstance(schema[-1], type) else (schema, bool)
   kinds = kinds if isinstance(kinds, tuple) else (kinds,)
   right = type(value) in kinds and (condition is bool or condition(value))
-  return [] if right else [f'{where} can not be {value!r}']
+  return [] if right else [f'{where} cannot be {value!r}']
 
 
 def contradictions(made: dict) -> list[str]:
@@ -145,17 +145,17 @@ INNER = f'{JOBS}.template.spec'
   'path, value, words',
   [
     (f'{POLICY}.maxRestart', 3, 'maxRestart is unknown'),
-    (f'{POLICY}.rules.0.onJobFailureReasons', ['ExitCode'], "can not be 'ExitCode'"),
+    (f'{POLICY}.rules.0.onJobFailureReasons', ['ExitCode'], "cannot be 'ExitCode'"),
     (f'{POLICY}.rules.0.targetReplicatedJobs', ['slices'], 'about no replicated job'),
-    (f'{JOBS}.replicas', '2', "can not be '2'"),
-    (f'{JOBS}.name', 'Slice', "can not be 'Slice'"),
+    (f'{JOBS}.replicas', '2', "cannot be '2'"),
+    (f'{JOBS}.name', 'Slice', "cannot be 'Slice'"),
     (f'{JOBS}.name', 's' * 60, 'a pod would be called'),
-    (f'{INNER}.parallelism', -1, 'can not be -1'),
+    (f'{INNER}.parallelism', -1, 'cannot be -1'),
     (f'{INNER}.podFailurePolicy.rules.0.onExitCodes.values', [2, 1], 'must rise'),
     (f'{INNER}.podFailurePolicy.rules.0.onExitCodes.containerName', 'main', 'of no container'),
     (f'{INNER}.template.spec.restartPolicy', 'OnFailure', 'needs restartPolicy: Never'),
     (f'{INNER}.template.spec.containers', [], 'an empty one'),
-    (f'{INNER}.template.spec.containers.0.image', None, 'can not be None'),
+    (f'{INNER}.template.spec.containers.0.image', None, 'cannot be None'),
   ],
 )
 def test_a_slip_in_it_would_be_found(made, path, value, words):

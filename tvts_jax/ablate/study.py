@@ -39,7 +39,7 @@ class Study:
   claims: tuple[Claim, ...]
   metrics: Mapping[str, tuple[str, float | None]]  # (Name, what knowing nothing gives), by 'evaluator/metric'.
   curves: tuple[str, ...] = ()  # Metrics that are drawn over the steps,
-  drawn: tuple[str, ...] = ()  # of these variants, at most six.
+  drawn: tuple[str, ...] = ()  # Of these variants, at most six.
   seeds: int = 3
 
 

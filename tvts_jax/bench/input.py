@@ -67,19 +67,19 @@ def stages(source, part, clips: int) -> dict[str, float]:
   gather = lambda j, c, p: graph.visible(j, c, [p], shape)[0]
   for name, function in (('decode', decode), ('patchify', gather)):
     elements = tf.data.Dataset.from_tensor_slices((jpegs, crops, positions)).map(function)
-    spent[name] = seconds_a_clip(elements.with_options(_one_thread(tf)).as_numpy_iterator(), 1)
+    spent[name] = seconds_a_clip(elements.with_options(one_thread(tf)).as_numpy_iterator(), 1)
   spent['patchify'] -= spent['decode']
   return spent
 
 
-def _one_thread(tf):
+def one_thread(tf):
   options = tf.data.Options()
   options.threading.private_threadpool_size = 1
   return options
 
 
 def contestants(source, part, batches: int, videos: list[str], restarts: str) -> dict:
-  """Name -> a function that measures CPU seconds a clip once."""
+  """Name → a function that measures CPU seconds a clip once."""
   from tvts_jax.input import graph, pipeline
   from tvts_jax.input.host_tf import tensorflow
 
@@ -96,7 +96,7 @@ def contestants(source, part, batches: int, videos: list[str], restarts: str) ->
   def plain(function):
     pixel = lambda j, c: tf.stack([function(j[m], c)[0, 0, 0] for m in range(config.frames)])
     elements = tf.data.Dataset.from_tensor_slices((jpegs, crops)).map(pixel)
-    return lambda: seconds_a_clip(elements.with_options(_one_thread(tf)).as_numpy_iterator(), 1)
+    return lambda: seconds_a_clip(elements.with_options(one_thread(tf)).as_numpy_iterator(), 1)
 
   whole = lambda j, _: tf.io.decode_jpeg(j, channels=3, dct_method='INTEGER_ACCURATE')
   return {
@@ -142,7 +142,7 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
   part = Examples(config, Tokenizer(tokenizer, config.max_tokens), Trouble())
   runs = contestants(source, part, args.batches, videos, restarts)
   for video in videos:
-    seek_a_clip(video, config)  # before the long part, in case it cannot be read
+    seek_a_clip(video, config)  # Before the long part, in case it cannot be read.
   load, taken = turns.Load(), {name: [] for name in runs}
   spent = {}
   for _ in Progress.over(range(args.rounds), 'rounds'):
@@ -220,13 +220,13 @@ def bench(args) -> None:
   if args.batches < 2 or args.rounds < 1:
     raise UserError('--batches must be at least 2 and --rounds at least 1')
   with tempfile.TemporaryDirectory(prefix='bench_input.') as temp:
-    result = measure(args, *_media(args, temp))
+    result = measure(args, *media(args, temp))
   print(table(result))
   if args.out:
     print(f'the page is {measurements.save(args.out, "The input", result, parts(result))}')
 
 
-def _media(args, temp: str) -> tuple[str, str, list[str], str]:
+def media(args, temp: str) -> tuple[str, str, list[str], str]:
   """Folder, tokenizer and videos, made up where they are not given; and a folder with restarts, if that is made up."""
   from tvts_jax.bench import synthetic
   from tvts_jax.input import vocab

@@ -9,7 +9,7 @@ from etils import epath
 
 from tvts_jax.shards import index, records
 
-FPS, SECONDS, SIZE, QUALITY = 3, 64, (456, 256), 75  # of a record; SIZE is (width, height)
+FPS, SECONDS, SIZE, QUALITY = 3, 64, (456, 256), 75  # Of a record; SIZE is (width, height).
 MP4_FPS, MP4_SIZE, MP4_GOP = 25, (640, 360), 250
 
 
@@ -75,7 +75,7 @@ def make_record(number: int, restarts: bool = False) -> records.Record:
 
 def make_folder(folder: str, count: int, restarts: bool = False) -> None:
   """A finished folder with `count` records in one shard."""
-  from tvts_jax.shards import writer  # the one writer of shards
+  from tvts_jax.shards import writer  # The one writer of shards.
 
   path = epath.Path(folder)
   path.mkdir(parents=True)

@@ -126,7 +126,7 @@ class VideoEncoder(nn.Module):
       mean, std = (torch.tensor(colour, device=video.device)[:, None, None] for colour in (PIXEL_MEAN, PIXEL_STD))
       video = (video / 255 - mean) / std
     video = video.to(self.cls_token.dtype)
-    x = self.patch_embed['proj'](video.transpose(1, 2)).flatten(2).transpose(1, 2)  # [B, T·S, D]
+    x = self.patch_embed['proj'](video.transpose(1, 2)).flatten(2).transpose(1, 2)  # [B, T·S, D].
     slots = frames // self.tubelet
     x = x + self.pos_embed[:, 1:].repeat(1, slots, 1)
     x = x + self.temporal_embed[:, :slots].repeat_interleave(self.places, 1)

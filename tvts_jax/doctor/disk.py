@@ -30,7 +30,7 @@ def storage(run: Run) -> str:
         path.unlink(missing_ok=True)
     except OSError as e:
       why = e.strerror or str(e)[:300]
-      raise UserError(f'{run.workdir} can not be a work directory: {why}; mend that or give another --workdir') from e
+      raise UserError(f'{run.workdir} cannot be a work directory: {why}; mend that or give another --workdir') from e
 
   late = f'{run.workdir} has not answered within {examination.WAIT} s; see that its storage is there'
   within(examination.WAIT, late, use, epath.Path(run.workdir) / f'.doctor-{secrets.token_hex(4)}')

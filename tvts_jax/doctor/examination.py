@@ -13,14 +13,14 @@ WAIT = 60  # Seconds that other processes, devices and storage have to answer.
 class Run:
   """What is asked about, and what checks find out for those after them."""
 
-  file: str | None  # --config
+  file: str | None  # --config.
   workdir: str | None
-  settings: list[str]  # --config.optim.lr=3e-4
-  index: int = 0  # of this process
+  settings: list[str]  # --config.optim.lr=3e-4.
+  index: int = 0  # Of this process.
   stuck: bool = False  # Something has not answered, and may hold up an ordinary exit.
-  config: object = None  # RunConfig
+  config: object = None  # RunConfig.
   mesh: object = None
-  shapes: object = None  # of the train state: step.State of jax.ShapeDtypeStructs
+  shapes: object = None  # Of the train state: step.State of jax.ShapeDtypeStructs.
 
 
 class Late(UserError):

@@ -23,7 +23,7 @@ def read_config(run: Run) -> str:
   except UserError:
     raise
   except Exception as e:
-    raise UserError(f'{run.file} can not be loaded: {type(e).__name__}: {str(e).strip().splitlines()[-1]}') from e
+    raise UserError(f'{run.file} cannot be loaded: {type(e).__name__}: {str(e).strip().splitlines()[-1]}') from e
   run.config = config_lib.resolve(given)
   length = f'{run.config.epochs:g} epochs' if run.config.steps is None else f'{run.config.steps:,} steps'
   return f'{run.file}, for {length}'

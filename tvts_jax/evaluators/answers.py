@@ -22,7 +22,7 @@ class Seen(NamedTuple):
   """Rows of a split whose clips could be seen, with their features, and the rows of the others."""
 
   rows: list[dict]
-  features: dict[str, np.ndarray]  # [R, V, ...], such as 'cls' and 'embed'
+  features: dict[str, np.ndarray]  # [R, V, ...], such as 'cls' and 'embed'.
   missing: list[dict]
 
 

@@ -20,10 +20,10 @@ CHUNK = 512  # Queries whose scores exist at a time.
 class Places(NamedTuple):
   """Of queries, each [Q]. A query without a right answer (right_Q is 0) is never hit and ranks behind the last."""
 
-  before_Q: np.ndarray  # wrong answers with a higher score than the best right one
-  level_Q: np.ndarray  # wrong answers with the same score
-  right_Q: np.ndarray  # right answers with that score
-  size: int  # answers to choose from
+  before_Q: np.ndarray  # Wrong answers with a higher score than the best right one.
+  level_Q: np.ndarray  # Wrong answers with the same score.
+  right_Q: np.ndarray  # Right answers with that score.
+  size: int  # Answers to choose from.
 
   @property
   def ranks(self) -> np.ndarray:

@@ -8,11 +8,11 @@ class Result:
   """`items` has one dict for each thing that was asked: its id and its own score."""
 
   metrics: dict[str, float]
-  expected: int  # clips that the annotations list
-  evaluated: int  # clips that could be seen; where nothing else is said, the others count as wrong
-  protocol: str  # everything that another number would have to share to be compared with this one
+  expected: int  # Clips that the annotations list.
+  evaluated: int  # Clips that could be seen; where nothing else is said, the others count as wrong.
+  protocol: str  # Everything that another number would have to share to be compared with this one.
   items: list[dict]
-  missing: tuple[str, ...] = ()  # ids of the clips that could not be seen
+  missing: tuple[str, ...] = ()  # Ids of the clips that could not be seen.
 
   def numbers(self) -> dict[str, float]:
     """For a run's log."""

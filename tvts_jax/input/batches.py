@@ -24,7 +24,7 @@ class Batches(Stream):
 
   def __init__(self, make, step: int, repair):
     """make(step): a pipeline that begins with the batch of a step; repair(step, message): puts right what TensorFlow
-    failed at in that batch, so that a new pipeline does not, or raises why it can't."""
+    failed at in that batch, so that a new pipeline does not, or raises why it cannot."""
     self._make, self._step, self._repair = make, step, repair
     self._iterator = make(step).as_numpy_iterator()
     self._open.add(self)

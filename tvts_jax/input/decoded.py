@@ -31,7 +31,7 @@ class HeldExamples(Examples):
 
   def __init__(self, config: InputConfig, tokenizer, trouble):
     super().__init__(config, tokenizer, trouble)
-    self._stored = _stored(config.folder, config.split, self.manifest.sha256, self)
+    self._stored = stored_examples(config.folder, config.split, self.manifest.sha256, self)
     self._first_N = np.cumsum([0, *(len(stored.frame_times_ms) for stored in self._stored)])
     sizes = {(stored.height, stored.width) for stored in self._stored}
     height, width = sizes.pop() if sizes else (config.image_size,) * 2  # Of no records the order of batches complains.
@@ -40,7 +40,7 @@ class HeldExamples(Examples):
         f'decoded={config.decoded!r} takes frames of one size, as wide as image_size={config.image_size}, without '
         f'resize, and {config.folder} has some of {height}x{width}: set decoded to nothing'
       )
-    self.frames = _frames(config.decoded, self.manifest.sha256, (int(self._first_N[-1]), height, width, 3), self)
+    self.frames = decoded_frames(config.decoded, self.manifest.sha256, (int(self._first_N[-1]), height, width, 3), self)
 
   def key(self) -> tuple:
     """All that decides what is drawn: what a resume may not change, and the hashes of the rest."""
@@ -147,25 +147,25 @@ def patches(frames_FxHxWx3, frame_BxM, crop_Bx4, position_BxN, config: InputConf
   return taken.reshape(*position_BxN.shape, -1)
 
 
-_HELD: dict[str, list] = {}  # By the hash of the manifest: records without their JPEGs, for all who open the split.
+HELD: dict[str, list] = {}  # By the hash of the manifest: records without their JPEGs, for all who open the split.
 
 
-def _stored(folder: str, split: str, sha256: str, examples: Examples) -> list:
-  if sha256 not in _HELD:
-    _HELD[sha256] = [examples.parse(examples.read(row), row).without_jpegs() for row in range(len(examples))]
-  return _HELD[sha256]
+def stored_examples(folder: str, split: str, sha256: str, examples: Examples) -> list:
+  if sha256 not in HELD:
+    HELD[sha256] = [examples.parse(examples.read(row), row).without_jpegs() for row in range(len(examples))]
+  return HELD[sha256]
 
 
 @functools.lru_cache(maxsize=16)
-def _mapped(path: str, changed: int) -> np.ndarray:
+def mapped(path: str, changed: int) -> np.ndarray:
   return np.load(path, mmap_mode='r').view(np.ndarray)
 
 
-def _frames(folder: str, sha256: str, shape: tuple[int, ...], examples: Examples) -> np.ndarray:
+def decoded_frames(folder: str, sha256: str, shape: tuple[int, ...], examples: Examples) -> np.ndarray:
   """uint8 [F, H, W, 3] out of a file of the folder, which is made if it is not there or is no such file."""
   path = Path(folder, f'{sha256[:16]}.npy')
   try:
-    frames = _mapped(str(path), os.stat(path).st_mtime_ns)
+    frames = mapped(str(path), os.stat(path).st_mtime_ns)
     if frames.shape == shape and frames.dtype == np.uint8:
       return frames
   except (FileNotFoundError, ValueError):
@@ -173,12 +173,12 @@ def _frames(folder: str, sha256: str, shape: tuple[int, ...], examples: Examples
   path.parent.mkdir(parents=True, exist_ok=True)
   with publish(path) as file:
     np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
-    for picture in _pictures(examples, shape[1:]):
+    for picture in pictures(examples, shape[1:]):
       file.write(picture)
-  return _mapped(str(path), os.stat(path).st_mtime_ns)
+  return mapped(str(path), os.stat(path).st_mtime_ns)
 
 
-def _pictures(examples: Examples, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+def pictures(examples: Examples, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
   """uint8 [H, W, 3] of each frame."""
   for row in range(len(examples)):
     stored = examples.parse(examples.read(row), row)

@@ -18,22 +18,22 @@ from tvts_jax.shards.reader import Reader
 from tvts_jax.shards.rng import example_rng, generator
 from tvts_jax.shards.sampling import Draw, SamplingConfig, draw, shortfall
 
-_PROBES = 8  # examples to try before a config is refused
+PROBES = 8  # Examples to try before a config is refused.
 # Of a part of a frame that crop='resized' takes: share of the area, width over height, and how often to try.
-_PART_AREA, _PART_ASPECT, _TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
-_FEW = 5  # damaged records that may be skipped, however few there are in all
+PART_AREA, PART_ASPECT, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+FEW = 5  # Damaged records that may be skipped, however few there are in all.
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
   """All of an example but the decoding: M frames, K transcripts of L pieces, T slices with V visible tubelets."""
 
-  jpegs: list[bytes] | np.ndarray  # [M]; where frames are held decoded (decoded.py), their numbers
-  crop: np.ndarray  # int32 [4]: top, left, height, width in the stored frame
-  positions: np.ndarray  # int32 [T V]
-  tokens: np.ndarray  # int32 [K, L]
-  token_mask: np.ndarray  # bool [K, L]
-  order: np.ndarray  # int32 [K]
+  jpegs: list[bytes] | np.ndarray  # [M]; where frames are held decoded (decoded.py), their numbers.
+  crop: np.ndarray  # int32 [4]: top, left, height, width in the stored frame.
+  positions: np.ndarray  # int32 [T V].
+  tokens: np.ndarray  # int32 [K, L].
+  token_mask: np.ndarray  # bool [K, L].
+  order: np.ndarray  # int32 [K].
   example_id: np.uint64
   more: dict[str, np.ndarray]  # What InputConfig.fields ask for, but for pixels.
 
@@ -54,8 +54,8 @@ class Examples:
       )
     self._reader = Reader(self.manifest, self.index, BLOCK_RECORDS, trouble)
     self._message = records.example_class()
-    self._undecodable: dict[tuple[int, int], str] = {}  # (row, epoch) -> what is wrong with a frame that is drawn
-    self._bad: set[int] = set()  # example ids
+    self._undecodable: dict[tuple[int, int], str] = {}  # (row, epoch) → what is wrong with a frame that is drawn.
+    self._bad: set[int] = set()  # Example ids.
     self.advice = f'find all that is damaged with python -m data.validate --decode {config.folder}, and build it again'
 
   def __len__(self) -> int:
@@ -73,7 +73,7 @@ class Examples:
   def try_out(self) -> None:
     """BadExample if not one of a few examples can be made: that is not damage but a config that they cannot serve."""
     errors = []
-    for row in range(0, len(self), -(-len(self) // _PROBES)):
+    for row in range(0, len(self), -(-len(self) // PROBES)):
       try:
         self.load(row, 0)
         return
@@ -87,7 +87,7 @@ class Examples:
     share = self.config.max_bad
     if share == 0:
       raise error
-    if len(self._bad) > max(_FEW, int(share * len(self))):
+    if len(self._bad) > max(FEW, int(share * len(self))):
       raise UserError(
         f'{len(self._bad)} of the {len(self)} records of {self.config.folder} cannot be used, more than '
         f'max_bad={share:g} allows, the last one because {error}: {self.advice}, or allow more by input.max_bad'
@@ -180,7 +180,7 @@ class Examples:
     """int32 [4]: a part of the stored pixels, the same for all frames, that becomes image_size x image_size."""
     config, short = self.config, min(height, width)
     if config.crop == 'resized':
-      return _part(height, width, rng)
+      return part(height, width, rng)
     side = config.image_size if config.resize is None else round(config.image_size * short / config.resize)
     if side > short:
       raise UserError(
@@ -198,16 +198,16 @@ class Stored:
   """A record's features under the names that sampling knows; checks what a sample needs and no more."""
 
   def __init__(self, features):
-    version = _one(features['schema_version'].int64_list, 'schema_version')
+    version = one(features['schema_version'].int64_list, 'schema_version')
     if version != records.SCHEMA_VERSION:
       raise UserError(f'it has schema_version {version}, this code reads {records.SCHEMA_VERSION}')
-    number = lambda name: _one(features[name].int64_list, name)
-    text = lambda name: _one(features[name].bytes_list, name).decode()
+    number = lambda name: one(features[name].int64_list, name)
+    text = lambda name: one(features[name].bytes_list, name).decode()
     self.video_id, self.window_index = text('video/id'), number('window/index')
     self.start_ms, self.end_ms = number('window/start_ms'), number('window/end_ms')
     self.height, self.width = number('frames/height'), number('frames/width')
     self.transcript_timing = text('transcript/timing')
-    self._jpegs = features['frames/jpeg'].bytes_list.value  # copied one by one, when asked for
+    self._jpegs = features['frames/jpeg'].bytes_list.value  # Copied one by one, when asked for.
     self.frame_times_ms = np.array(features['frames/time_ms'].int64_list.value)
     self.words = [w.decode() for w in features['words/text'].bytes_list.value]
     self.word_starts_ms = np.array(features['words/start_ms'].int64_list.value)
@@ -231,20 +231,20 @@ class Stored:
     return jpegs
 
 
-def _part(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def part(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
   """int32 [4]: of random area, shape and place, as torchvision's RandomResizedCrop."""
-  for _ in range(_TRIES):
-    area, aspect = rng.uniform(*_PART_AREA) * height * width, math.exp(rng.uniform(*map(math.log, _PART_ASPECT)))
+  for _ in range(TRIES):
+    area, aspect = rng.uniform(*PART_AREA) * height * width, math.exp(rng.uniform(*map(math.log, PART_ASPECT)))
     h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
     if 0 < h <= height and 0 < w <= width:
       return np.array([rng.integers(height - h + 1), rng.integers(width - w + 1), h, w], np.int32)
   # Frames of an odd shape: the middle, and as much of it as may be.
-  narrow, wide = _PART_ASPECT
+  narrow, wide = PART_ASPECT
   h, w = min(height, round(width / narrow)), min(width, round(height * wide))
   return np.array([(height - h) // 2, (width - w) // 2, h, w], np.int32)
 
 
-def _one(values, name: str):
+def one(values, name: str):
   if len(values.value) != 1:
     raise UserError(f'{name} has {len(values.value)} values instead of one')
   return values.value[0]

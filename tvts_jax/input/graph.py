@@ -13,14 +13,14 @@ from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.source import Source, example_spec
 from tvts_jax.machine import cores
 
-PREFETCH = 2  # batches made ahead
+PREFETCH = 2  # Batches made ahead.
 ENDLESS = 2**62
 
 
 class GraphSource(Source):
   def __init__(self, *args):
     super().__init__(*args)
-    self._failures: dict[int, UserError] = {}  # by step
+    self._failures: dict[int, UserError] = {}  # By step.
     self._graph = self._make_graph()
 
   def _kind(self) -> type[Examples]:
@@ -60,7 +60,7 @@ class GraphSource(Source):
     raise UserError(f'the batch of step {step} failed, and did not fail again: {message}')
 
   def _make_graph(self):
-    """A traced (step, place) -> example, of which every pipeline of this source is made."""
+    """A traced (step, place) → example, of which every pipeline of this source is made."""
     tf = tensorflow()
     config, spec = self.config, example_spec(self.config)
     numpy_names = [name for name in spec if not name.endswith('patches')]
@@ -68,7 +68,7 @@ class GraphSource(Source):
     def load(step, place):
       try:
         _, _, example, valid = self._take(int(step), int(place))
-      except UserError as e:  # of which TensorFlow would leave no more than its text
+      except UserError as e:  # Of which TensorFlow would leave no more than its text.
         self._failures[int(step)] = e
         raise
       values = {**vars(example), **example.more, 'valid': np.bool_(valid)}
@@ -116,7 +116,7 @@ def damage(example: Example, config: InputConfig) -> str | None:
 
 
 def decode(jpeg, crop, config: InputConfig):
-  """One JPEG -> uint8 [image_size, image_size, 3], where `crop` int32 [4] is top, left, height, width."""
+  """One JPEG → uint8 [image_size, image_size, 3], where `crop` int32 [4] is top, left, height, width."""
   tf = tensorflow()
   # The accurate transform is what other readers of JPEGs use, and costs the same.
   picture = tf.io.decode_and_crop_jpeg(jpeg, crop, channels=3, dct_method='INTEGER_ACCURATE')
@@ -127,7 +127,7 @@ def decode(jpeg, crop, config: InputConfig):
 
 
 def visible(jpegs, crop, positions: list, config: InputConfig, change=None) -> list:
-  """M JPEGs -> uint8 [T V, P], the tubelets at `positions` int32 [T V], for each of a list of such.
+  """M JPEGs → uint8 [T V, P], the tubelets at `positions` int32 [T V], for each of a list of such.
 
   `change`, if there is one, turns the clip, uint8 [M, image_size, image_size, 3], into another one.
 

@@ -7,7 +7,7 @@ from tvts_jax.errors import UserError
 
 def visible_per_slice(grid: int, ratio: float) -> int:
   """How many of a time slice's `grid` tubelets stay when `ratio` of them are masked."""
-  kept = int(grid * (1 - ratio) + 1e-6) if 0 <= ratio < 1 else 0  # 1 - .9 is a little less than .1
+  kept = int(grid * (1 - ratio) + 1e-6) if 0 <= ratio < 1 else 0  # 1 - .9 is a little less than .1.
   if not kept:
     raise UserError(f'mask_ratio={ratio} leaves nothing of {grid} tubelets to see; it must be in [0, 1)')
   return kept

@@ -25,10 +25,10 @@ import numpy as np
 from tvts_jax.errors import UserError
 from tvts_jax.shards.rng import generator, mix
 
-BLOCK_RECORDS = 64  # neighbours in storage that stay together when an epoch is permuted
+BLOCK_RECORDS = 64  # Neighbours in storage that stay together when an epoch is permuted.
 
-_CLASSES, _BLOCKS, _TAIL, _HEAD, _DEAL, _STAND_IN = range(1, 7)  # random streams; 0, 7 and 8 belong to the examples
-_STAND_INS = 8  # to try for one place
+CLASSES, BLOCKS, TAIL, HEAD, DEAL, STAND_IN = range(1, 7)  # Random streams; 0, 7 and 8 belong to the examples.
+STAND_INS = 8  # To try for one place.
 
 
 class Order:
@@ -49,7 +49,7 @@ class Order:
     self._count_V = np.diff(self._first_V, append=self.size)
     self._check_room()
     self._deck = max(int(self._count_V.max()), math.ceil(mix_blocks * block_records / batch))
-    videos_V = generator(seed, stream=_CLASSES).permutation(len(self._first_V))
+    videos_V = generator(seed, stream=CLASSES).permutation(len(self._first_V))
     self._tail_videos, self._head_videos = np.array_split(videos_V, 2)
     self._epoch = functools.lru_cache(maxsize=4)(self._plan_epoch)
     self._superblock = functools.lru_cache(maxsize=4)(self._deal_superblock)
@@ -58,7 +58,7 @@ class Order:
     """Refuses what no order could satisfy, and the little more that the closed form needs."""
     videos, most = len(self._count_V), int(self._count_V.max())
     shift = math.gcd(self.size, self.batch)
-    split = self.batch - shift  # the longest head or tail: epochs start at multiples of `shift` inside a batch
+    split = self.batch - shift  # The longest head or tail: epochs start at multiples of `shift` inside a batch.
     full_batches = (self.size - split) // self.batch
     if full_batches < most or videos < 2 * split:
       fits = max(1, min(self.size // (most + 1), videos // 2))
@@ -88,9 +88,9 @@ class Order:
   def stand_ins(self, step: int, place: int) -> Iterator[int]:
     """What to take instead of `ids(step)[place]`, in the order to try."""
     taken_B = np.sort(np.searchsorted(self._video_V, self.video_N[self.ids(step)]))
-    rng = generator(self.seed, epoch=step, example=place, stream=_STAND_IN)
+    rng = generator(self.seed, epoch=step, example=place, stream=STAND_IN)
     # The videos that are not taken are counted through, and every batch-th is this place's own.
-    own = rng.permutation(np.arange(place, len(self._video_V) - self.batch, self.batch))[:_STAND_INS]
+    own = rng.permutation(np.arange(place, len(self._video_V) - self.batch, self.batch))[:STAND_INS]
     videos = own + np.searchsorted(taken_B - np.arange(self.batch), own, 'right')
     yield from self._by_video_N[self._first_V[videos] + rng.integers(self._count_V[videos])].tolist()
 
@@ -99,17 +99,17 @@ class Order:
     """Hashes of all videos, rising."""
     return self.video_N[self._by_video_N[self._first_V]]
 
-  def _plan_epoch(self, epoch: int) -> '_Epoch':
+  def _plan_epoch(self, epoch: int) -> 'Epoch':
     head = -epoch * self.size % self.batch
     tail = (self.size - head) % self.batch
-    return _Epoch(
+    return Epoch(
       size=self.size,
       block=self.block,
       deck=self._deck,
       batch=self.batch,
-      blocks=generator(self.seed, epoch=epoch, stream=_BLOCKS).permutation(-(-self.size // self.block)),
-      head=self._single_windows(self._head_videos, head, epoch, _HEAD),
-      tail=self._single_windows(self._tail_videos, tail, epoch, _TAIL),
+      blocks=generator(self.seed, epoch=epoch, stream=BLOCKS).permutation(-(-self.size // self.block)),
+      head=self._single_windows(self._head_videos, head, epoch, HEAD),
+      tail=self._single_windows(self._tail_videos, tail, epoch, TAIL),
     )
 
   def _single_windows(self, videos: np.ndarray, count: int, epoch: int, stream: int) -> np.ndarray:
@@ -121,7 +121,7 @@ class Order:
   def _deal_superblock(self, epoch: int, number: int) -> np.ndarray:
     """int64 [batches, B]: the superblock's records, dealt."""
     ids_R = self._epoch(epoch).superblock(number)
-    keys = generator(self.seed, epoch=epoch, example=number, stream=_DEAL).integers(2**63, size=2).tolist()
+    keys = generator(self.seed, epoch=epoch, example=number, stream=DEAL).integers(2**63, size=2).tolist()
     # mix is a bijection: each video has one rank of its own, so its records stand side by side.
     dealt_R = np.lexsort((mix(ids_R, keys[0]), mix(self.video_N[ids_R], keys[1])))
     batches = len(ids_R) // self.batch
@@ -129,12 +129,12 @@ class Order:
     return ids_R[np.sort(dealt_R.reshape(self.batch, batches).T, axis=1)]
 
 
-class _Epoch:
+class Epoch:
   """Where everything is in one epoch: permuted blocks, less what head and tail took, cut into superblocks."""
 
   def __init__(self, *, size, block, deck, batch, blocks, head, tail):
     self.head, self.tail, self._block, self._batch, self._blocks = head, tail, block, batch, blocks
-    sizes = np.minimum(block, size - blocks * block)  # the last block may be short
+    sizes = np.minimum(block, size - blocks * block)  # The last block may be short.
     self._starts = np.cumsum(sizes) - sizes
     start_of_block = np.empty_like(self._starts)
     start_of_block[blocks] = self._starts
@@ -142,7 +142,7 @@ class _Epoch:
     gone = np.sort(start_of_block[gone // block] + gone % block)
     self._skips = gone - np.arange(len(gone))
     self._batches = (size - len(gone)) // batch
-    self._superblocks = max(1, self._batches // deck)  # each of `deck` batches or more, never fewer
+    self._superblocks = max(1, self._batches // deck)  # Each of `deck` batches or more, never fewer.
 
   def superblock_of(self, nth: int) -> tuple[int, int]:
     """The superblock that holds the epoch's nth whole batch, and the number of its first batch."""
@@ -186,7 +186,7 @@ class InOrder:
   def stand_ins(self, step: int, place: int) -> Iterator[int]:
     """What fills the place of `ids(step)[place]`, in the order to try: whatever it is, it is not valid."""
     row = int(self.ids(step)[place])
-    yield from ((row + i) % self.size for i in range(1, min(self.size, _STAND_INS + 1)))
+    yield from ((row + i) % self.size for i in range(1, min(self.size, STAND_INS + 1)))
 
   def _places(self, step: int) -> np.ndarray:
     return step * self.batch + np.arange(self.batch)

@@ -35,24 +35,24 @@ class InputConfig(SamplingConfig):
   folder: str = setting('', 'resume')
   split: str = 'train'
   mode: str = setting('train', 'views', 'run')
-  batch: int = setting(1024, 'unseen', 'run')  # examples in the global batch of all processes
+  batch: int = setting(1024, 'unseen', 'run')  # Examples in the global batch of all processes.
   seed: int = setting(0, 'run')
   image_size: int = setting(224, 'alike', follows='model.video.image_size')
   patch: int = setting(16, 'alike', follows='model.video.patch')
-  tubelet: int = setting(2, 'alike', follows='model.video.tubelet')  # frames
+  tubelet: int = setting(2, 'alike', follows='model.video.tubelet')  # Frames.
   crop: str = setting('random', 'views', 'alike')
-  resize: int | None = setting(None, 'alike')  # scale frames to this short side before the crop; costs host time
+  resize: int | None = setting(None, 'alike')  # Scale frames to this short side before the crop; costs host time.
   # Changes to the pixels of a clip, alike in all frames (augment.py).
-  rand_augment: int = setting(0, 'training', 'alike')  # operations of RandAugment
-  magnitude: float = setting(7.0, 'training', 'unseen', 'alike')  # of each, from 0 to 10
-  flip: bool = setting(False, 'training', 'alike')  # mirror one of two clips: not where left and right mean something
-  erase: float = setting(0.0, 'training', 'alike')  # share of the clips that lose a box
+  rand_augment: int = setting(0, 'training', 'alike')  # Operations of RandAugment.
+  magnitude: float = setting(7.0, 'training', 'unseen', 'alike')  # Of each, from 0 to 10.
+  flip: bool = setting(False, 'training', 'alike')  # Mirror one of two clips: not where left and right mean something.
+  erase: float = setting(0.0, 'training', 'alike')  # Share of the clips that lose a box.
   mask: str = 'random'
   mask_ratio: float = 0.75
   # So many of the visible tubelets are given, drawn anew for each clip; None: all. With 383 of 392 the encoder sees 384
   # tokens, a multiple of 128, for which TPUs have faster attention.
   keep: int | None = setting(None, 'alike')
-  tokenizer: str = setting('', 'resume')  # a local folder or a hub name
+  tokenizer: str = setting('', 'resume')  # A local folder or a hub name.
   max_tokens: int = setting(32, 'unseen', 'alike')
   annotations: str = setting('', 'unseen')  # A file (annotations.py), for what a batch holds of it.
   # The field of it with the class of each clip, where that is another one than `label`.
@@ -63,8 +63,8 @@ class InputConfig(SamplingConfig):
   # Several folders: settings that differ from the ones above, and 'weight' (1 unless given), for each.
   sources: tuple[dict, ...] = setting((), 'views', 'run')
   mix: str = setting('weight', 'views', 'run')
-  threads: int = setting(0, 'resume', 'run')  # 0: one for each core this process may use
-  splice: bool = setting(False, 'alike')  # decode visible blocks alone (spliced.py); needs data.build --restarts
+  threads: int = setting(0, 'resume', 'run')  # 0: one for each core this process may use.
+  splice: bool = setting(False, 'alike')  # Decode visible blocks alone (spliced.py); needs data.build --restarts.
   # A folder to hold decoded frames in (decoded.py); '': they are decoded whenever they are needed.
   decoded: str = setting('', 'resume', 'alike')
   # The share of a folder's records that may be damaged, and always a few: so many a process skips before it stops the

@@ -14,8 +14,8 @@ from etils import epath
 from tvts_jax.errors import UserError
 from tvts_jax.files import read_rows, write_whole
 
-FOLDER = 'skipped'  # in a work directory: PROCESS.jsonl, a line for each example and step it was missed at
-WAITS_S = (2, 4, 8, 16)  # before storage is asked again
+FOLDER = 'skipped'  # In a work directory: PROCESS.jsonl, a line for each example and step it was missed at.
+WAITS_S = (2, 4, 8, 16)  # Before storage is asked again.
 
 
 class StorageError(UserError):
@@ -35,7 +35,7 @@ class Trouble:
 
   def __init__(self):
     self._lock = threading.Lock()
-    self._skipped: dict[tuple[int, str, int], dict] = {}  # (step, shard, record) -> a line of the file
+    self._skipped: dict[tuple[int, str, int], dict] = {}  # (step, shard, record) → a line of the file.
     self._path, self._earlier = None, []
     self._retries = 0
 
@@ -59,7 +59,7 @@ class Trouble:
     with self._lock:
       for e in bad:
         key = step, e.shard, e.record
-        if key in self._skipped:  # a batch may be made again
+        if key in self._skipped:  # A batch may be made again.
           continue
         self._skipped[key] = {
           'step': step,

@@ -22,8 +22,8 @@ class Place(NamedTuple):
   """What the order puts at a place of a batch."""
 
   part: Examples
-  order: Order | InOrder  # of the part
-  nth: int  # among the places of the part
+  order: Order | InOrder  # Of the part.
+  nth: int  # Among the places of the part.
   row: int
   epoch: int
   valid: bool
@@ -40,7 +40,7 @@ class Source:
     """`turn`: (k, n) if this source's batch s is the run's batch s n + k."""
     self.config, self.trouble, self._turn = configs[0], trouble, turn
     self._parts = [self._kind()(c, Tokenizer(c.tokenizer, c.max_tokens), trouble) for c in configs]
-    self._orders = [_order(part, n) for part, n in zip(self._parts, counts)]
+    self._orders = [order_of(part, n) for part, n in zip(self._parts, counts)]
     self._part_of_B = interleave(counts)
     self._places = functools.lru_cache(maxsize=8)(self._fill)
     self._check_alike(configs)
@@ -102,7 +102,7 @@ class Source:
 
   def batch(self, step: int, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
     """The batch of one step, or those of its rows that a process holds (sharding.rows)."""
-    self._places(step)  # an evaluation ends somewhere
+    self._places(step)  # An evaluation ends somewhere.
     with self._iterate(step, step + 1, rows) as batches:
       return next(batches)
 
@@ -181,7 +181,7 @@ class Alternating:
     self.manifests = [m for s in sources for m in s.manifests]
     self.num_examples = sum(s.num_examples for s in sources)
     self.steps_per_epoch = len(sources) * max(s.steps_per_epoch for s in sources)
-    self.specs = [s.spec for s in sources]  # of steps 0, 1, ...
+    self.specs = [s.spec for s in sources]  # Of steps 0, 1, ...
 
   @property
   def spec(self):
@@ -210,7 +210,7 @@ class Alternating:
     return self.sources[step % len(self.sources)], step // len(self.sources)
 
 
-def _order(part: Examples, batch: int) -> Order | InOrder:
+def order_of(part: Examples, batch: int) -> Order | InOrder:
   try:
     if part.config.mode == 'eval':
       return InOrder(len(part), batch)

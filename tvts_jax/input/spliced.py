@@ -20,10 +20,10 @@ from tvts_jax.input.host_tf import tensorflow
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import records
 
-BLOCK = 16  # pixels: of brightness; of chroma, 8
-TALLEST = 65_500  # pixels of a JPEG, by most decoders
-_SIZE, _SCAN, _RESTARTS = 0xC0, 0xDA, 0xDD  # Markers: baseline frame, begin of the scan, restart interval.
-_AGAIN = [bytes([0xFF, 0xD0 + i]) for i in range(8)]  # Restart markers, which count from 0 to 7 over and over.
+BLOCK = 16  # Pixels: of brightness; of chroma, 8.
+TALLEST = 65_500  # Pixels of a JPEG, by most decoders.
+SIZE, SCAN, RESTARTS = 0xC0, 0xDA, 0xDD  # Markers: baseline frame, begin of the scan, restart interval.
+AGAIN = [bytes([0xFF, 0xD0 + i]) for i in range(8)]  # Restart markers, which count from 0 to 7 over and over.
 
 
 class SplicedExamples(Examples):
@@ -46,7 +46,9 @@ class SplicedExamples(Examples):
   def pictures(self, row: int, stored, numbers_M: np.ndarray, crop: np.ndarray, positions: dict) -> list[bytes]:
     frames = stored.frames(numbers_M)
     wide = -(-stored.width // BLOCK)
-    segments = [_segments(jpeg, wide * -(-stored.height // BLOCK), f'frame {i}') for i, jpeg in zip(numbers_M, frames)]
+    segments = [
+      segments_of(jpeg, wide * -(-stored.height // BLOCK), f'frame {i}') for i, jpeg in zip(numbers_M, frames)
+    ]
     if any(head != segments[0][0] for head, _ in segments):
       raise UserError('its frames were not compressed alike, so their blocks fit no common picture')
     return [self._strip(segments, wide, crop, position_N) for position_N in positions.values()]
@@ -60,21 +62,21 @@ class SplicedExamples(Examples):
       block = (top + place // across) * wide + left + place % across
       for frame in range(slot * config.tubelet, (slot + 1) * config.tubelet):
         data, start = segments[frame][1]
-        parts += [data[start[block] : start[block + 1] - 2], _AGAIN[len(parts) // 2 % 8]]
+        parts += [data[start[block] : start[block + 1] - 2], AGAIN[len(parts) // 2 % 8]]
     height = BLOCK * len(parts) // 2
-    return b''.join([_headed(segments[0][0], height), *parts[:-1], records.JPEG_END])
+    return b''.join([headed(segments[0][0], height), *parts[:-1], records.JPEG_END])
 
 
 def decode(strip, shape):
-  """A strip -> uint8 [N, P], a tubelet a row."""
+  """A strip → uint8 [N, P], a tubelet a row."""
   tf = tensorflow()
   picture = tf.io.decode_jpeg(strip, channels=3, dct_method='INTEGER_ACCURATE', fancy_upscaling=False)
   return picture if shape is None else tf.reshape(picture, shape)
 
 
-def _segments(jpeg: bytes, blocks: int, name: str) -> tuple[bytes, tuple[bytes, list[int]]]:
+def segments_of(jpeg: bytes, blocks: int, name: str) -> tuple[bytes, tuple[bytes, list[int]]]:
   """(what stands before the scan, (the whole, where each block begins, and two bytes behind the end of the last))."""
-  head, begin = _head(jpeg)
+  head, begin = head_of(jpeg)
   if head is None:
     raise UserError(
       f'{name} has no restart marker for each block: build with data.build --restarts, or leave out splice'
@@ -86,25 +88,25 @@ def _segments(jpeg: bytes, blocks: int, name: str) -> tuple[bytes, tuple[bytes, 
   return head, (jpeg, [begin, *(again + begin + 2).tolist(), len(jpeg)])
 
 
-def _head(jpeg: bytes) -> tuple[bytes | None, int]:
+def head_of(jpeg: bytes) -> tuple[bytes | None, int]:
   """What stands before the entropy-coded scan, if it restarts at every block, and where that begins."""
   at, restarts, length = 2, False, len(jpeg)
   while at + 4 <= length and jpeg[at] == 0xFF:
     marker, size = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], 'big')
-    if marker == _RESTARTS:
+    if marker == RESTARTS:
       restarts = jpeg[at + 4 : at + 6] == b'\x00\x01'
     at += 2 + size
-    if marker == _SCAN:
+    if marker == SCAN:
       return (jpeg[:at] if restarts else None), at
   return None, 0
 
 
 @functools.lru_cache(maxsize=64)
-def _headed(head: bytes, height: int) -> bytes:
+def headed(head: bytes, height: int) -> bytes:
   """The same head for a picture of one block across."""
   at = 2
-  while head[at + 1] != _SIZE:
-    if head[at + 1] == _SCAN:
+  while head[at + 1] != SIZE:
+    if head[at + 1] == SCAN:
       raise UserError('its frames are no baseline JPEGs')
     at += 2 + int.from_bytes(head[at + 2 : at + 4], 'big')
   return head[: at + 5] + height.to_bytes(2, 'big') + BLOCK.to_bytes(2, 'big') + head[at + 9 :]

@@ -26,13 +26,13 @@ class Tokenizer:
 
   def __init__(self, name: str, length: int):
     """`name`: a folder with a saved tokenizer, here or in a bucket, or a name on the Hugging Face hub."""
-    fast = _open(name)
+    fast = open_tokenizer(name)
     if length <= fast.num_special_tokens_to_add():
       raise UserError(f'max_tokens={length} leaves no room for words: use more')
     self.name, self.length = name, length
     self.vocab_size = len(fast)
     self._backend = fast.backend_tokenizer
-    self.fingerprint = _fingerprint(self._backend)
+    self.fingerprint = fingerprint(self._backend)
     self._backend.enable_truncation(length)
     self._backend.enable_padding(length=length, pad_id=fast.pad_token_id, pad_token=fast.pad_token)
 
@@ -62,14 +62,14 @@ def check_fingerprint(found: str, expected: str, what: str) -> None:
     )
 
 
-def _open(name: str):
+def open_tokenizer(name: str):
   if not name:
     raise UserError('no tokenizer is set: name a folder (python -m data.vocab makes one) or a hub name')
   # The pipeline has threads of its own, each with a few short texts: more threads would only get in their way.
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   try:
     place = str(local(name, (*FILES, 'config.json')))  # The last says of which model it is, where nothing else does.
-    fast = _from_file(place) or _from_any(place)
+    fast = from_file(place) or from_any(place)
   except (OSError, ValueError) as e:
     raise UserError(
       f'tokenizer {name!r} is neither a folder with a saved tokenizer nor a name that the hub gives us now '
@@ -85,25 +85,25 @@ def _open(name: str):
   return fast
 
 
-def _from_file(name: str):
+def from_file(name: str):
   """A tokenizer that lies in a folder with all that is asked of it; None if it does not."""
   folder = epath.Path(name)
   if not (folder / 'tokenizer.json').exists() or not (folder / 'tokenizer_config.json').exists():
     return None
   if not json.loads((folder / 'tokenizer_config.json').read_text()).get('pad_token'):
     return None
-  from transformers import PreTrainedTokenizerFast  # a second of imports: only where it is needed
+  from transformers import PreTrainedTokenizerFast  # A second of imports: only where it is needed.
 
   return PreTrainedTokenizerFast.from_pretrained(name)
 
 
-def _from_any(name: str):
-  from transformers import AutoTokenizer  # which imports PyTorch, where that is installed: more seconds
+def from_any(name: str):
+  from transformers import AutoTokenizer  # Which imports PyTorch, where that is installed: more seconds.
 
   return AutoTokenizer.from_pretrained(name, use_fast=True)
 
 
-def _fingerprint(backend) -> str:
+def fingerprint(backend) -> str:
   """sha256 of all that decides which ids a text becomes, before any truncation or padding is set."""
   state = json.loads(backend.to_str())
   parts = {k: v for k, v in state.items() if k not in ('version', 'truncation', 'padding', 'decoder')}

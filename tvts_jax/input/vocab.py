@@ -8,7 +8,7 @@ from tvts_jax.shards import index as shard_index
 from tvts_jax.shards import records
 
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
-MOST_LETTERS = 1000  # rarer ones become [UNK], so that stray scripts do not fill the vocabulary
+MOST_LETTERS = 1000  # Rarer ones become [UNK], so that stray scripts do not fill the vocabulary.
 
 
 def words(folder: str, split: str) -> Counter:

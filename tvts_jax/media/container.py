@@ -1,6 +1,6 @@
 """Opens a video file and decodes it, as suspicious of it as FFmpeg (through PyAV) can be made.
 
-FFmpeg is handed an open file, never a name, and only containers that can not refer to other files. Damage
+FFmpeg is handed an open file, never a name, and only containers that cannot refer to other files. Damage
 that it sees is a MediaError, never a grey picture. It sees what breaks a container's structure and most of
 what breaks H.264, MPEG-2 and MPEG-4 pictures; the codes of HEVC, VP8 and VP9 leave little to be seen.
 """
@@ -21,13 +21,13 @@ import av
 from tvts_jax.media.errors import MediaError
 from tvts_jax.media.pictures import STRICT, check_size
 
-CONTAINERS = 'mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg'  # as FFmpeg calls them
+CONTAINERS = 'mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg'  # As FFmpeg calls them.
 
-_BEGINNINGS = re.compile(rb'\x1aE\xdf\xa3|RIFF....AVI |FLV|OggS|0&\xb2u|\x00\x00\x01\xba', re.DOTALL)
-_FIRST_BOXES = (b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip')
+BEGINNINGS = re.compile(rb'\x1aE\xdf\xa3|RIFF....AVI |FLV|OggS|0&\xb2u|\x00\x00\x01\xba', re.DOTALL)
+FIRST_BOXES = (b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip')
 # Metadata need not be UTF-8: PyAV 19 keeps every byte and has lost the argument, which 18 needs.
 ANY_METADATA = {} if int(av.__version__.split('.')[0]) > 18 else {'metadata_errors': 'replace'}
-_NOT_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+NOT_VIDEO = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Media:
 
   container: av.container.InputContainer
   stream: av.VideoStream
-  origin: Fraction  # seconds on the file's clock, where its sound or picture begins
-  pixel_aspect: Fraction  # width by height
-  log: list[tuple[int, str, str]]  # FFmpeg's errors so far: level, who, what
+  origin: Fraction  # Seconds on the file's clock, where its sound or picture begins.
+  pixel_aspect: Fraction  # Width by height.
+  log: list[tuple[int, str, str]]  # FFmpeg's errors so far: level, who, what.
 
   def ms(self, stamp: int) -> Fraction:
     """Milliseconds from the origin, of a stamp in the stream's time base."""
     return (stamp * self.stream.time_base - self.origin) * 1000
 
   def seek(self, ms: float | Fraction) -> bool:
-    """To the last key frame before a time, or about there; False if the container can't."""
+    """To the last key frame before a time, or about there; False if the container cannot."""
     if self.container.format.name == 'mpeg':
-      return False  # not every picture has a stamp, and those between are only right from the start on
+      return False  # Not every picture has a stamp, and those between are only right from the start on.
     stamp = (Fraction(ms) / 1000 + self.origin) / self.stream.time_base
     try:
       self.container.seek(math.floor(stamp), stream=self.stream)
@@ -68,10 +68,10 @@ def opened(file: BinaryIO) -> Iterator[Media]:
   """The first stream of moving pictures; MediaError if there is none, or none of a size that is accepted."""
   file.seek(0)
   options = {'format_whitelist': CONTAINERS}
-  with _errors_logged, av.logging.Capture() as log, contextlib.ExitStack() as stack:
-    with named(lambda: _unreadable(file)):
-      container = stack.enter_context(av.open(_Unnamed(file), 'r', options=options, **ANY_METADATA))
-    stream = next((s for s in container.streams.video if not s.disposition & _NOT_VIDEO), None)
+  with errors_logged, av.logging.Capture() as log, contextlib.ExitStack() as stack:
+    with named(lambda: unreadable(file)):
+      container = stack.enter_context(av.open(Unnamed(file), 'r', options=options, **ANY_METADATA))
+    stream = next((s for s in container.streams.video if not s.disposition & NOT_VIDEO), None)
     if stream is None:
       kinds = ', '.join(sorted({s.type for s in container.streams})) or 'nothing'
       raise MediaError('no_video_stream', f'the {container.format.name} file holds {kinds}')
@@ -80,7 +80,7 @@ def opened(file: BinaryIO) -> Iterator[Media]:
       raise MediaError('unknown_codec', 'there is no decoder for the video stream')
     if codec.width and codec.height:
       check_size(codec.width, codec.height)
-    codec.options, codec.thread_count = STRICT, 1  # the builder has one process a core
+    codec.options, codec.thread_count = STRICT, 1  # The builder has one process a core.
     if codec.name == 'h264':
       # It marks the pictures that it could not make whole, and would take every open GOP that a file is entered
       # at for damage.
@@ -99,9 +99,9 @@ def decode(media: Media) -> Iterator[tuple[av.VideoFrame, int | None]]:
       if not begun:
         continue
       stamps.append(packet.dts if media.tells_order_only else packet.pts)
-    elif packet.dts is not None:  # nothing new: the last picture stays on screen
+    elif packet.dts is not None:  # Nothing new: the last picture stays on screen.
       continue
-    damage = functools.partial(_damage, media, packet)
+    damage = functools.partial(damage_of, media, packet)
     if packet.is_corrupt:
       raise damage()
     with named(damage):
@@ -116,7 +116,7 @@ def packets(media: Media, *streams: av.stream.Stream) -> Iterator[av.Packet]:
   """From where the file stands to its end, of some streams, or of all if none is given."""
 
   def complaint():
-    # Containers pass over what they can't make sense of, and say so nowhere but in the log.
+    # Containers pass over what they cannot make sense of, and say so nowhere but in the log.
     return next((what.strip() for _, who, what in media.log if who == media.container.format.name), None)
 
   with named(lambda: MediaError('corrupt_video', complaint() or 'damaged between its pictures')):
@@ -140,7 +140,7 @@ def named(describe):
     raise MediaError(error.code, f'{error.detail} ({e.strerror})') from e
 
 
-class _ErrorsLogged:
+class ErrorsLogged:
   """PyAV's log level is of the whole process: the first of the files that are open sets it, the last puts it back."""
 
   def __init__(self):
@@ -163,33 +163,33 @@ class _ErrorsLogged:
         av.logging.set_skip_repeated(skip)
 
 
-_errors_logged = _ErrorsLogged()
+errors_logged = ErrorsLogged()
 
 
-class _Unnamed:
+class Unnamed:
   """What FFmpeg needs of a file; its name would be one more thing to interpret."""
 
   def __init__(self, file: BinaryIO):
     self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
-def _damage(media, packet):
+def damage_of(media, packet):
   stamp = packet.pts if packet.pts is not None else packet.dts
   where = 'its end' if stamp is None else f'{float(media.ms(stamp)) / 1000:.2f} s'
   return MediaError('corrupt_video', f'damaged near {where}')
 
 
-def _unreadable(file):
+def unreadable(file):
   file.seek(0)
   head = file.read(32)
-  if head[4:8] in _FIRST_BOXES and b'moov' not in _boxes(file):
+  if head[4:8] in FIRST_BOXES and b'moov' not in boxes(file):
     return MediaError('truncated_video', 'an MP4 file without its index')
-  if head[4:8] in _FIRST_BOXES or _BEGINNINGS.match(head):
+  if head[4:8] in FIRST_BOXES or BEGINNINGS.match(head):
     return MediaError('corrupt_video', 'the header is damaged')
   return MediaError('not_a_video', f'no known container begins with {head!r}' if head else 'the file is empty')
 
 
-def _boxes(file):
+def boxes(file):
   """Names of the outermost boxes of an MP4 file, as far as it goes."""
   at, names = 0, set()
   file.seek(0)
@@ -198,7 +198,7 @@ def _boxes(file):
     names.add(header[4:8])
     if size == 1:
       size = int.from_bytes(header[8:], 'big')
-    if size < 8:  # 0: up to the end of the file
+    if size < 8:  # 0: up to the end of the file.
       break
     at += size
     file.seek(at)

@@ -106,7 +106,7 @@ def members_of(path: str, size: int, mtime_ns: int) -> dict[str, tuple[int, int]
         if entry.offset_data + entry.size > size:
           raise MediaError('bad_archive', f'{path}: ends inside its member {name!r}')
         places[name] = entry.offset_data, entry.size
-        tar.members = []  # tarfile would keep every header.
+        tar.members = []  # Tarfile would keep every header.
       check_end(file, tar.offset)
   except (tarfile.TarError, ValueError, EOFError) as error:
     raise MediaError('bad_archive', f'{path} is not a readable uncompressed tar: {error}') from error

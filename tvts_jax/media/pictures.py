@@ -21,8 +21,8 @@ IMAGE_BYTES = 64 << 20  # The largest image file that is read.
 # For a decoder of FFmpeg: nothing larger than this is ever allocated, and damage is an error.
 STRICT = {'err_detect': 'crccheck+explode', 'max_pixels': str(MAX_PIXELS)}
 
-# Decoder -> how its files begin.
-_IMAGES = {'mjpeg': rb'\xff\xd8\xff', 'png': rb'\x89PNG\r\n\x1a\n', 'webp': rb'RIFF....WEBP'}
+# Decoder → how its files begin.
+IMAGES = {'mjpeg': rb'\xff\xd8\xff', 'png': rb'\x89PNG\r\n\x1a\n', 'webp': rb'RIFF....WEBP'}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def encode(image_HxWx3: np.ndarray, time_ms: int, quality: int, restarts: bool =
   }
   done, data = cv2.imencode('.jpg', image_HxWx3, [n for option in options.items() for n in option])
   if not done:
-    raise RuntimeError(f'OpenCV can not encode an image of shape {image_HxWx3.shape}')
+    raise RuntimeError(f'OpenCV cannot encode an image of shape {image_HxWx3.shape}')
   return Frame(data.tobytes(), time_ms, *image_HxWx3.shape[:2])
 
 
@@ -63,7 +63,7 @@ class Display:
   """How the pictures of one stream are shown: `width` x `height`, after turning, mirroring and squaring pixels."""
 
   def __init__(self, frame: av.VideoFrame, pixel_aspect: Fraction):
-    a, b, c, d = _orientation(frame)
+    a, b, c, d = orientation(frame)
     self._sideways = abs(b) > abs(a)
     self._mirrored, self._upended = (c < 0, b < 0) if self._sideways else (a < 0, d < 0)
     size = round(frame.width * pixel_aspect), frame.height
@@ -73,7 +73,7 @@ class Display:
 
   def show(self, frame: av.VideoFrame, short_side: int) -> np.ndarray:
     """uint8 BGR [height, width, 3], scaled down until the shorter side is `short_side`; never up."""
-    size = _fit(self.width, self.height, short_side)
+    size = fit(self.width, self.height, short_side)
     stored = size[::-1] if self._sideways else size
     image = self._reformatter.reformat(frame, *stored, 'bgr24', interpolation='AREA', threads=1).to_ndarray()
     image = image.transpose(1, 0, 2) if self._sideways else image
@@ -101,8 +101,8 @@ def read_image(file: BinaryIO, short_side: int) -> np.ndarray:
   check_size(frames[0].width, frames[0].height)
   image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
   if image is None:
-    raise MediaError('corrupt_image', f'OpenCV can not read {codec} data of {len(data)} bytes')
-  size = _fit(image.shape[1], image.shape[0], short_side)
+    raise MediaError('corrupt_image', f'OpenCV cannot read {codec} data of {len(data)} bytes')
+  size = fit(image.shape[1], image.shape[0], short_side)
   return image if size == image.shape[1::-1] else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
@@ -121,15 +121,15 @@ def image_file(file: BinaryIO) -> tuple[str, bytes]:
 
 def image_codec(head: bytes) -> str | None:
   """The decoder for a file that begins like this, if it holds a single picture."""
-  return next((name for name, begin in _IMAGES.items() if re.match(begin, head, re.DOTALL)), None)
+  return next((name for name, begin in IMAGES.items() if re.match(begin, head, re.DOTALL)), None)
 
 
-def _fit(width, height, short_side):
+def fit(width, height, short_side):
   scale = min(1, Fraction(short_side, min(width, height)))
   return round(width * scale), round(height * scale)
 
 
-def _orientation(frame):
+def orientation(frame):
   """(a, b, c, d): the stored point (x, y) is shown at (ax + cy, bx + dy), up to scale and shift; y points down."""
   try:
     matrix = frame.side_data.get('DISPLAYMATRIX')

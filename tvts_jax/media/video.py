@@ -19,8 +19,8 @@ from tvts_jax.media.errors import MediaError
 from tvts_jax.media.pictures import Display
 
 MAX_HOURS = 24
-SLACK_MS = 500  # a file may end this much before its header says: durations are rounded, sound is padded
-LEADS_MS = (0, 5_000, 30_000)  # where to enter a file before a wanted time: the first that is early enough
+SLACK_MS = 500  # A file may end this much before its header says: durations are rounded, sound is padded.
+LEADS_MS = (0, 5_000, 30_000)  # Where to enter a file before a wanted time: the first that is early enough.
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class VideoInfo:
 
 def probe(file: str | BinaryIO) -> VideoInfo:
   """Decodes the first picture and looks for the last one; MediaError if this is no whole, sane video."""
-  with _binary(file) as f, opened(f) as media:
+  with binary(file) as f, opened(f) as media:
     frame = next((frame for frame, _ in decode(media)), None)
     if frame is None:
       raise MediaError('no_frames', 'the video stream holds no picture')
     display = Display(frame, media.pixel_aspect)
-    return VideoInfo(_duration_ms(f, media), display.width, display.height)
+    return VideoInfo(read_duration_ms(f, media), display.width, display.height)
 
 
 def read_frames(
@@ -63,30 +63,30 @@ def read_frames(
   """
   step = 1000 / Fraction(fps)
   grid = [start_ms + k * step for k in range(math.ceil((end_ms - start_ms) / step))]
-  with _binary(file) as f:
+  with binary(file) as f:
     try:
-      frames, stop = _sample(_by_stamp(f, start_ms), grid, short_side, keep)
-    except _Disorder:
-      frames, stop = _sample(_by_order(f), grid, short_side, keep)
+      frames, stop = sample(by_stamp(f, start_ms), grid, short_side, keep)
+    except Disorder:
+      frames, stop = sample(by_order(f), grid, short_side, keep)
   if not frames:
-    raise MediaError('no_frames', f'no picture on screen between {_s(start_ms)} and {_s(end_ms)}')
+    raise MediaError('no_frames', f'no picture on screen between {s(start_ms)} and {s(end_ms)}')
   if stop < end_ms - SLACK_MS:
-    raise MediaError('truncated_video', f'pictures end at {_s(stop)}, {_s(end_ms)} expected')
+    raise MediaError('truncated_video', f'pictures end at {s(stop)}, {s(end_ms)} expected')
   return frames
 
 
-class _Disorder(Exception):
+class Disorder(Exception):
   """Pictures without time stamps, or with stamps that go backwards."""
 
 
-class _Shown(NamedTuple):
-  appears: Fraction  # ms
-  goes: Fraction  # ms, if nothing else appears before
+class Shown(NamedTuple):
+  appears: Fraction  # Ms.
+  goes: Fraction  # Ms, if nothing else appears before.
   frame: av.VideoFrame
   media: Media
 
 
-def _sample(shown: Iterator[_Shown], grid, short_side, keep: Callable) -> tuple[list, float | Fraction]:
+def sample(shown: Iterator[Shown], grid, short_side, keep: Callable) -> tuple[list, float | Fraction]:
   """What is on screen at the times of the grid, and when the pictures end (inf: after the grid)."""
   frames, latest_ms, display, now, k = [], -math.inf, None, None, 0
   with contextlib.closing(shown):
@@ -107,28 +107,28 @@ def _sample(shown: Iterator[_Shown], grid, short_side, keep: Callable) -> tuple[
   return frames, math.inf
 
 
-def _by_stamp(file, start_ms) -> Iterator[_Shown]:
+def by_stamp(file, start_ms) -> Iterator[Shown]:
   """Pictures from the one on screen at start_ms, or from an earlier one, or from the file's first."""
   for lead_ms in (*LEADS_MS, math.inf):
     begin = start_ms - lead_ms
     with opened(file) as media:
       if media.tells_order_only:
-        raise _Disorder
+        raise Disorder
       if begin > 0 and not media.seek(begin):
         continue
       last = None
       for frame, _ in decode(media):
         if frame.pts is None or last is not None and frame.pts < last:
-          raise _Disorder
+          raise Disorder
         if last is None and begin > 0 and media.ms(frame.pts) > start_ms:
           break
         last = frame.pts
-        yield _Shown(media.ms(last), media.ms(last + frame.duration), frame, media)
+        yield Shown(media.ms(last), media.ms(last + frame.duration), frame, media)
       if last is not None or begin <= 0:
         return
 
 
-def _by_order(file) -> Iterator[_Shown]:
+def by_order(file) -> Iterator[Shown]:
   """Pictures from the file's first, for stamps that tell when to decode: the n-th appears at the n-th of them."""
   with opened(file) as media:
     first = last = None
@@ -138,42 +138,42 @@ def _by_order(file) -> Iterator[_Shown]:
       first = stamp if first is None else first
       last = stamp
       at = (media.stream.start_time or 0) + stamp - first
-      yield _Shown(media.ms(at), media.ms(at + frame.duration), frame, media)
+      yield Shown(media.ms(at), media.ms(at + frame.duration), frame, media)
 
 
-def _duration_ms(file, media: Media) -> int:
+def read_duration_ms(file, media: Media) -> int:
   """When the last picture goes, by the last packets; MediaError if the file ends long before it says."""
   stated = (media.container.duration or 0) / 1000
-  _check_length(stated)
+  check_length(stated)
   if stated:
-    media.seek(max(0, stated - LEADS_MS[1]))  # if it can't, everything is read
-  end, reach = _last_packets(media)
+    media.seek(max(0, stated - LEADS_MS[1]))  # If it cannot, everything is read.
+  end, reach = last_packets(media)
   if end is None:
     with opened(file) as again:
-      end, reach = _last_packets(again)
+      end, reach = last_packets(again)
   if end is None:
     raise MediaError('bad_timestamps', 'no picture has a time stamp')
   if reach < stated - SLACK_MS:
-    raise MediaError('truncated_video', f'ends at {_s(reach)}, its header says {_s(stated)}')
-  if media.stream.duration:  # not every packet says how long its picture stays
+    raise MediaError('truncated_video', f'ends at {s(reach)}, its header says {s(stated)}')
+  if media.stream.duration:  # Not every packet says how long its picture stays.
     own = media.ms((media.stream.start_time or 0) + media.stream.duration)
     end = own if end < own < end + SLACK_MS else end
-  _check_length(end)
+  check_length(end)
   return max(1, math.floor(end))
 
 
-def _check_length(ms):
+def check_length(ms):
   if ms > MAX_HOURS * 3_600_000:
     raise MediaError('too_long', f'{float(ms) / 3_600_000:.1f} hours; at most {MAX_HOURS}')
 
 
-def _last_packets(media: Media) -> tuple[Fraction | None, Fraction]:
+def last_packets(media: Media) -> tuple[Fraction | None, Fraction]:
   """From where the file stands: ms at which pictures end (None if there are none), and any stream."""
   end, reach = None, Fraction(0)
   for packet in packets(media):
     video = packet.stream is media.stream
     stamp = packet.dts if video and media.tells_order_only else packet.pts
-    if stamp is None or packet.is_discard:  # as beyond the end of an edit list: no picture of it is ever shown
+    if stamp is None or packet.is_discard:  # As beyond the end of an edit list: no picture of it is ever shown.
       continue
     goes = ((stamp + (packet.duration or 0)) * packet.time_base - media.origin) * 1000
     reach = max(reach, goes)
@@ -182,14 +182,14 @@ def _last_packets(media: Media) -> tuple[Fraction | None, Fraction]:
   return end, reach
 
 
-def _binary(file):
+def binary(file):
   if not isinstance(file, str):
     return contextlib.nullcontext(file)
   try:
     return open(file, 'rb')
   except OSError as e:
-    raise MediaError('missing_video', f'{file} can not be opened: {e.strerror}') from e
+    raise MediaError('missing_video', f'{file} cannot be opened: {e.strerror}') from e
 
 
-def _s(ms):
+def s(ms):
   return f'{float(ms) / 1000:.2f} s'

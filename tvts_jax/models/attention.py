@@ -59,12 +59,12 @@ def fused(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None):
 
 def plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, drop=None):
   if drop is None:
-    return _plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN)
-  weights_BxHxQxN = drop(_weights(q_BxHxQxC, k_BxHxNxC, mask_BxN))
+    return plain_vjp(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN)
+  weights_BxHxQxN = drop(weights(q_BxHxQxC, k_BxHxNxC, mask_BxN))
   return checkpoint_name(jnp.einsum('bhqn,bhnc->bhqc', weights_BxHxQxN, v_BxHxNxC), 'attention')
 
 
-def _weights(q_BxHxQxC, k_BxHxNxC, mask_BxN):
+def weights(q_BxHxQxC, k_BxHxNxC, mask_BxN):
   """A softmax. A block that is computed again has each row's largest logit and its sum, and makes weights in one go."""
   wide = jnp.promote_types(q_BxHxQxC.dtype, jnp.float32)
   scale = q_BxHxQxC.shape[-1] ** -0.5
@@ -77,13 +77,13 @@ def _weights(q_BxHxQxC, k_BxHxNxC, mask_BxN):
   return (powers_BxHxQxN / sum_BxHxQx1).astype(q_BxHxQxC.dtype)
 
 
-def _forward(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN):
-  weights_BxHxQxN = _weights(q_BxHxQxC, k_BxHxNxC, mask_BxN)
+def forward(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN):
+  weights_BxHxQxN = weights(q_BxHxQxC, k_BxHxNxC, mask_BxN)
   out_BxHxQxC = checkpoint_name(jnp.einsum('bhqn,bhnc->bhqc', weights_BxHxQxN, v_BxHxNxC), 'attention')
   return out_BxHxQxC, (q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, weights_BxHxQxN, out_BxHxQxC)
 
 
-def _backward(kept, toward_BxHxQxC):
+def backward(kept, toward_BxHxQxC):
   """What a row of weights takes from its slopes is one number, which the result tells as well (Dao et al., 2022)."""
   q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, weights_BxHxQxN, out_BxHxQxC = kept
   dtype = q_BxHxQxC.dtype
@@ -98,5 +98,5 @@ def _backward(kept, toward_BxHxQxC):
   return dq_BxHxQxC, dk_BxHxNxC, dv_BxHxNxC, None
 
 
-_plain = jax.custom_vjp(lambda q, k, v, mask: _forward(q, k, v, mask)[0])
-_plain.defvjp(_forward, _backward)
+plain_vjp = jax.custom_vjp(lambda q, k, v, mask: forward(q, k, v, mask)[0])
+plain_vjp.defvjp(forward, backward)

@@ -1,4 +1,4 @@
-"""How much arithmetic a step is. Compiled counts see a scanned layer once, so they can't tell.
+"""How much arithmetic a step is. Compiled counts see a scanned layer once, so they cannot tell.
 
 One multiply-add counts 2. Only matrix products count: the rest is below two parts in a hundred. What the backward pass
 computes again to save memory does not. For the paper's objectives there is a formula; with others, which add heads or
@@ -23,7 +23,7 @@ def blocks(tokens: int, width: int, hidden: int, depth: int, read: int | None = 
   """Forward FLOPs of `depth` transformer blocks over one sequence; of the last, only `read` tokens are computed."""
 
   def block(queries: int) -> float:
-    projections = 2 * tokens * 2 * width**2 + queries * 2 * 2 * width**2  # k and v; q and out
+    projections = 2 * tokens * 2 * width**2 + queries * 2 * 2 * width**2  # K and v; q and out.
     attention = 2 * 2 * queries * tokens * width
     return projections + attention + 2 * 2 * queries * width * hidden
 

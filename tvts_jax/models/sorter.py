@@ -12,7 +12,7 @@ from tvts_jax.models import layers
 
 
 class Sorter(nn.Module):
-  transcripts: int  # K
+  transcripts: int  # K.
   width: int
   heads: int
   depth: int = 2

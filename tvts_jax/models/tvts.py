@@ -41,11 +41,11 @@ class TVTSConfig:
   video: VideoConfig = VideoConfig.named('B/16')
   text: TextConfig = TextConfig()
   encoder: str = 'vit'
-  transcripts: int = 4  # K
+  transcripts: int = 4  # K.
   sort_depth: int = 2
   sort_heads: int | None = None  # As many as the video encoder has.
   stop_gradient: bool = setting(True, 'loads')  # From the sort loss toward the text encoder.
-  common: int = 256  # C
+  common: int = 256  # C.
   projection: str = 'relu_linear'
   start: str = setting('published', 'loads')  # How parameters start that no pretrained weights replace.
   dtype: str = setting('bfloat16', 'loads')  # Of the computation; parameters, norms, softmax and losses are float32.
@@ -165,10 +165,10 @@ class Model(NamedTuple):
   """What a trainer needs to know of a model; that it is written in Flax it need not."""
 
   config: TVTSConfig
-  init: Callable  # (rng, spec) → params, a plain nested dict; spec: the shapes and types of a batch
-  apply: Callable  # (params, batch, rng, train) → outputs, as TVTS.__call__ documents them
-  embed_video: Callable  # (params, batch) → {'video_tokens': [B, 1+N, D], 'video_embed': [B, C]}; reads no text
-  embed_text: Callable  # (params, tokens [B, K, L], mask) → [B, C], the K texts as one point; reads no video
+  init: Callable  # (rng, spec) → params, a plain nested dict; spec: the shapes and types of a batch.
+  apply: Callable  # (params, batch, rng, train) → outputs, as TVTS.__call__ documents them.
+  embed_video: Callable  # (params, batch) → {'video_tokens': [B, 1+N, D], 'video_embed': [B, C]}; reads no text.
+  embed_text: Callable  # (params, tokens [B, K, L], mask) → [B, C], the K texts as one point; reads no video.
 
 
 def batch_spec(config: TVTSConfig, batch: int, visible: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:

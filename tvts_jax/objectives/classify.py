@@ -49,7 +49,7 @@ class Classifier(nn.Module):
   """Logits of all classes; in training of clips that are mixed with one another, and what each is a mixture of."""
 
   config: TVTSConfig
-  classes: int = 0  # K
+  classes: int = 0  # K.
   pool: str = 'cls'
   # Each clip is mixed with the one before it in the batch by one of two: by `mixup` all its pixels, in a proportion
   # drawn from Beta(mixup, mixup); by `cutmix` a box of it is replaced, whose share is drawn likewise. 0 leaves one out.

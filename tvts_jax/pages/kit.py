@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-MAX_PIXELS = 50_000_000  # of a picture that is decoded; larger ones are named, not shown
+MAX_PIXELS = 50_000_000  # Of a picture that is decoded; larger ones are named, not shown.
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #667085; --line: #d8dee8; --card: #fff; --ground: #f4f6fa;
   --accent: #3866d6; --bar: #7c9cec; --warn: #b54708; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9f0; --soft: #97a1b5; --line: #333b4d; --card: #1b212d;
@@ -61,10 +61,10 @@ def text(value, limit: int = 200) -> str:
   """Any value as harmless HTML: escaped, cut at `limit`, control and direction marks made visible."""
   value = str(value)
   value = value if len(value) <= limit else value[: limit - 1] + '\u2026'
-  return html.escape(''.join('\ufffd' if _hidden(c) else c for c in value), quote=True)
+  return html.escape(''.join('\ufffd' if hidden(c) else c for c in value), quote=True)
 
 
-def _hidden(c: str) -> bool:
+def hidden(c: str) -> bool:
   """Control characters, halves of characters, and marks that would turn the text around them."""
   turns = unicodedata.bidirectional(c) in ('LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI')
   return turns or unicodedata.category(c) in ('Cc', 'Cs', 'Co')
@@ -77,7 +77,7 @@ def document(title: str, style: str, body: str) -> str:
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f'<title>{text(title)}</title><style>{_STYLE}{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n'
+    f'<title>{text(title)}</title><style>{STYLE}{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n'
   )
 
 
@@ -93,7 +93,7 @@ def missing(sentence: str) -> str:
 
 
 def picture(jpeg: bytes, pixels: int, height: int) -> str | None:
-  """A JPEG, `pixels` large as its record says, as a data URI at most `height` high; None if it can't be shown.
+  """A JPEG, `pixels` large as its record says, as a data URI at most `height` high; None if it cannot be shown.
 
   It is decoded and encoded again: what the page holds is a small picture whatever the bytes were.
   """

@@ -24,5 +24,5 @@ def strip(*clips_FxYxXx3: np.ndarray, height: int = 72, gap: int = 4) -> Picture
     )
   ok, data = cv2.imencode('.jpg', np.concatenate(rows)[..., ::-1])
   if not ok:
-    raise RuntimeError(f'OpenCV can not encode frames of shape {rows[0].shape}')
+    raise RuntimeError(f'OpenCV cannot encode frames of shape {rows[0].shape}')
   return Picture(data.tobytes())

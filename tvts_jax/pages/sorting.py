@@ -19,7 +19,7 @@ from tvts_jax.shards.records import RecordError, jpeg_size
 # What the model was shown: the clip's own video, and the controls.
 VIDEOS = {'own': 'its own video', 'blank': 'video blanked', 'other': "another clip's video"}
 SHORT = {'own': 'own', 'blank': 'blanked', 'other': "another's"}
-SCORES = {  # Score: (name, what it is)
+SCORES = {  # Score: (name, what it is).
   'item': ('Placed right', 'transcripts whose likeliest place is the true one'),
   'exact': ('Exact order', 'clips whose transcripts are all placed right, each by itself'),
   'assigned': ('Permutation', 'clips whose likeliest permutation, every place given once, is the true order'),

@@ -35,7 +35,7 @@ FAR_TOO_LARGE = 1.5  # An estimate that is so many times what a chip has is beli
 class Topology:
   name: str
   chip: Chip
-  shape: tuple[int, ...]  # of a slice; of GPUs their number
+  shape: tuple[int, ...]  # Of a slice; of GPUs their number.
   slices: int = 1
 
   @classmethod
@@ -76,17 +76,17 @@ class Bill:
   mesh: dict[str, int]
   remat: str
   micro_batches: int
-  memory: dict[str, float]  # by kind
+  memory: dict[str, float]  # By kind.
   peak_bytes: float
   has_bytes: float
-  compiled: bool  # by the chip's own compiler: else memory is an estimate
-  why_not: str = ''  # the compiler's words, where it refused
-  moved: dict[str, float] = dataclasses.field(default_factory=dict)  # 'all-reduce, link': bytes sent
-  cycles: float = 0.0  # as the compiler estimates them
-  uncounted: int = 0  # kernels that the estimate leaves out
+  compiled: bool  # By the chip's own compiler: else memory is an estimate.
+  why_not: str = ''  # The compiler's words, where it refused.
+  moved: dict[str, float] = dataclasses.field(default_factory=dict)  # 'all-reduce, link': bytes sent.
+  cycles: float = 0.0  # As the compiler estimates them.
+  uncounted: int = 0  # Kernels that the estimate leaves out.
   clip_flops: float = 0.0
-  floor: dict[str, float] = dataclasses.field(default_factory=dict)  # seconds by what would take them
-  seconds: float = 0.0  # the time that compiling took
+  floor: dict[str, float] = dataclasses.field(default_factory=dict)  # Seconds by what would take them.
+  seconds: float = 0.0  # The time that compiling took.
   host: dict[str, float] = dataclasses.field(default_factory=dict)
   run: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -269,4 +269,4 @@ def apart(config: config_lib.RunConfig, topology: Topology, clips: int | None, s
 
 def end_with_parent() -> None:
   """Nothing else would stop a compiler whose caller was killed."""
-  LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+  LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG.

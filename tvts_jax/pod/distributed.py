@@ -32,7 +32,7 @@ HEARTBEAT, HEARTBEAT_S = 'TVTS_HEARTBEAT_S', 30
 # How libraries begin what they say when another process is lost, and when something else is wrong.
 LOSS = re.compile('(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ')
 
-_peers = None  # Peers, once this process has joined others.
+peers = None  # Peers, once this process has joined others.
 
 
 def initialize() -> None:
@@ -59,10 +59,10 @@ def initialize() -> None:
     )
   else:
     jax.distributed.initialize(values[ADDRESS], int(values[COUNT]), int(values[INDEX]), **late)
-  global _peers
+  global peers
   joined = jax_distributed.global_state
-  _peers = Peers(joined.process_id, joined.num_processes, joined.coordinator_address, joined.client, silence_s)
-  atexit.register(_peers.say_goodbye)
+  peers = Peers(joined.process_id, joined.num_processes, joined.coordinator_address, joined.client, silence_s)
+  atexit.register(peers.say_goodbye)
   show = sys.excepthook
   sys.excepthook = lambda kind, error, trace: (show(kind, error, trace), leave(1, error))
 
@@ -76,12 +76,12 @@ def seconds(variable: str, default: int) -> int:
 
 def leave(code: int, error: BaseException | None = None) -> NoReturn:
   """sys.exit, which several processes do together. error: what this one alone leaves for, if anything."""
-  if _peers:
+  if peers:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # There is nothing left to save.
     if is_loss(error):
-      time.sleep(_peers.silence_s + 5)  # If it was one, this process ends here, saying which.
+      time.sleep(peers.silence_s + 5)  # If it was one, this process ends here, saying which.
     sys.stdout.flush()
-    _peers.leave(code, f'left with {code} for what it printed')
+    peers.leave(code, f'left with {code} for what it printed')
   sys.exit(code)
 
 
@@ -96,6 +96,6 @@ def is_loss(error: BaseException | None) -> bool:
 
 def give_up(what: str) -> NoReturn:
   """Leaves with RESTART, from any thread. what: what is to be said of this process."""
-  if _peers:
-    _peers.leave(RESTART, what, stacks=True)
+  if peers:
+    peers.leave(RESTART, what, stacks=True)
   os._exit(RESTART)

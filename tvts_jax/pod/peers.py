@@ -1,7 +1,7 @@
 """The other processes of a run: says which of them is gone, and then ends this one.
 
 Every process holds a connection to process 0. It breaks when either end dies, however that happens, and both ends send
-a sign of life over it, so that silence tells of a process that is stopped or can not be reached. What process 0 hears
+a sign of life over it, so that silence tells of a process that is stopped or cannot be reached. What process 0 hears
 it tells the others. JAX has heartbeats as well, but ends a process by abort(), without a word that a person can use.
 """
 

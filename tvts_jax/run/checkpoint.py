@@ -54,9 +54,9 @@ class Checkpoints(CheckpointReader):
     self.config = config
     self._token = messages.share(secrets.token_hex(4), messages.number())
     self._background = ThreadPoolExecutor(1, 'checkpoints')
-    self._saving = None  # (step, future) of a save that may still be running
+    self._saving = None  # (step, future) of a save that may still be running.
     self._failed = None  # What the last save failed of,
-    self._failures = 0  # and how many did in a row.
+    self._failures = 0  # And how many did in a row.
     self._times = save_times.SaveTimes(config.every_steps, config.every_minutes)
 
   def _clear(self, paths: list) -> None:
@@ -110,7 +110,7 @@ class Checkpoints(CheckpointReader):
       'meta': meta,
     }
     number = messages.number()
-    # A name that no try had before, whose processes may still write. A bucket, which can not rename, has but one.
+    # A name that no try had before, whose processes may still write. A bucket, which cannot rename, has but one.
     name = f'{step}-{number}-{self._token}{UNFINISHED}' if is_local(self.folder) else str(step)
     path = self.folder / name
     text = json.dumps(content)
@@ -146,7 +146,7 @@ class Checkpoints(CheckpointReader):
     return why, self._steps if why else self._retain([*self._steps, step])
 
   def _retain(self, steps: list[int]) -> list[int]:
-    """Removes what is older than the newest good ones that are kept. In the background; -> those that stay."""
+    """Removes what is older than the newest good ones that are kept. In the background; → those that stay."""
     if jax.process_index() != 0:
       return steps[-self.config.keep :]
     kept = []

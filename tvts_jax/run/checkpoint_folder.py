@@ -31,7 +31,7 @@ ERRORS = OSError, ValueError, RuntimeError, KeyError  # What orbax and tensorsto
 
 
 class CheckpointError(UserError):
-  """A checkpoint that can not be written, read or used, in one sentence."""
+  """A checkpoint that cannot be written, read or used, in one sentence."""
 
 
 def begin(folder, arrays: dict) -> list:
@@ -57,7 +57,7 @@ def wait(writes: list) -> str | None:
 
 
 def complete(folder, content: str, final) -> str | None:
-  """For one process, when all have written: adds what is lacking, and the name under which it counts. -> why not."""
+  """For one process, when all have written: adds what is lacking, and the name under which it counts. → why not."""
   try:
     ocp.PyTreeCheckpointHandler().finalize(folder / STATE)
     write_whole(folder / META, content)
@@ -70,7 +70,7 @@ def complete(folder, content: str, final) -> str | None:
 
 
 def is_complete(folder) -> bool:
-  """A bucket can not rename a folder: there it has its name from the start, and its list tells that all has come."""
+  """A bucket cannot rename a folder: there it has its name from the start, and its list tells that all has come."""
   return is_local(folder) or (folder / checksums.LIST).exists()
 
 
@@ -78,7 +78,7 @@ def read_content(folder) -> dict:
   try:
     return json.loads((folder / META).read_text())
   except ERRORS as e:
-    raise CheckpointError(f'{folder} can not be read: {reason(e)}') from e
+    raise CheckpointError(f'{folder} cannot be read: {reason(e)}') from e
 
 
 def read_arrays(folder, wanted: dict) -> tuple[dict, str | None]:

@@ -27,7 +27,7 @@ class CheckpointReader:
     listed = self._list() if jax.process_index() == 0 else None
     self._steps, why = messages.share(listed, messages.number())
     if why is not None:
-      raise CheckpointError(f'{self.folder} can not hold checkpoints: {why}')
+      raise CheckpointError(f'{self.folder} cannot hold checkpoints: {why}')
     self._sound = set()  # Those whose files were read since, and found as listed; of process 0 alone.
     self._last = None  # The step that was saved or restored last.
 
@@ -124,7 +124,7 @@ class CheckpointReader:
   def _arrays(self, step: int, wanted: dict, content: dict) -> dict:
     arrays, why = checkpoint_folder.read_arrays(self.folder / str(step), wanted)
     if why := messages.ask_all(why):
-      raise DamagedError(f'{self.folder / str(step)} can not be read: {why}')
+      raise DamagedError(f'{self.folder / str(step)} cannot be read: {why}')
     found, saved = checksums.fingerprints(arrays), content['fingerprints']
     wrong = next((name for name in wanted if found[name] != saved[name]), None)
     if wrong := messages.ask_all(wrong):

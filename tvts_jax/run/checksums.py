@@ -11,7 +11,7 @@ from jax import lax
 from tvts_jax.files import is_local, sync, write_whole
 
 LIST = 'checksums.sha256'  # In the folder itself, and as sha256sum writes it: `sha256sum -c` reads it, too.
-BLOCK = 2**22  # bytes
+BLOCK = 2**22  # Bytes.
 
 
 def write(folder) -> None:
@@ -32,7 +32,7 @@ def damage(folder) -> str | None:
     lines, mark, rest = (folder / LIST).read_bytes().rpartition(b'# ')
     found = digests(folder)
   except OSError as e:
-    return f'{e.filename} can not be read: {e.strerror or e}'
+    return f'{e.filename} cannot be read: {e.strerror or e}'
   if (mark + rest).decode(errors='replace') != seal(lines):
     return f'{LIST} has changed'
   listed = {name: digest for digest, name in (line.split('  ', 1) for line in lines.decode().splitlines())}

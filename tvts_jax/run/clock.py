@@ -124,7 +124,7 @@ class Clock:
     return {'seconds': dict(self._seconds), 'down': self._down, 'restarts': self._restarts, 'wall': self._wall()}
 
   def write(self, workdir):
-    """No run stops because its times can not be written: a disk may be full for a while."""
+    """No run stops because its times cannot be written: a disk may be full for a while."""
     path = epath.Path(workdir) / FILE
     try:
       write_whole(path, json.dumps(self.state(), indent=2) + '\n')

@@ -64,7 +64,7 @@ class Writers:
       if is_local(self._path):
         with self._path.open('ab') as file:
           file.write(line.encode())
-      else:  # What lies in a bucket can't grow.
+      else:  # What lies in a bucket cannot grow.
         self._text += line
         write_whole(self._path, self._text)
       if self._board:
@@ -95,7 +95,7 @@ def open_board(folder):
     return None
   if not importlib.util.find_spec('tensorflow'):
     return EventWriter(folder)
-  host_tf.tensorflow()  # clu imports TensorFlow, which must have been kept from the accelerators by then.
+  host_tf.tensorflow()  # Clu imports TensorFlow, which must have been kept from the accelerators by then.
   from clu import metric_writers
 
   return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(folder)))

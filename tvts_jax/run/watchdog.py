@@ -28,7 +28,7 @@ def beat() -> None:
 class Watchdog:
   """Looks at a Clock while it is entered."""
 
-  beats = 0  # of this process
+  beats = 0  # Of this process.
 
   def __init__(self, clock):
     self._clock, self._patience_s = clock, distributed.seconds(PATIENCE, PATIENCE_S)

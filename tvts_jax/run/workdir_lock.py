@@ -20,7 +20,7 @@ def hold(workdir) -> Iterator[None]:
       try:
         owner = stack.enter_context(locked(workdir))
       except OSError as e:
-        raise UserError(f'{workdir} can not be a work directory: {e.strerror}') from e
+        raise UserError(f'{workdir} cannot be a work directory: {e.strerror}') from e
     refused = owner is not None
     if jax.process_count() > 1:
       refused = bool(multihost_utils.broadcast_one_to_all(np.int32(refused)))

@@ -95,13 +95,13 @@ def read(path, split: str | None = None) -> Annotations:
         raise UserError(f'{where}: the clip {row["id"]!r} was listed before, in line {places[row["id"]]}')
       places[row['id']] = number
       rows.append(row)
-  _number(rows, path)
-  _check_labels(rows, path)
+  number_labels(rows, path)
+  check_labels(rows, path)
   for row in rows:
     for pair in row.get('pairs', ()):
       if pair['negative'] not in places:
         raise UserError(f'{path}: the image {pair["negative"]!r}, the negative of {row["id"]!r}, has no line')
-  classes = _classes(rows, path)
+  classes = classes_of(rows, path)
   chosen = [row for row in rows if split in (None, row['split'])]
   if not chosen:
     known = ', '.join(sorted({row['split'] for row in rows})) or 'none'
@@ -223,7 +223,7 @@ def check(row: dict[str, Any], where: str) -> None:
       raise UserError(f'{where}: {name} must be {field.what}, not {str(row.get(name))[:60]!r}')
 
 
-def _number(rows, path) -> None:
+def number_labels(rows, path) -> None:
   """Turns labels that are names into numbers, by name, and names them."""
   named = [row for row in rows if isinstance(row.get('label'), str)]
   if named and any(type(row.get('label')) is int for row in rows):
@@ -234,7 +234,7 @@ def _number(rows, path) -> None:
     row['label'] = numbers[row['label']]
 
 
-def _check_labels(rows, path) -> None:
+def check_labels(rows, path) -> None:
   """Within a split, all clips have a label or none has."""
   labelled = {row['split'] for row in rows if 'label' in row}
   for row in rows:
@@ -242,7 +242,7 @@ def _check_labels(rows, path) -> None:
       raise UserError(f'{path}: {row["id"]!r} has no label, and other clips of split {row["split"]!r} have one')
 
 
-def _classes(rows, path) -> list[str | None]:
+def classes_of(rows, path) -> list[str | None]:
   names = defaultdict(set)
   for row in rows:
     if 'label' in row:

@@ -30,16 +30,16 @@ class FolderError(UserError):
 
 
 class DamagedRecord(UserError):
-  """One record that can't be read back as it was written."""
+  """One record that cannot be read back as it was written."""
 
 
 @dataclass(frozen=True)
 class Shard:
-  name: str  # NAME.tfrecord, in the manifest's folder
-  count: int  # records
+  name: str  # NAME.tfrecord, in the manifest's folder.
+  count: int  # Records.
   bytes: int
   sha256: str
-  index_sha256: str  # of NAME.idx
+  index_sha256: str  # Of NAME.idx.
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Manifest:
   folder: epath.Path
   split: str
   shards: list[Shard]
-  config: dict  # what the builder was told: window length, frame rate, frame size ...
-  sampling: dict  # what every record can serve: transcripts, seconds, gap_s, min_words
-  outcomes: dict[str, int]  # items by outcome: ok and the codes of those left out
-  listed: frozenset[str]  # names of the shards of all splits
+  config: dict  # What the builder was told: window length, frame rate, frame size ...
+  sampling: dict  # What every record can serve: transcripts, seconds, gap_s, min_words.
+  outcomes: dict[str, int]  # Items by outcome: ok and the codes of those left out.
+  listed: frozenset[str]  # Names of the shards of all splits.
 
   @property
   def count(self) -> int:
@@ -69,12 +69,12 @@ class Manifest:
 class Index:
   """All records of a manifest in the order of its shards; every array is [N]."""
 
-  shard: np.ndarray  # int32, index into manifest.shards
-  offset: np.ndarray  # int64, bytes: where the framed record begins in its shard
-  length: np.ndarray  # int64, bytes of the payload, without the frame
-  video: np.ndarray  # uint64, video_hash
-  example_id: np.ndarray  # uint64, example_hash
-  changed: list[float]  # when each shard was last written, as its storage tells it
+  shard: np.ndarray  # int32, index into manifest.shards.
+  offset: np.ndarray  # int64, bytes: where the framed record begins in its shard.
+  length: np.ndarray  # int64, bytes of the payload, without the frame.
+  video: np.ndarray  # uint64, video_hash.
+  example_id: np.ndarray  # uint64, example_hash.
+  changed: list[float]  # When each shard was last written, as its storage tells it.
 
   def __len__(self) -> int:
     return len(self.shard)
@@ -99,7 +99,7 @@ def sha256_json(value) -> str:
 
 
 def manifest_json(config: dict, sampling: dict, splits: dict[str, tuple[list[Shard], dict[str, int]]]) -> dict:
-  """The content of manifest.json; splits: name -> (shards, items by outcome)."""
+  """The content of manifest.json; splits: name → (shards, items by outcome)."""
   return {
     'schema_version': records.SCHEMA_VERSION,
     'config': config,
@@ -113,13 +113,13 @@ def manifest_json(config: dict, sampling: dict, splits: dict[str, tuple[list[Sha
 
 def splits(folder) -> list[str]:
   """The splits that a finished folder has."""
-  return list(_read_manifest(epath.Path(folder))['splits'])
+  return list(read_manifest(epath.Path(folder))['splits'])
 
 
 def load(folder, split: str) -> Manifest:
   """The manifest of one split. FolderError if there is none that this code can read."""
   folder = epath.Path(folder)
-  content = _read_manifest(folder)
+  content = read_manifest(folder)
   if split not in content['splits']:
     raise FolderError(
       f'{folder} has no split {split!r}; it has: {", ".join(content["splits"])}; name one of these, or build it with '
@@ -146,7 +146,7 @@ def load_index(manifest: Manifest) -> Index:
     more = f' and {len(added) - 1} more' if len(added) > 1 else ''
     raise FolderError(f'{folder / added[0]}{more}: not in the manifest, so nobody would read it; move it away')
   with ThreadPoolExecutor(32) as pool:
-    shards = list(pool.map(lambda s: _read_shard_index(folder, s, trouble), manifest.shards))
+    shards = list(pool.map(lambda s: read_shard_index(folder, s, trouble), manifest.shards))
   rows = [rows for rows, _ in shards]
   shard_N = np.repeat(np.arange(len(rows), dtype=np.int32), [len(r) for r in rows])
   rows_N = np.concatenate([np.zeros(0, INDEX_ROW), *rows])
@@ -162,7 +162,7 @@ def read_record(manifest: Manifest, index: Index, i: int) -> bytes:
       f.seek(offset)
       return tfrecord.unframe(f.read(size))
   except ValueError as e:
-    raise DamagedRecord(f'{path}: record {index.number(i)} at byte {offset} can not be read: {e}') from e
+    raise DamagedRecord(f'{path}: record {index.number(i)} at byte {offset} cannot be read: {e}') from e
 
 
 def refuse_changed(manifest: Manifest, index: Index, shard: int, trouble: Trouble) -> None:
@@ -192,14 +192,14 @@ def index_bytes(rows: np.ndarray) -> bytes:
 
 def size_and_time(path) -> tuple[int, float]:
   """Of a file: its bytes, and when it was last written, as its storage tells it."""
-  if is_local(path):  # epath would look up the owner's name as well, which not every machine knows
+  if is_local(path):  # Epath would look up the owner's name as well, which not every machine knows.
     found = os.stat(path)
     return found.st_size, found.st_mtime
   found = path.stat()
   return found.length, found.mtime
 
 
-def _read_shard_index(folder, shard: Shard, trouble: Trouble) -> tuple[np.ndarray, float]:
+def read_shard_index(folder, shard: Shard, trouble: Trouble) -> tuple[np.ndarray, float]:
   """INDEX_ROW [n], and when the shard was last written."""
   path = folder / shard.name
   try:
@@ -218,7 +218,7 @@ def _read_shard_index(folder, shard: Shard, trouble: Trouble) -> tuple[np.ndarra
   return np.frombuffer(data, INDEX_ROW, offset=len(INDEX_MAGIC)), time
 
 
-def _read_manifest(folder) -> dict:
+def read_manifest(folder) -> dict:
   path = folder / MANIFEST
   if not path.exists():
     raise FolderError(f'{path} does not exist: {folder} is no finished data set (python -m data.build makes one)')

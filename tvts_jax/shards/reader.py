@@ -14,7 +14,7 @@ from tvts_jax.input.skipped import Trouble
 from tvts_jax.shards import tfrecord
 from tvts_jax.shards.index import DamagedRecord, Index, Manifest, refuse_changed, vanished
 
-BLOCK_BYTES = 8 << 20  # a block larger than this is read record by record: each is a large request by itself
+BLOCK_BYTES = 8 << 20  # A block larger than this is read record by record: each is a large request by itself.
 KEEP_BYTES = 512 << 20
 
 
@@ -25,7 +25,7 @@ class Reader:
     self._manifest, self._index, self._trouble = manifest, index, trouble
     self._block = block_records if index.length.mean() * block_records <= BLOCK_BYTES else 1
     self._lock = threading.Lock()
-    self._runs: OrderedDict[tuple[int, int], Future] = OrderedDict()  # (shard, block) -> (first byte, bytes)
+    self._runs: OrderedDict[tuple[int, int], Future] = OrderedDict()  # (shard, block) → (first byte, bytes).
     self._held = 0
 
   def read(self, row: int) -> bytes:
@@ -71,7 +71,7 @@ class Reader:
       fetched = self._fetch(rows[0], rows[-1] + 1)
     except BaseException as e:
       with self._lock:
-        del self._runs[key]  # the next one to ask tries again
+        del self._runs[key]  # The next one to ask tries again.
       run.set_exception(e)
       raise
     run.set_result(fetched)

@@ -26,21 +26,21 @@ class Record:
   window_index: int
   start_ms: int
   end_ms: int
-  duration_ms: int  # of the whole video
-  frames: list[bytes]  # JPEG, all height x width
-  frame_times_ms: list[int]  # when each frame is shown; rising; the first may begin before the window does
+  duration_ms: int  # Of the whole video.
+  frames: list[bytes]  # JPEG, all height x width.
+  frame_times_ms: list[int]  # When each frame is shown; rising; the first may begin before the window does.
   height: int
   width: int
-  words: list[str]  # those that touch the window, by start
+  words: list[str]  # Those that touch the window, by start.
   word_starts_ms: list[int]
   word_ends_ms: list[int]
   lang: str
-  transcript_source: str  # the transcript's format
-  transcript_timing: str  # one of TIMINGS
-  source_sha256: str  # of the video file
+  transcript_source: str  # The transcript's format.
+  transcript_timing: str  # One of TIMINGS.
+  source_sha256: str  # Of the video file.
 
 
-# Feature in the shard -> field of Record, its type, and whether it is a list.
+# Feature in the shard → field of Record, its type, and whether it is a list.
 FEATURES = {
   'video/id': ('video_id', str, False),
   'video/duration_ms': ('duration_ms', int, False),
@@ -93,13 +93,13 @@ def decode(serialized: bytes) -> Record:
     raise RecordError('schema', f'not a tf.train.Example: {e}') from e
   if 'schema_version' not in features:
     raise RecordError('schema', 'feature schema_version is missing: not a record of this project')
-  version = _values(features, 'schema_version', int, many=False)
+  version = values_of(features, 'schema_version', int, many=False)
   if version != SCHEMA_VERSION:
     raise RecordError('schema', f'schema_version is {version}, this code reads {SCHEMA_VERSION}: build the data again')
   if set(features) != set(FEATURES):
     missing, unknown = sorted(set(FEATURES) - set(features)), sorted(set(features) - set(FEATURES))
     raise RecordError('schema', f'features missing: {missing or "none"}, unknown: {unknown or "none"}')
-  record = Record(**{field: _values(features, name, *t) for name, (field, *t) in FEATURES.items() if field})
+  record = Record(**{field: values_of(features, name, *t) for name, (field, *t) in FEATURES.items() if field})
   check(record)
   return record
 
@@ -117,7 +117,7 @@ def check(record: Record) -> None:
         raise RecordError('schema', f'{name} holds {v!r:.80}, a {type(v).__name__} instead of {kind.__name__}')
       if kind is int and not -(1 << 63) <= v < 1 << 63:
         raise RecordError('schema', f'{name} holds {v}, which no int64 can')
-      if kind is str and not _is_utf8(v):
+      if kind is str and not is_utf8(v):
         raise RecordError('schema', f'{name} holds {v!r:.80}, which UTF-8 cannot spell')
   for name in ('video_id', 'transcript_source'):
     if not getattr(record, name):
@@ -128,7 +128,7 @@ def check(record: Record) -> None:
     raise RecordError('schema', f'transcript/timing is {record.transcript_timing!r}; known: {", ".join(TIMINGS)}')
   if not re.fullmatch('[0-9a-f]{64}', record.source_sha256):
     raise RecordError('schema', f'source/sha256 is {record.source_sha256!r:.80}, not 64 hexadecimal digits')
-  _check_times(record)
+  check_times(record)
   for i, jpeg in enumerate(record.frames):
     size = jpeg_size(jpeg)
     if jpeg[-2:] != JPEG_END:
@@ -139,7 +139,7 @@ def check(record: Record) -> None:
       )
 
 
-def _check_times(r: Record) -> None:
+def check_times(r: Record) -> None:
   if r.window_index < 0 or not 0 <= r.start_ms < r.end_ms <= r.duration_ms:
     raise RecordError(
       'times', f'window {r.window_index} is [{r.start_ms}, {r.end_ms}] ms in a video of {r.duration_ms} ms'
@@ -171,7 +171,7 @@ def jpeg_size(jpeg: bytes) -> tuple[int, int]:
   at = 2
   while at + 9 <= len(jpeg) and jpeg[at] == 0xFF:
     marker = jpeg[at + 1]
-    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame, whatever the coding
+    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # Start of frame, whatever the coding.
       return int.from_bytes(jpeg[at + 5 : at + 7], 'big'), int.from_bytes(jpeg[at + 7 : at + 9], 'big')
     # A fill byte is one byte, a marker without content two, any other segment says its length.
     at += 1 if marker == 0xFF else 2
@@ -180,7 +180,7 @@ def jpeg_size(jpeg: bytes) -> tuple[int, int]:
   raise RecordError('jpeg', 'a JPEG without a frame header')
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
   try:
     text.encode()
   except UnicodeEncodeError:
@@ -188,7 +188,7 @@ def _is_utf8(text: str) -> bool:
   return True
 
 
-def _values(features, name, kind, many):
+def values_of(features, name, kind, many):
   feature, want = features[name], 'int64_list' if kind is int else 'bytes_list'
   if feature.WhichOneof('kind') != want:
     raise RecordError('schema', f'{name} is a {feature.WhichOneof("kind")}, not a {want}')

@@ -6,7 +6,7 @@ import numpy as np
 def generator(seed: int, *, epoch: int = 0, example: int = 0, stream: int = 0) -> np.random.Generator:
   """A Philox generator keyed by (seed, example), its counter started at (epoch, stream)."""
   key = np.array([seed & 0xFFFFFFFFFFFFFFFF, example], np.uint64)
-  counter = np.array([0, 0, epoch, stream], np.uint64)  # the low words count the draws
+  counter = np.array([0, 0, epoch, stream], np.uint64)  # The low words count the draws.
   return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
@@ -16,7 +16,7 @@ def example_rng(seed: int, epoch: int, example_id: int) -> np.random.Generator:
 
 
 def mix(values: np.ndarray, key: int) -> np.ndarray:
-  """uint64 array -> uint64 array: a keyed bijection (splitmix64), so unequal values stay unequal."""
+  """uint64 array → uint64 array: a keyed bijection (splitmix64), so unequal values stay unequal."""
   with np.errstate(over='ignore'):
     z = values.astype(np.uint64) + np.uint64(key & 0xFFFFFFFFFFFFFFFF) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -97,9 +97,9 @@ class Draw:
   """One sample: `order[i]` is the true place of `texts[i]`; `frames` are indices into the record's frames."""
 
   texts: list[str]
-  order: np.ndarray  # int32 [K]
-  frames: np.ndarray  # int64 [M]
-  windows_ms: list[tuple[int, int]]  # [S_k, E_k] in true order
+  order: np.ndarray  # int32 [K].
+  frames: np.ndarray  # int64 [M].
+  windows_ms: list[tuple[int, int]]  # [S_k, E_k] in true order.
 
 
 def valid_starts(word_starts_ms, start_ms: int, end_ms: int, l_ms: int, config: SamplingConfig):
@@ -142,8 +142,8 @@ def draw(record: Timed, config: SamplingConfig, rng: np.random.Generator) -> Dra
       raise UserError(f'a caption holds one transcript, not {config.transcripts}: set transcripts=1')
     windows, texts = [(record.start_ms, record.end_ms)], [' '.join(record.words)]
   else:
-    l_ms = _choose(config.lengths_ms, config, rng)
-    begin = _choose_begin(record, l_ms, config, rng)
+    l_ms = choose(config.lengths_ms, config, rng)
+    begin = choose_begin(record, l_ms, config, rng)
     begin_K = begin + np.arange(config.transcripts) * (l_ms + config.gap_ms)
     windows = [(s, s + l_ms) for s in begin_K.tolist()]
     closed = config.windows == 'closed'
@@ -165,13 +165,13 @@ def choose_frames(frame_times_ms, begin_ms: int, end_ms: int, config: SamplingCo
   if config.spread == 'parts':
     length_ms = end_ms - begin_ms
     begin_ms, end_ms = (begin_ms + nth * length_ms // config.clips for nth in (config.clip, config.clip + 1))
-  time_F = np.asarray(frame_times_ms, np.int64) * config.frames  # in units of 1/M ms all segment ends are whole
+  time_F = np.asarray(frame_times_ms, np.int64) * config.frames  # In units of 1/M ms all segment ends are whole.
   edge = begin_ms * config.frames + np.arange(config.frames + 1) * (end_ms - begin_ms)
   if config.pick == 'center':
     halves, parts = (1, 2) if config.spread == 'parts' else (2 * config.clip + 1, 2 * config.clips)
     centre = edge[:-1] + halves * (end_ms - begin_ms) // parts
     return np.maximum(np.searchsorted(time_F, centre, 'right') - 1, 0)
-  edge[-1] += 1  # the last segment is closed
+  edge[-1] += 1  # The last segment is closed.
   cut = np.searchsorted(time_F, edge, 'left')
   first_M, count_M = cut[:-1], np.diff(cut)
   choices_M = np.maximum(count_M - 1, np.minimum(count_M, 1)) if config.segments == 'not_last' else count_M
@@ -196,13 +196,13 @@ def shortfall(guaranteed: SamplingConfig, asked: SamplingConfig) -> str:
   return ''
 
 
-def _choose(options: list, config: SamplingConfig, rng):
+def choose(options: list, config: SamplingConfig, rng):
   if config.pick == 'center':
     return sorted(options)[len(options) // 2]
   return options[rng.integers(len(options))]
 
 
-def _choose_begin(record: Timed, l_ms: int, config: SamplingConfig, rng) -> int:
+def choose_begin(record: Timed, l_ms: int, config: SamplingConfig, rng) -> int:
   """Uniform over the integer milliseconds of the valid set, or its middle one."""
   starts = valid_starts(record.word_starts_ms, record.start_ms, record.end_ms, l_ms, config)
   if not starts:

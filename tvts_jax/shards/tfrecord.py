@@ -4,13 +4,13 @@ import struct
 
 import google_crc32c
 
-HEADER, FOOTER = 12, 4  # bytes before and after the payload
+HEADER, FOOTER = 12, 4  # Bytes before and after the payload.
 
 
 def frame(payload: bytes) -> bytes:
   """The payload as it stands in a TFRecord file."""
   length = struct.pack('<Q', len(payload))
-  return b''.join([length, _masked_crc(length), payload, _masked_crc(payload)])
+  return b''.join([length, masked_crc(length), payload, masked_crc(payload)])
 
 
 def unframe(framed: bytes) -> bytes:
@@ -18,17 +18,17 @@ def unframe(framed: bytes) -> bytes:
   if len(framed) < HEADER + FOOTER:
     raise ValueError(f'{len(framed)} bytes are too few for a record')
   length, crc = framed[:8], framed[8:HEADER]
-  if _masked_crc(length) != crc:
+  if masked_crc(length) != crc:
     raise ValueError('the checksum of the record length is wrong')
   (n,) = struct.unpack('<Q', length)
   if n + HEADER + FOOTER != len(framed):
     raise ValueError(f'the record is {n} bytes long where {len(framed) - HEADER - FOOTER} were expected')
   payload = framed[HEADER : HEADER + n]
-  if _masked_crc(payload) != framed[HEADER + n :]:
+  if masked_crc(payload) != framed[HEADER + n :]:
     raise ValueError('the checksum of the record is wrong')
   return payload
 
 
-def _masked_crc(data: bytes) -> bytes:
+def masked_crc(data: bytes) -> bytes:
   crc = google_crc32c.value(data)
   return struct.pack('<I', ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

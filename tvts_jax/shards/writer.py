@@ -8,7 +8,7 @@ import numpy as np
 from tvts_jax.files import publish, write_whole
 from tvts_jax.shards import index, tfrecord
 
-DONE = '.shard.json'  # after a shard's name: it and all its files are complete
+DONE = '.shard.json'  # After a shard's name: it and all its files are complete.
 
 
 def write_shard(path, records: Iterable[tuple[bytes, int, int]]) -> index.Shard:

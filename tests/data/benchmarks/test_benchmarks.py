@@ -27,7 +27,7 @@ def write(root, files):
 
 
 def read(name, path, number=1):
-  """Id -> clip, with the media in the same folder."""
+  """Id → clip, with the media in the same folder."""
   return {clip.id: clip for clip in benchmarks.read(name, str(path), str(path), number)}
 
 

@@ -76,7 +76,7 @@ def build(source, out, *options, **kwargs):
 
 
 def content(out):
-  """What a build has made: name -> bytes of every file but the log of outcomes."""
+  """What a build has made: name → bytes of every file but the log of outcomes."""
   return {
     str(p.relative_to(out)): p.read_bytes()
     for p in sorted(out.rglob('*'))
@@ -335,7 +335,7 @@ def whisper(start, end):
   return overwrite('.json3', json.dumps(bad))
 
 
-# What is done to a good item -> the code that it must come to.
+# What is done to a good item → the code that it must come to.
 BAD = {
   'gone': (lambda p: p.with_suffix('.mp4').unlink(), 'missing_video'),
   'html': (overwrite('.mp4', HTML), 'not_a_video'),
@@ -518,7 +518,7 @@ def test_worker_that_can_not_start(capfd):
   exec('def task(job): pass', here.__dict__)
   sys.modules['only_here'] = here
   r = workers.Runner(here.task, workers.Limits(1, 512), threading.Event())
-  with pytest.raises(BuildError, match='can not start') as e:
+  with pytest.raises(BuildError, match='cannot start') as e:
     r.run('fine')
   assert e.value.exit == EXITS['worker'] and 'only_here' in capfd.readouterr().err
 

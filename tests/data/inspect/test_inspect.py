@@ -214,7 +214,7 @@ def test_pictures_are_small_and_odd_ones_are_named(tmp_path):
   for uri in set(pictures):
     image = cv2.imdecode(np.frombuffer(base64.b64decode(uri.split(',')[1]), np.uint8), cv2.IMREAD_COLOR)
     assert image.shape == (2 * record_page.FRAME_H, 93, 3)
-  assert sum(a.get('class') == 'none' for _, a in reader.tags) >= 10, 'frames that can not be shown leave a frame'
+  assert sum(a.get('class') == 'none' for _, a in reader.tags) >= 10, 'frames that cannot be shown leave a frame'
 
 
 def test_what_can_not_be_drawn_says_why(tmp_path):
@@ -318,4 +318,4 @@ def test_refusals(folder, tmp_path, capsys):
   content = bytearray(shard.read_bytes())
   content[200] ^= 1
   shard.write_bytes(bytes(content))
-  refused(1, 'can not be read', hurt)
+  refused(1, 'cannot be read', hurt)

@@ -110,7 +110,7 @@ def test_edit_distances(left, right):
 
 
 def test_edit_distances_in_several_chunks(monkeypatch):
-  monkeypatch.setattr(align, '_CHUNK', 20)
+  monkeypatch.setattr(align, 'CHUNK', 20)
   words = ['abc', 'abd', 'xyz', 'a', '', 'bca']
   expected = [[levenshtein(a, b) for b in words] for a in words]
   np.testing.assert_array_equal(align.edit_distances(words, words), expected)

@@ -27,7 +27,7 @@ SAMPLING = sampling.SamplingConfig(seconds=(2,))
 
 
 def tree(folder):
-  """Relative path -> bytes of all that a user sees."""
+  """Relative path → bytes of all that a user sees."""
   files = [p for p in folder.rglob('*') if p.is_file() and not p.name.startswith('.')]
   return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
@@ -128,7 +128,7 @@ def test_refusals(folder, tmp_path, capsys):
   with write.claim(tmp_path / 'busy', {}):
     refused(3, f'is being written by process {os.getpid()} on ', '--out', tmp_path / 'busy', *SMALL)
   (tmp_path / 'busy/world.json').write_text('{"version": ')
-  refused(4, 'can not be read', '--out', tmp_path / 'busy', *SMALL)
+  refused(4, 'cannot be read', '--out', tmp_path / 'busy', *SMALL)
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full/world.json').mkdir()
   refused(6, 'give the same command again', '--out', tmp_path / 'full', *SMALL)

@@ -67,7 +67,7 @@ def test_hidden_cues_are_in_the_position_and_in_no_word(scripts):
         extra[place].append(at / len(before))
         words[place].append(after[at])
   means = [np.mean(extra[place]) for place in range(4)]
-  # Beside an equal word one can't see which of the two was put in, so the ends are not quite 0 and 1.
+  # Beside an equal word one cannot see which of the two was put in, so the ends are not quite 0 and 1.
   assert means[0] < 0.1 and 0.2 < means[1] < 0.5 and 0.5 < means[2] < 0.8 and means[3] > 0.95
   for place in range(4):
     share = np.array([words[place].count(filler) for filler in scene.FILLERS]) / len(words[place])
@@ -102,7 +102,7 @@ def test_clutter_stands_still(scripts):
 def test_slow_things_move_half_as_far():
   event = scene.Event('red', 'square', 'right', 0, 12_000)
   times = np.arange(9) / 3
-  tile = lambda pace, times: scene._flock_tile(np.random.default_rng(4), event, times, 32, pace)
+  tile = lambda pace, times: scene.flock_tile(np.random.default_rng(4), event, times, 32, pace)
   np.testing.assert_allclose(tile(0.5, times), tile(1.0, times / 2), atol=1e-5)
   assert abs(tile(0.5, times) - tile(1.0, times)).max() > 0.5
 
