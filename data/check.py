@@ -27,12 +27,13 @@ from pathlib import Path
 from data import benchmarks
 from data.benchmarks import BENCHMARKS, media_files
 from data.benchmarks.clips import Benchmark, Clip
-from data.builder import local
+from data.builder.manifest import describe
 from data.builder.workers import Limits, Pool, held_back
 from data.outcomes import ENDS, ERRORS, EXITS
 from data.sources.items import SourceError, printable
 from tvts_jax import command
 from tvts_jax.files import write_whole
+from tvts_jax.human import Progress
 from tvts_jax.machine import cores
 from tvts_jax.shards import annotations
 
@@ -77,7 +78,8 @@ def find_broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, worke
   waiting = [(id, media_files.Look(path, media_of(benchmark) == 'images', decode)) for id, path in paths.items()]
   waiting.reverse()
   broken, running = {}, {}
-  tally = local.Tally(len(paths), Counter(), max_failed_fraction=1.0)
+  progress, counts = Progress('files', len(paths), live=True), Counter()
+  show = lambda: progress.tell(counts.total(), lambda: describe(counts) or 'none left out')
   with (
     held_back(signal.SIGINT, signal.SIGTERM) as check_signals,
     Pool(workers, media_files.look, LIMITS) as pool,
@@ -87,14 +89,14 @@ def find_broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, worke
       while waiting and len(running) < 8 * workers:  # So that nobody idles.
         id, job = waiting.pop()
         running[pool.submit(job)] = id
-      tally.show()
+      show()
       for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
         id, answer = running.pop(future), future.result()
-        tally.add(answer.code)
+        counts[answer.code] += 1
         if answer.code != 'ok':
           broken[id] = f'{answer.code}: {answer.detail.strip().splitlines()[-1]}'
   if paths:
-    tally.show()
+    show()
   return broken
 
 

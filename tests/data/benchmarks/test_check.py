@@ -78,7 +78,7 @@ def test_what_is_missing_or_broken_is_counted_and_named(hmdb, capsys, tmp_path):
   assert 'no_video_stream' in broken['sound.avi']
   assert '2 classes, 51 expected' in lines
   assert lines[-1].startswith('4 of 7 clips are missing or broken, and evaluators count them as wrong; the lists have')
-  assert '6/6 items' in err and 'ETA' in err
+  assert '6/6 files' in err and 'ETA' in err
 
   # What is there is for data.build; all of it is for evaluators, with nothing in the place of what is missing.
   names = {name: f'{name}/good; (1) #&' for name in CLASSES} | {'rotten': 'walk/rotten'}
@@ -256,7 +256,7 @@ def test_a_check_can_be_stopped(tmp_path):
     os.link(tmp_path / '0.mp4', tmp_path / f'{i}.mp4')
   argv = [sys.executable, '-m', 'data.check', 'table', str(tmp_path / 'own.csv'), '--decode', '--workers', '1']
   process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-  assert 'items' in process.stderr.readline()
+  assert 'files' in process.stderr.readline()
   process.send_signal(signal.SIGINT)
   out, err = process.communicate(timeout=30)
   assert process.returncode == EXITS['interrupted'] and 'Traceback' not in err and 'interrupted' in err, err
