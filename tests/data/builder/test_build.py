@@ -27,7 +27,7 @@ from data.builder import shard as shard_lib
 from data.builder.windows import WindowConfig
 from data.outcomes import EXITS, BuildError
 from data.sources.items import Item
-from tests.support import folders, media, tasks
+from tests.support import folders, leases, media, tasks
 from tests.support.paths import ROOT
 from tvts_jax.files import HALF
 from tvts_jax.shards import index, records
@@ -205,10 +205,11 @@ def test_killed_at_any_moment_and_restarted(undisturbed, source, tmp_path):
 
 def test_interrupted_cleanly(source, tmp_path):
   out = tmp_path / 'data'
-  process = start(source, out, '--workers', '1', start_new_session=True)  # One takes longer, so that it is in time.
-  wait_for_files(process, out, 5)
-  os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the children get it too
-  _, stderr = process.communicate(timeout=20)
+  with leases.held(source / 'v9.mp4'):  # The build cannot end before it is interrupted.
+    process = start(source, out, '--workers', '1', start_new_session=True)
+    wait_for_files(process, out, 5)
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does: the children get it as well.
+    _, stderr = process.communicate(timeout=20)
   assert process.returncode == EXITS['interrupted'], stderr
   assert 'give the same command again' in stderr and 'Traceback' not in stderr
   assert not [n for n in names_in(out) if HALF.fullmatch(n)]
