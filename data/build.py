@@ -133,7 +133,7 @@ def fraction(text: str) -> float:
 def val_fraction(text: str) -> float:
   value = fraction(text)
   if value == 1:
-    raise argparse.ArgumentTypeError(f'{text} leaves no item to train on: take less than 1')
+    raise argparse.ArgumentTypeError(f'{text} leaves no item to train on; take less than 1')
   return value
 
 

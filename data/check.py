@@ -159,12 +159,12 @@ def write(out: Path, clips: list[Clip], there: dict[str, str]) -> None:
 def claim(out: Path, path: str, media: str) -> None:
   """Only a folder that is new, empty or written before: not one of somebody's annotations or videos."""
   if out.exists() and not out.is_dir():
-    raise SourceError('no_source', f'{out} is no folder: name a new or an empty one')
+    raise SourceError('no_source', f'{out} is no folder; name a new or an empty one')
   known = {INDEX, ANNOTATIONS}
   foreign = sorted(p.name for p in out.iterdir() if p.name not in known) if out.exists() else []
   if foreign or os.path.abspath(out) in (path, os.path.dirname(path), media):
     held = f' ({foreign[0]})' if foreign else ''
-    raise SourceError('no_source', f'{out} holds other things{held}: name a new or an empty folder')
+    raise SourceError('no_source', f'{out} holds other things{held}; name a new or an empty folder')
   out.mkdir(parents=True, exist_ok=True)
 
 

@@ -72,7 +72,7 @@ class BuildError(UserError):
 
 # As tvts_jax.command.ERRORS, for commands of this package.
 ERRORS = {
-  KeyboardInterrupt: (EXITS['interrupted'], 'interrupted: give the same command again'),
+  KeyboardInterrupt: (EXITS['interrupted'], 'interrupted; give the same command again'),
   BuildError: (None, 'error: {}'),
   UserError: (EXITS['request'], 'error: {}'),
   OSError: (EXITS['output'], 'error: {}; put that right and give the same command again'),

@@ -27,7 +27,7 @@ def main(argv=None) -> int:
 
 def make(args: argparse.Namespace) -> None:
   if os.path.exists(args.out):
-    raise UserError(f'{args.out} is there already: name a folder that is not, or delete it')
+    raise UserError(f'{args.out} is there already; name a folder that is not, or delete it')
   counts = vocab.words(args.folder, args.split)
   tokenizer = vocab.train(counts, args.size)
   vocab.save(tokenizer, args.out)

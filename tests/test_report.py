@@ -377,6 +377,6 @@ def test_the_command(whole, tmp_path):
     [sys.executable, '-m', 'tvts_jax.report', *args], capture_output=True, text=True, timeout=120
   )
   done = run(str(whole), '--out', str(tmp_path / 'page.html'))
-  assert done.returncode == 0 and done.stdout == f'{tmp_path / "page.html"}: open it in a browser\n', done.stderr
+  assert done.returncode == 0 and done.stdout == f'{tmp_path / "page.html"}; open it in a browser\n', done.stderr
   Page(tmp_path / 'page.html')
   assert run().returncode == 2

@@ -36,7 +36,7 @@ def test_golden_step():
   _, metrics = jax.jit(step_lib.make_train_step(model, LOSS, tx))(state, batch, jax.random.key(0))
   got = {name: float(metrics[name]) for name in GOLDEN_STEP}
   assert got == pytest.approx(GOLDEN_STEP, rel=1e-4), (
-    'a train step gives other numbers than before: put the new ones into GOLDEN_STEP if the model, an objective or the '
+    'a train step gives other numbers than before; put the new ones into GOLDEN_STEP if the model, an objective or the '
     'optimizer was changed on purpose and each number moved as that change should move it; otherwise something broke'
   )
 

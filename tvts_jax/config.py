@@ -141,7 +141,7 @@ def check(run: RunConfig):
       f'{uneven[0]!r} needs equal ones; leave input.keep out'
     )
   if (run.epochs is None) == (run.steps is None):
-    raise UserError('config says how long to train by epochs or by steps: set exactly one of the two')
+    raise UserError('config says how long to train by epochs or by steps; set exactly one of the two')
   for name, least in (('epochs', 0), ('steps', 0), ('micro_batches', 1), ('log_every', 1)):
     if (value := getattr(run, name)) is not None and value < least:
       raise UserError(f'{name}={value} must be at least {least}')
@@ -181,7 +181,7 @@ def read_input(workdir) -> InputConfig:
     line = 'input'
     return make('input', InputConfig, values)
   except damaged as error:
-    raise UserError(f'{path} is damaged at {line[:80]!r}: give its run once more to write it anew') from error
+    raise UserError(f'{path} is damaged at {line[:80]!r}; give its run once more to write it anew') from error
 
 
 def text(config: RunConfig) -> str:

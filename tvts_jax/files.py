@@ -177,7 +177,7 @@ def locked(folder, name: str = LOCK, wait: bool = False) -> Iterator[str | None]
       if e.errno not in NO_LOCKS:
         raise
       logging.warning(
-        '%s is not guarded, for its file system has no locks (%s): start no second run in it', folder, e.strerror
+        '%s is not guarded, for its file system has no locks (%s); start no second run in it', folder, e.strerror
       )
     file.truncate(0)
     file.write(f'process {os.getpid()} on {socket.gethostname()}')

@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('workdir', metavar='WORKDIR', help='work directory of a run')
   parser.add_argument('--out', metavar='FILE', help=f'the page (WORKDIR/{FILE})')
   args = parser.parse_args(argv)
-  return command.ending(lambda: print(f'{write(args.workdir, args.out)}: open it in a browser'))
+  return command.ending(lambda: print(f'{write(args.workdir, args.out)}; open it in a browser'))
 
 
 if __name__ == '__main__':

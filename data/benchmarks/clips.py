@@ -86,7 +86,7 @@ class Files:
 
   def _only(self, paths):
     if len(paths) > 1:
-      raise SourceError('ambiguous_kind', f'{paths[0]} and {paths[1]} could both be meant: give the folder of one')
+      raise SourceError('ambiguous_kind', f'{paths[0]} and {paths[1]} could both be meant; give the folder of one')
     return paths[0] if paths else None
 
 

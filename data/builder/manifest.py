@@ -22,7 +22,7 @@ def write(folder, plan: Plan, done: dict[str, dict]) -> dict:
   for split, (listed, counts) in splits.items():
     if not any(s.count for s in listed):
       raise BuildError(
-        f'split {split!r} has no record, its items were left out ({describe(counts)}): see {folder / "outcomes"}',
+        f'split {split!r} has no record, its items were left out ({describe(counts)}); see {folder / "outcomes"}',
         'failures',
       )
   config = plan.content['config']

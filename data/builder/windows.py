@@ -50,12 +50,12 @@ class WindowConfig:
     if self.window_ms < self.span_ms:
       raise UserError(
         f'window_s={self.window_s:g} is shorter than the {self.span_ms / 1000:g} s of {self.transcripts} transcripts '
-        f'of {max(self.seconds):g} s with gaps of {self.gap_s:g} s: take longer windows or shorter transcripts.'
+        f'of {max(self.seconds):g} s with gaps of {self.gap_s:g} s; take longer windows or shorter transcripts.'
       )
     if self.windows_per_video == 0 and self.window_ms - self.span_ms < MIN_STEP_MS:
       raise UserError(
         f'window_s={self.window_s:g} is too short for windows_per_video=0, whose windows overlap by the '
-        f'{self.span_ms / 1000:g} s of a sample: take {(self.span_ms + MIN_STEP_MS) / 1000:g} s or more.'
+        f'{self.span_ms / 1000:g} s of a sample; take {(self.span_ms + MIN_STEP_MS) / 1000:g} s or more.'
       )
 
   @property

@@ -119,7 +119,7 @@ def choose(sidecars: list[Sidecar], lang: str | None, where: str) -> tuple[str |
     sidecars = originals
   languages = sorted({language(tag).split('-')[0] for tag, _, _ in sidecars} - {''})
   if len(languages) > 1:
-    raise SourceError('ambiguous_lang', f'{where} has captions in {", ".join(languages)}: choose one with --lang')
+    raise SourceError('ambiguous_lang', f'{where} has captions in {", ".join(languages)}; choose one with --lang')
   if not sidecars:
     return None, ''
 

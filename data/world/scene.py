@@ -252,7 +252,7 @@ def paint(
 ) -> np.ndarray:
   """-> frames uint8 [T, size, size, 3], frame t at t / fps seconds."""
   if size < 16 or size % 4:
-    raise ValueError(f'frames of {size} pixels cannot be painted: give a multiple of 4, at least 16')
+    raise ValueError(f'frames of {size} pixels cannot be painted; give a multiple of 4, at least 16')
   times = np.arange(round(DURATION_MS / 1000 * fps)) / fps
   texture_HxWx3 = texture(rng, size)
   for _ in range(world.still):

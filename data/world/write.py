@@ -115,11 +115,11 @@ def write_world(folder: Path, seed: int, world: World, counts: dict[str, int], w
 def claim(folder: Path, settings: dict):
   """Holds a folder that is new or has the beginnings of the same world. BuildError for any other."""
   if folder.exists() and not folder.is_dir():
-    raise BuildError(f'{folder} is no folder: name a new or an empty one', 'request')
+    raise BuildError(f'{folder} is no folder; name a new or an empty one', 'request')
   folder.mkdir(parents=True, exist_ok=True)
   known = folder / 'world.json'
   if not known.exists() and any(not path.name.startswith('.') for path in folder.iterdir()):
-    raise BuildError(f'{folder} holds other files and no world.json: name a new or an empty folder', 'request')
+    raise BuildError(f'{folder} holds other files and no world.json; name a new or an empty folder', 'request')
   with files.locked(folder) as owner:
     if owner:
       raise BuildError(f'{folder} is being written by {owner}; wait for it, or name another folder', 'busy')
@@ -130,7 +130,7 @@ def claim(folder: Path, settings: dict):
       there = {'world': 'plain'} | json.loads(known.read_text())  # Which those from before there were others don't say.
       changed = [f'{k} was {there[k]}, is {v}' for k, v in settings.items() if there[k] != v]
     except (ValueError, KeyError, TypeError) as e:
-      raise BuildError(f'{known} cannot be read ({e!r}): name another folder', 'plan') from e
+      raise BuildError(f'{known} cannot be read ({e!r}); name another folder', 'plan') from e
     if changed:
-      raise BuildError(f'{folder} holds another world: {"; ".join(changed)}: name another folder', 'plan')
+      raise BuildError(f'{folder} holds another world: {"; ".join(changed)}; name another folder', 'plan')
     yield

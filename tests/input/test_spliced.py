@@ -103,7 +103,7 @@ def test_settings_that_it_cannot_serve(root, settings, words):
 def test_shards_that_it_cannot_serve(root):
   folders.write(root / 'plain', {'train': [[talk(f'plain {i}', restarts=False) for i in range(8)]]})
   with pytest.raises(
-    UserError, match='has no restart marker for each block: build with data.build --restarts, or leave out splice'
+    UserError, match='has no restart marker for each block; build with data.build --restarts, or leave out splice'
   ):
     pipeline.open(config(root, 'plain'))
   mixed = talk('mixed')

@@ -504,7 +504,7 @@ def test_a_disk_full_for_one_of_two_processes_is_one_for_both(tmp_path):
   assert len(failed) == 3
   assert lines('stopped') == 2 * [
     f'stopped: step {failed[-1]} could not be saved in {tmp_path}: File too large (process 1); the newest complete one '
-    f'is {first}; saves that failed in a row: 3, so the run stops: make room or mend it there, then run the same '
+    f'is {first}; saves that failed in a row: 3, so the run stops; make room or mend it there, then run the same '
     'command again'
   ], said
   assert 'step 2 could not be saved' in said

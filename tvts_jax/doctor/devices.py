@@ -77,7 +77,7 @@ def devices(run: Run) -> str:
   memory = device_memory()
   each = '' if memory is None else f', {size(memory)} of memory each'
   if platform.system() == 'Linux' and 'cpu' in kinds and 'hugetlb' not in os.environ.get('GLIBC_TUNABLES', ''):
-    each += '; huge pages make their steps faster: export GLIBC_TUNABLES=glibc.malloc.hugetlb=1'
+    each += '; huge pages make their steps faster; export GLIBC_TUNABLES=glibc.malloc.hugetlb=1'
   return ', '.join(f'{count} × {kind}' for kind, count in kinds.items()) + each
 
 

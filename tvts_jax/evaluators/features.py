@@ -82,7 +82,7 @@ class Clips:
     if len(np.unique(self.videos)) < len(self.videos):
       raise UserError(
         f'{views.input.folder}, split {views.input.split!r}, has several windows of one video, and evaluators look at '
-        'one: build it with --windows-per-video 1'
+        'one; build it with --windows-per-video 1'
       )
 
   def __len__(self):

@@ -38,7 +38,7 @@ class HeldExamples(Examples):
     if sizes or width != config.image_size or config.resize is not None:
       raise UserError(
         f'decoded={config.decoded!r} takes frames of one size, as wide as image_size={config.image_size}, without '
-        f'resize, and {config.folder} has some of {height}x{width}: set decoded to nothing'
+        f'resize, and {config.folder} has some of {height}x{width}; set decoded to nothing'
       )
     self.frames = decoded_frames(config.decoded, self.manifest.sha256, (int(self._first_N[-1]), height, width, 3), self)
 

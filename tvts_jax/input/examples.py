@@ -184,7 +184,7 @@ class Examples:
     side = config.image_size if config.resize is None else round(config.image_size * short / config.resize)
     if side > short:
       raise UserError(
-        f'frames of {height}x{width} hold no crop of {side}: use a smaller image_size or resize={side} or more'
+        f'frames of {height}x{width} hold no crop of {side}; use a smaller image_size or resize={side} or more'
       )
     room = np.array([height - side, width - side]) // self.grain
     offset = rng.integers(room + 1) if config.crop == 'random' else room // 2

@@ -35,7 +35,7 @@ def open(config: InputConfig) -> Source | Alternating:
   """Reads manifests, indices and the tokenizer, and makes one example, so that most errors show here."""
   configs, weights = config.parts()
   if config.mode == 'eval' and len(configs) > 1:
-    raise UserError("mode='eval' reads one folder: open a source for each")
+    raise UserError("mode='eval' reads one folder; open a source for each")
   trouble = Trouble()
   source = lambda configs, *rest: (DecodedSource if configs[0].decoded else GraphSource)(configs, *rest)
   if config.mix == 'alternate':

@@ -85,9 +85,9 @@ class InputConfig(SamplingConfig):
       if getattr(self, name) not in table:
         raise UserError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
     if not self.annotations and (self.caption != 'record' or 'label' in self.fields):
-      raise UserError('input.annotations is not set: name the annotations.jsonl that data.check has written')
+      raise UserError('input.annotations is not set; name the annotations.jsonl that data.check has written')
     if self.caption == 'drawn' and self.transcripts != 1:
-      raise UserError(f"caption='drawn' gives one text a clip, not transcripts={self.transcripts}: set transcripts=1")
+      raise UserError(f"caption='drawn' gives one text a clip, not transcripts={self.transcripts}; set transcripts=1")
     for name in ('batch', 'image_size', 'patch', 'tubelet', 'max_tokens'):
       if getattr(self, name) < 1:
         raise UserError(f'{name}={getattr(self, name)} must be at least 1')
@@ -99,16 +99,16 @@ class InputConfig(SamplingConfig):
     if self.resize is not None and self.resize < self.image_size:
       raise UserError(f'resize={self.resize} is smaller than the crop, image_size={self.image_size}')
     if self.crop == 'resized' and self.resize is not None:
-      raise UserError(f"crop='resized' takes its part of the whole frame: leave out resize={self.resize}")
+      raise UserError(f"crop='resized' takes its part of the whole frame; leave out resize={self.resize}")
     for name, most in (('magnitude', 10), ('erase', 1)):
       if not 0 <= getattr(self, name) <= most:
         raise UserError(f'{name}={getattr(self, name)} must be from 0 to {most}')
     if self.rand_augment < 0:
       raise UserError(f'rand_augment={self.rand_augment} is a number of operations: at least 0')
     if self.decoded and self.splice:
-      raise UserError('splice=True and decoded are two ways to decode: leave one out')
+      raise UserError('splice=True and decoded are two ways to decode; leave one out')
     if self.decoded and (self.augmented or self.crop == 'resized'):
-      raise UserError(f'decoded={self.decoded!r} holds frames as they are: leave it out, or all that changes them')
+      raise UserError(f'decoded={self.decoded!r} holds frames as they are; leave it out, or all that changes them')
     if not 0 <= self.max_bad <= 1:
       raise UserError(f'max_bad={self.max_bad} is a share: from 0 to 1')
     visible = self.slices * masks.visible_per_slice(self.grid, self.mask_ratio)

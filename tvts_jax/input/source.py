@@ -166,7 +166,7 @@ class Source:
           "make these the same or use mix='alternate'"
         )
       if part.tokenizer.fingerprint != self.fingerprint:
-        raise UserError(f'{config.tokenizer} and {self.config.tokenizer} are different vocabularies: use one')
+        raise UserError(f'{config.tokenizer} and {self.config.tokenizer} are different vocabularies; use one')
 
 
 class Alternating:
@@ -175,7 +175,7 @@ class Alternating:
   def __init__(self, sources: list[Source]):
     self.sources = sources
     if len({s.fingerprint for s in sources}) > 1:
-      raise UserError('the sources have different vocabularies: use one tokenizer for all')
+      raise UserError('the sources have different vocabularies; use one tokenizer for all')
     self.config, self.trouble = sources[0].config, sources[0].trouble
     self.fingerprint, self.vocab_size = sources[0].fingerprint, sources[0].vocab_size
     self.manifests = [m for s in sources for m in s.manifests]

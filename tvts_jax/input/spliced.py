@@ -40,7 +40,7 @@ class SplicedExamples(Examples):
     more = [shape[0] for name, (shape, _) in fields.spec(config).items() if name.endswith('patches')]
     tallest = max([config.tubelets, *more])
     if tallest * config.tubelet * BLOCK > TALLEST:
-      raise UserError(f'splice=True takes clips of at most {TALLEST // BLOCK} blocks: use fewer or smaller frames')
+      raise UserError(f'splice=True takes clips of at most {TALLEST // BLOCK} blocks; use fewer or smaller frames')
     super().__init__(config, tokenizer, trouble)
 
   def pictures(self, row: int, stored, numbers_M: np.ndarray, crop: np.ndarray, positions: dict) -> list[bytes]:
@@ -79,7 +79,7 @@ def segments_of(jpeg: bytes, blocks: int, name: str) -> tuple[bytes, tuple[bytes
   head, begin = head_of(jpeg)
   if head is None:
     raise UserError(
-      f'{name} has no restart marker for each block: build with data.build --restarts, or leave out splice'
+      f'{name} has no restart marker for each block; build with data.build --restarts, or leave out splice'
     )
   scan = np.frombuffer(jpeg, np.uint8, offset=begin)
   again = np.flatnonzero((scan[:-1] == 0xFF) & ((scan[1:] & 0xF8) == 0xD0))

@@ -28,7 +28,7 @@ class Tokenizer:
     """`name`: a folder with a saved tokenizer, here or in a bucket, or a name on the Hugging Face hub."""
     fast = open_tokenizer(name)
     if length <= fast.num_special_tokens_to_add():
-      raise UserError(f'max_tokens={length} leaves no room for words: use more')
+      raise UserError(f'max_tokens={length} leaves no room for words; use more')
     self.name, self.length = name, length
     self.vocab_size = len(fast)
     self._backend = fast.backend_tokenizer
@@ -64,7 +64,7 @@ def check_fingerprint(found: str, expected: str, what: str) -> None:
 
 def open_tokenizer(name: str):
   if not name:
-    raise UserError('no tokenizer is set: name a folder (python -m data.vocab makes one) or a hub name')
+    raise UserError('no tokenizer is set; name a folder (python -m data.vocab makes one) or a hub name')
   # The pipeline has threads of its own, each with a few short texts: more threads would only get in their way.
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   try:
@@ -73,7 +73,7 @@ def open_tokenizer(name: str):
   except (OSError, ValueError) as e:
     raise UserError(
       f'tokenizer {name!r} is neither a folder with a saved tokenizer nor a name that the hub gives us now '
-      f'({str(e).strip().splitlines()[0]}): give a local folder when offline'
+      f'({str(e).strip().splitlines()[0]}); give a local folder when offline'
     ) from e
   if not fast.is_fast:
     raise UserError(f'tokenizer {name!r} has no fast version, and the slow one would starve the devices')
@@ -81,7 +81,7 @@ def open_tokenizer(name: str):
   if len(fast) <= len(set(fast.all_special_ids)):
     raise UserError(f'tokenizer {name!r} knows {len(fast)} pieces, all of them special: its vocabulary is lost')
   if fast.pad_token_id is None:
-    raise UserError(f'tokenizer {name!r} has no padding token: add one and save it again')
+    raise UserError(f'tokenizer {name!r} has no padding token; add one and save it again')
   return fast
 
 

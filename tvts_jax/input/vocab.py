@@ -37,7 +37,7 @@ def train(counts: Counter, size: int):
   kept = {c for c, _ in sorted(letters.items(), key=lambda item: (-item[1], item[0]))[:MOST_LETTERS]}
   least = len(SPECIAL) + 2 * len(kept)
   if size < least:
-    raise UserError(f'{size} pieces cannot spell the letters of these transcripts: ask for {least} or more')
+    raise UserError(f'{size} pieces cannot spell the letters of these transcripts; ask for {least} or more')
   # The trainer numbers '##x' pieces in the order of a hash table, and numbers break ties between merges.
   # Naming these pieces beforehand, sorted, makes it deterministic; a second tokenizer forgets they were special.
   tokenizer.train_from_iterator(

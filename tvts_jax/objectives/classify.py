@@ -82,7 +82,7 @@ class Classifier(nn.Module):
     video = self.config.video
     if video.slots * video.places != N:
       raise UserError(
-        f'objectives.classify mixes whole clips of {video.slots * video.places} tubelets, and these have {N}: set '
+        f'objectives.classify mixes whole clips of {video.slots * video.places} tubelets, and these have {N}; set '
         'input.mask_ratio=0 and as many frames as the model has, or mixup=0 and cutmix=0'
       )
     which, mixes, sizes, places = jax.random.split(self.make_rng('dropout'), 4)

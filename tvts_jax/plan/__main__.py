@@ -122,7 +122,7 @@ def plan(given) -> int:
         shown[-1] = bill, words
         print(f'  with {words} it fits:\n' + '\n'.join(page.lines(bill)), flush=True)
       else:
-        print('  nothing that was tried fits: take more chips or a smaller batch', flush=True)
+        print('  nothing that was tried fits; take more chips or a smaller batch', flush=True)
   if len(shown) > 1:
     print('\n' + columns(page.table(shown)))
   if given.out:

@@ -95,7 +95,7 @@ class Checkpoints(CheckpointReader):
     self._collect(wait=True)
     if self._failures >= self.config.failures:
       raise CheckpointError(
-        f'{self._failed}; saves that failed in a row: {self._failures}, so the run stops: make room or mend it there, '
+        f'{self._failed}; saves that failed in a row: {self._failures}, so the run stops; make room or mend it there, '
         'then run the same command again'
       )
     self._last = step
@@ -129,7 +129,7 @@ class Checkpoints(CheckpointReader):
       if pause is not None:
         time.sleep(pause)
     raise CheckpointError(
-      f'{self._failed}; it was tried {len(LAST_RETRIES) + 1} times, and what was trained since is lost: make room or '
+      f'{self._failed}; it was tried {len(LAST_RETRIES) + 1} times, and what was trained since is lost; make room or '
       'mend it there, then run the same command again'
     )
 

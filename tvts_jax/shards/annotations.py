@@ -227,7 +227,7 @@ def number_labels(rows, path) -> None:
   """Turns labels that are names into numbers, by name, and names them."""
   named = [row for row in rows if isinstance(row.get('label'), str)]
   if named and any(type(row.get('label')) is int for row in rows):
-    raise UserError(f'{path}: the label of {named[0]["id"]!r} is a name, and others are numbers: use one of both')
+    raise UserError(f'{path}: the label of {named[0]["id"]!r} is a name, and others are numbers; use one of both')
   numbers = {name: number for number, name in enumerate(sorted({row['label'] for row in named}))}
   for row in named:
     row['class'] = row['label']

@@ -131,7 +131,7 @@ def load(folder, split: str) -> Manifest:
     listed = frozenset(s['name'] for p in content['splits'].values() for s in p['shards'])
     manifest = Manifest(folder, split, shards, content['config'], content['sampling'], part['outcomes'], listed)
   except (TypeError, KeyError) as e:
-    raise FolderError(f'{folder / MANIFEST} is damaged ({e!r}): build the data again') from e
+    raise FolderError(f'{folder / MANIFEST} is damaged ({e!r}); build the data again') from e
   for s in shards:
     if s.name != os.path.basename(s.name) or not s.name.endswith('.tfrecord'):
       raise FolderError(f'{folder / MANIFEST} lists {s.name!r}, which names no shard in its own folder')
@@ -228,7 +228,7 @@ def read_manifest(folder) -> dict:
     version = content['schema_version']
     content['splits'].items(), content['config'], content['sampling']
   except (ValueError, TypeError, KeyError, AttributeError) as e:
-    raise FolderError(f'{path} is damaged ({e!r}): build the data again') from e
+    raise FolderError(f'{path} is damaged ({e!r}); build the data again') from e
   if version != records.SCHEMA_VERSION:
     raise FolderError(f'{path} has schema_version {version}, this code reads {records.SCHEMA_VERSION}')
   return content

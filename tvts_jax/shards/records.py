@@ -95,7 +95,7 @@ def decode(serialized: bytes) -> Record:
     raise RecordError('schema', 'feature schema_version is missing: not a record of this project')
   version = values_of(features, 'schema_version', int, many=False)
   if version != SCHEMA_VERSION:
-    raise RecordError('schema', f'schema_version is {version}, this code reads {SCHEMA_VERSION}: build the data again')
+    raise RecordError('schema', f'schema_version is {version}, this code reads {SCHEMA_VERSION}; build the data again')
   if set(features) != set(FEATURES):
     missing, unknown = sorted(set(FEATURES) - set(features)), sorted(set(features) - set(FEATURES))
     raise RecordError('schema', f'features missing: {missing or "none"}, unknown: {unknown or "none"}')

@@ -139,7 +139,7 @@ def draw(record: Timed, config: SamplingConfig, rng: np.random.Generator) -> Dra
   """Draw K transcripts and M frames; a caption is one transcript: all its words, over the whole clip."""
   if record.transcript_timing == 'caption':
     if config.transcripts != 1:
-      raise UserError(f'a caption holds one transcript, not {config.transcripts}: set transcripts=1')
+      raise UserError(f'a caption holds one transcript, not {config.transcripts}; set transcripts=1')
     windows, texts = [(record.start_ms, record.end_ms)], [' '.join(record.words)]
   else:
     l_ms = choose(config.lengths_ms, config, rng)
@@ -208,7 +208,7 @@ def choose_begin(record: Timed, l_ms: int, config: SamplingConfig, rng) -> int:
   if not starts:
     raise UserError(
       f'no begin in [{record.start_ms}, {record.end_ms}] ms gives {config.transcripts} transcripts of {l_ms} '
-      f'ms with {config.min_words} words each: rebuild the shards for this sampling or ask for fewer words'
+      f'ms with {config.min_words} words each; rebuild the shards for this sampling or ask for fewer words'
     )
   sizes = np.cumsum([hi - lo + 1 for lo, hi in starts])
   nth = int(sizes[-1] // 2 if config.pick == 'center' else rng.integers(sizes[-1]))
