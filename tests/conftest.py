@@ -1,4 +1,10 @@
-"""Every test sees eight virtual CPU devices and the strictest JAX."""
+"""What every test sees: the CPU, one device unless its file asks for more, and the strictest JAX.
+
+  pytest          the tests that every change must pass
+  pytest --all    these and the long battery: what is marked with @pytest.mark.long
+
+A file that sets DEVICES = 8 gets eight virtual devices.
+"""
 
 import os
 
@@ -6,13 +12,40 @@ import os
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
 import jax
+import pytest
+from jax.extend import backend
 
 from tests.support.children import no_process_outlives_its_test  # noqa: F401 (every test uses it)
 from tvts_jax import machine
 
 jax.config.update('jax_platforms', 'cpu')
-jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_num_cpu_devices', 1)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_addoption(parser):
+  parser.addoption('--all', action='store_true', help='run the long battery, too')
+
+
+def pytest_configure(config):
+  config.addinivalue_line('markers', 'long: part of the long battery, which only --all runs')
+
+
+def pytest_collection_modifyitems(config, items):
+  if not config.getoption('--all'):
+    long = [item for item in items if item.get_closest_marker('long')]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if not item.get_closest_marker('long')]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def devices(request):
+  """As many virtual devices as the file asks for."""
+  wanted = getattr(request.module, 'DEVICES', 1)
+  if jax.config.jax_num_cpu_devices != wanted:
+    jax.clear_caches()
+    backend.clear_backends()
+    jax.config.update('jax_num_cpu_devices', wanted)
 
 
 def pytest_xdist_auto_num_workers(config):

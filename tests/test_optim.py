@@ -10,6 +10,8 @@ from tvts_jax import optim, sharding
 from tvts_jax.errors import UserError
 from tvts_jax.optim import OptimConfig
 
+DEVICES = 8
+
 PARAMS = {'text': {'kernel': jnp.ones((3, 2)), 'bias': jnp.ones(2)}, 'video': {'kernel': jnp.ones((2, 2))}}
 GRADIENT = jax.tree.map(lambda leaf: 0.5 * jnp.ones_like(leaf), PARAMS)
 

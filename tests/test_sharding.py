@@ -16,6 +16,8 @@ from tvts_jax import sharding
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 
+DEVICES = 8
+
 
 def test_a_mesh_takes_all_devices():
   assert sharding.make_mesh({'data': -1, 'fsdp': 2}).shape == {'data': 4, 'fsdp': 2, 'tensor': 1}

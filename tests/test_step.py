@@ -22,6 +22,8 @@ from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 from tvts_jax.models import flops, tvts
 
+DEVICES = 8
+
 GOLDEN_STEP = {'loss': 10.044304, 'sort/loss': 1.531592, 'gradient_norm': 40.098099, 'update_norm': 2.893365}
 
 

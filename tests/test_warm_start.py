@@ -17,6 +17,8 @@ from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints
 from tvts_jax.run.checkpoint_folder import CheckpointError
 from tvts_jax.run.checkpoint_reader import FOLDER
 
+DEVICES = 8
+
 OLD = weights.config_of()
 PARAMS = weights.random_params(OLD)
 

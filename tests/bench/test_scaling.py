@@ -15,6 +15,8 @@ from tvts_jax.bench import scaling
 from tvts_jax.errors import UserError
 from tvts_jax.pages import measurements
 
+DEVICES = 8
+
 F32, WAYS = 4, 8
 
 

@@ -79,8 +79,7 @@ def work(name: str, given: list[str]) -> int:
     values = pages.flags_of(pages.ROOT / 'tvts_jax/evaluate.py', [*given, *SETTINGS])
     values.config.evals = {'sorting': {'batch': 2}}
     return 0 if evaluate.evaluate(config_lib.resolve(values.config), values.checkpoint, values.out) else 1
-  name += '.__main__' if name == 'tvts_jax.convert' else ''
-  return importlib.import_module(name).main(given) or 0
+  return importlib.import_module(pages.runs(name)).main(given) or 0
 
 
 def chosen(page: str, *starts: str) -> list[list[str]]:
@@ -216,11 +215,12 @@ WRONG = {
 @pytest.mark.parametrize('says', WRONG)
 def test_wrong_turns_end_in_the_sentence_that_the_guide_gives(says, mine, wrong, capsys):
   words = WRONG[says].replace('{}', str(wrong)).split()
-  assert importlib.import_module(words[0]).main(words[1:]) > 0
+  assert importlib.import_module(pages.runs(words[0])).main(words[1:]) > 0
   said = capsys.readouterr()
   assert says in said.out + said.err and f'`{says}`' in (pages.ROOT / OWN).read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['demo', 'search_your_clips'])
 def test_notebooks_run_from_their_first_cell_to_their_last(mine, name):
   path = f'docs/{name}.ipynb'

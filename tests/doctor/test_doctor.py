@@ -27,6 +27,8 @@ from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints
 from tvts_jax.run.checkpoint_reader import FOLDER
 from tvts_jax.run.workdir_lock import hold
 
+DEVICES = 8
+
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module')  # Used by ml_collections.
 
 MODEL = {

@@ -25,8 +25,10 @@ from tvts_jax.files import sweep, write_whole
 from tvts_jax.input import vocab
 from tvts_jax.run import checksums
 
+DEVICES = 8
+
 HALF = small.STEPS // 2
-KILLS = (*['starting'] * 10, *['training'] * 5, *['saving'] * 5)
+KILLS = {4: ('starting', 'training', 'saving', 'saving'), 20: (*['starting'] * 10, *['training'] * 5, *['saving'] * 5)}
 DEAD = 'http://127.0.0.1:9'  # Where nobody listens.
 
 
@@ -42,22 +44,24 @@ def undisturbed(root):
   return root / 'undisturbed'
 
 
-def test_killed_at_twenty_moments_a_run_ends_like_an_undisturbed_one(root, undisturbed):
+@pytest.mark.parametrize('kills', [4, pytest.param(20, marks=pytest.mark.long)])
+def test_killed_at_many_moments_a_run_ends_like_an_undisturbed_one(root, undisturbed, kills):
   seed = secrets.randbelow(10**6)
   print('seed', seed)
-  rng, folder, hit, said = random.Random(seed), root / 'killed', collections.Counter(), ''
-  for moment in rng.sample(KILLS, len(KILLS)):
+  rng, name, hit, said = random.Random(seed), f'killed {kills}', collections.Counter(), ''
+  folder = root / name
+  for moment in rng.sample(KILLS[kills], kills):
     newest, left = small.steps(folder)[-1:], small.unfinished(folder)
-    run = small.fork(root, 'killed')
+    run = small.fork(root, name)
     small.await_moment(run, folder, moment, rng, newest, left)
     run.kill()
     said += run.communicate()[0]
     assert run.returncode in (0, -9), said[-3000:]
     hit[moment] += run.returncode == -9
     hit['amid a save'] += bool(small.unfinished(folder) - left)
-  said += finish(small.fork(root, 'killed'))
+  said += finish(small.fork(root, name))
   print(hit)
-  assert sum(hit[moment] for moment in small.MOMENTS) >= len(KILLS) - 2 and hit['amid a save'] >= 2
+  assert sum(hit[moment] for moment in small.MOMENTS) >= kills - 2 and hit['amid a save'] >= kills // 10
   assert 'is damaged' not in said and said.count('which was never completed') >= hit['amid a save']
   runs.assert_equal_ends(undisturbed, folder)
   # Nothing stays but what an undisturbed run leaves, of whose checkpoints some were not kept.

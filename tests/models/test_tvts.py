@@ -18,6 +18,8 @@ from tvts_jax.models.encoders import vit
 from tvts_jax.models.encoders.vit import VideoConfig
 from tvts_jax.models.texts.distilbert import TextConfig
 
+DEVICES = 8
+
 TINY = {
   'video': {'width': 32, 'depth': 2, 'heads': 2, 'patch': 8, 'image_size': 32, 'frames': 4},
   'text': {'vocab_size': 50, 'dim': 32, 'hidden_dim': 64, 'n_layers': 2, 'n_heads': 2},

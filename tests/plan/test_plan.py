@@ -26,6 +26,8 @@ from tvts_jax.models import flops
 from tvts_jax.plan import __main__ as plan_lib
 from tvts_jax.plan import bill, hlo
 
+DEVICES = 8
+
 LOOP = """HloModule step
 
 %add (a: f32[], b: f32[]) → f32[] {

@@ -29,6 +29,8 @@ from tvts_jax.run.checkpoint_reader import CheckpointReader, of_run
 from tvts_jax.run.stop import EXIT_CODE
 from tvts_jax.run.workdir_lock import hold
 
+DEVICES = 8
+
 # Libraries below orbax that are interrupted by an error complain to nobody in particular.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 

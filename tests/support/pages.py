@@ -79,12 +79,8 @@ def understand(words: list[str]) -> None:
     if '--' in words:
       understand(words[words.index('--') + 1 :])
     return
-  name, given = words[2], words[3:]
+  name, given = runs(words[2]), words[3:]
   program = importlib.util.find_spec(name)
-  assert program, f'there is no {name}'
-  if program.submodule_search_locations:
-    name += '.__main__'
-    program = importlib.util.find_spec(name)
   if given in ([], ['--help']):
     return
   if 'DEFINE_' in pathlib.Path(program.origin).read_text():
@@ -94,6 +90,13 @@ def understand(words: list[str]) -> None:
   assert all(word.startswith('--config.') for word in left), left
   if config := [word for word in given if word.startswith('--config')]:
     read_flags([('config_file', 'config')], config)
+
+
+def runs(name: str) -> str:
+  """The module that `python -m name` runs."""
+  program = importlib.util.find_spec(name)
+  assert program, f'there is no {name}'
+  return f'{name}.__main__' if program.submodule_search_locations else name
 
 
 def script(path: str):

@@ -461,7 +461,7 @@ def test_source_that_is_not_there(tmp_path, capsys):
   assert capsys.readouterr().err.startswith('error: ') and not (tmp_path / 'out').exists()
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def one_runner():
   r = workers.Runner(tasks.act, workers.Limits(seconds=1, memory_mb=512), threading.Event())
   yield r
