@@ -124,7 +124,11 @@ def start(demo, name, *settings) -> Fork:
 
 
 def finish(process, code=0) -> str:
-  output = process.communicate(timeout=240)[0]
+  try:
+    output = process.communicate(timeout=240)[0]
+  except subprocess.TimeoutExpired:
+    process.kill()
+    raise
   assert process.returncode == code, output[-3000:]
   return output
 
