@@ -39,8 +39,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope='module', autouse=True)
-def devices(request):
-  """As many virtual devices as the file asks for."""
+def as_many_devices_as_the_file_asks_for(request):
   wanted = getattr(request.module, 'DEVICES', 1)
   if jax.config.jax_num_cpu_devices != wanted:
     jax.clear_caches()
