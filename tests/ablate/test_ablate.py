@@ -117,6 +117,7 @@ def stopped(out):
   return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.long
 def test_a_study_goes_on_where_it_was_stopped(out, stopped):
   codes, begun, early, saved = stopped
   assert codes == [EXIT_CODE, EXIT_CODE, 0, 0] and begun == ['own', 'warm']

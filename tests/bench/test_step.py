@@ -46,6 +46,7 @@ def found():
   return result, losses
 
 
+@pytest.mark.long
 def test_both_steps_learn_the_same_from_the_same_weights_and_batch(found):
   result, losses = found
   agree = result['loss_without_dropout']

@@ -82,6 +82,7 @@ def trained(root):
   return root / 'run'
 
 
+@pytest.mark.long
 def test_images_train_the_first_position_in_time_and_clips_the_first_two(trained):
   old_TxD = PARAMS['video']['time_position']
   moved = lambda step: (runs.end(trained, step)['params/video/time_position'] != old_TxD).any(axis=1).tolist()

@@ -380,6 +380,7 @@ def test_what_breaks_in_a_library_stops_no_other_check(examine, tmp_path, monkey
   assert problems(said) == {'devices': 'ArithmeticError: two'} and 'storage' in said
 
 
+@pytest.mark.long
 def test_two_processes_speak_with_one_voice(root, tmp_path):
   done = start('', f'--config={root}/run.py', f'--workdir={tmp_path}/run', pod=POD)
   assert done.returncode == 0, done.stdout + done.stderr

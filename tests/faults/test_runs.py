@@ -141,6 +141,7 @@ app.run(main.main)
 """
 
 
+@pytest.mark.long
 def test_clock_locale_home_and_network_change_no_bit(root, undisturbed):
   program = root / 'jumping.py'
   program.write_text(JUMPING)
@@ -165,6 +166,7 @@ def half(undisturbed, folder):
   return folder
 
 
+@pytest.mark.long
 def test_on_other_devices_a_run_goes_on_from_the_same_bits(root, undisturbed):
   """Sums over a batch are then taken in another order, and nothing else differs: also where memory is spared."""
   folder, sparing = half(undisturbed, root / 'moved'), ('--config.mesh.fsdp=2', '--config.model.remat=full')

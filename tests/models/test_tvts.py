@@ -167,7 +167,13 @@ def test_the_sort_loss_reaches_the_text_encoder_only_without_the_stop(stop):
 
 
 @pytest.mark.parametrize(
-  'how', [{'scan': False}, {'remat': 'full'}, {'remat': 'attention'}, {'remat': 'matmuls', 'scan': False}]
+  'how',
+  [
+    {'scan': False},
+    {'remat': 'attention'},
+    pytest.param({'remat': 'full'}, marks=pytest.mark.long),
+    pytest.param({'remat': 'matmuls', 'scan': False}, marks=pytest.mark.long),
+  ],
 )
 def test_scan_and_remat_change_no_number(how):
   """With dropout on: the loop and the recomputation must draw what the plain pass drew."""

@@ -225,6 +225,7 @@ def test_topologies():
   assert bill.Topology.parse('h200:64').linked == 8 and bill.Topology.parse('h200:4').linked == 4
 
 
+@pytest.mark.long
 def test_the_command(tmp_path):
   """Prints a verdict for each topology and a table, and ends with 0 only if all fit."""
   command = [sys.executable, '-m', 'tvts_jax.plan', '--config=configs/demo.py', '--topology=h100:1,h200:2']
