@@ -19,7 +19,6 @@ from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.convert import names, write_weights
 from tvts_jax.errors import UserError
-from tvts_jax.files import appear
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.order import Order
 from tvts_jax.input.skipped import Trouble
@@ -43,7 +42,7 @@ def transcripts(config, tokenizer: Tokenizer, steps: int):
     yield tuple(np.concatenate([getattr(example, name) for example in drawn]) for name in ('tokens', 'token_mask'))
 
 
-def warm(config, tokenizer: Tokenizer, steps: int, lr: float = 3e-3):
+def warm(config, tokenizer: Tokenizer, steps: int):
   """Parameters of the text encoder after `steps` steps, and the share of present word pieces it names at the end."""
   text = config.model.text
   encoder = TextEncoder(text, scan=config.model.scan)
@@ -51,7 +50,7 @@ def warm(config, tokenizer: Tokenizer, steps: int, lr: float = 3e-3):
   key = jax.random.key(config.seed)
   params = jax.jit(lambda key: tvts.build(config.model).init(key, spec)['text'])(key)
   head = text.dim**-0.5 * jax.random.normal(key, (text.dim, text.vocab_size))
-  rate = optax.warmup_cosine_decay_schedule(0.0, lr, steps // 8, steps)
+  rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, steps // 8, steps)
   tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=0.05))
   trained = {'text': params, 'head': head}
 
@@ -82,13 +81,8 @@ def write(out: pathlib.Path, config, params, tokenizer_folder: str):
   weights = names.apply_table(names.TEXT, config.model, flat)
   weights = {name.removeprefix('text_model.'): leaf for name, leaf in weights.items()}
   values = config_lib.plain(config.model.text) | {'model_type': 'distilbert', 'activation': 'gelu'}
-  with appear(out) as temporary:
-    temporary.mkdir()
-    write_weights.write_safetensors(temporary / 'model.safetensors', weights)
-    write_weights.write_json(temporary / 'config.json', values)
-    for file in pathlib.Path(tokenizer_folder).iterdir():
-      if file.name not in ('config.json', 'model.safetensors'):
-        write_weights.copy(file, temporary)
+  files = [f for f in pathlib.Path(tokenizer_folder).iterdir() if f.name not in ('config.json', 'model.safetensors')]
+  write_weights.write_folder(out, weights, {'config.json': values}, files=files)
 
 
 def main(argv):

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 
+from tvts_jax.convert import names
 from tvts_jax.models.encoders.vit import PIXEL_MEAN, PIXEL_STD, VideoConfig
 from tvts_jax.models.tvts import PROJECTIONS, TVTSConfig
 
@@ -133,6 +134,7 @@ def model_card(config: TVTSConfig, flat, *, tokenizer: bool, metrics: Mapping | 
   ]
   if not tokenizer:
     known.append('The tokenizer was not given at export: texts must be cut as they were in training.')
+  numbers = {name: f'{x:.6g}' if isinstance(x, float) else x for name, x in names.flatten(metrics or {}).items()}
   return CARD.format(
     tokenizer_import=', AutoTokenizer' if tokenizer else '',
     frames=video.frames,
@@ -142,7 +144,7 @@ def model_card(config: TVTSConfig, flat, *, tokenizer: bool, metrics: Mapping | 
     image_size=video.image_size,
     model=table(rows),
     counts=table({part: f'{count:,}' for part, count in counts.items()}),
-    metrics=f'| metric | value |\n|---|---:|\n{table(flat_metrics(metrics))}' if metrics else 'None recorded.',
+    metrics=f'| metric | value |\n|---|---:|\n{table(numbers)}' if metrics else 'None recorded.',
     run=f'```json\n{json.dumps(run, indent=2, default=str)}\n```' if run else 'Not recorded.',
     known='\n'.join(f'- {line}' for line in known),
   )
@@ -150,9 +152,7 @@ def model_card(config: TVTSConfig, flat, *, tokenizer: bool, metrics: Mapping | 
 
 TEXT_USE = """words = AutoTokenizer.from_pretrained('.')(['a sentence'], return_tensors='pt')
 text = model.encode_text(words['input_ids'], words['attention_mask'])  # compare by cosine"""
-TEXT_USE_WITHOUT = (
-  """text = model.encode_text(input_ids, attention_mask)  # [1, L] word pieces each; compare by cosine"""
-)
+TEXT_USE_WITHOUT = 'text = model.encode_text(input_ids, attention_mask)  # [1, L] word pieces each; compare by cosine'
 
 
 def vivit(config: TVTSConfig, flat) -> str:
@@ -164,13 +164,3 @@ def vivit(config: TVTSConfig, flat) -> str:
 
 def table(rows: Mapping) -> str:
   return '\n'.join(f'| {name} | {value} |' for name, value in rows.items())
-
-
-def flat_metrics(metrics: Mapping, prefix: str = '') -> dict:
-  result = {}
-  for name, value in metrics.items():
-    if isinstance(value, Mapping):
-      result |= flat_metrics(value, f'{prefix}{name}/')
-    else:
-      result[prefix + str(name)] = f'{value:.6g}' if isinstance(value, float) else value
-  return result

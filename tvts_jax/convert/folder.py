@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from tvts_jax.convert import card, load, names, read_weights, write_weights
 from tvts_jax.convert.load_report import ConvertError, Report
-from tvts_jax.files import appear, local
+from tvts_jax.files import local
 from tvts_jax.input import tokens
 from tvts_jax.models.tvts import TVTSConfig
 
@@ -45,25 +45,19 @@ def save_folder(
   state = names.state_dict(config, params)
   tokenizer_files = find_tokenizer(local(tokenizer, tokens.FILES), config) if tokenizer is not None else []
   text = card.model_card(config, names.flatten(params), tokenizer=bool(tokenizer_files), metrics=metrics, run=run)
-  with appear(folder) as temporary:
-    temporary.mkdir()
-    write_weights.write_safetensors(temporary / 'model.safetensors', state)
-    write_weights.write_json(temporary / 'config.json', config_json(config))
-    write_weights.write_json(temporary / 'preprocessor_config.json', card.preprocessor(config.video))
-    if metrics or run:
-      write_weights.write_json(temporary / 'run.json', dict(metrics=metrics, run=run))
-    (temporary / 'README.md').write_text(text, 'utf-8')
-    for source in [MODELING, *tokenizer_files]:
-      write_weights.copy(source, temporary)
+  settings = {'config.json': config_json(config), 'preprocessor_config.json': card.preprocessor(config.video)}
+  if metrics or run:
+    settings['run.json'] = dict(metrics=metrics, run=run)
+  write_weights.write_folder(folder, state, settings, text, [MODELING, *tokenizer_files])
 
 
-def load_folder(folder: str | os.PathLike, *, cast: bool = False) -> tuple[TVTSConfig, dict, Report]:
+def load_folder(folder: str | os.PathLike) -> tuple[TVTSConfig, dict, Report]:
   """(config, params, report) of an exchange folder; raises ConvertError. Parameters are arrays on the host."""
   source = read_weights.open_folder(local(folder))
   if source.config is None:
     raise ConvertError(f'{folder} is no folder of ours: its config.json does not say model_type="tvts"')
   params = names.unflatten(names.spec(source.config))
-  params, report = load.load(params, source.config, source, load.PARTS, (), (), cast)
+  params, report = load.load(params, source.config, source, load.PARTS, (), (), cast=False)
   return source.config, params, report
 
 

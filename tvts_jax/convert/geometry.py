@@ -126,12 +126,3 @@ def whole(source: Source, given: dict) -> dict:
     settings['common'] = shape(names.PROJECTIONS[projection][0].theirs, 2)[0]
   parts = dict(video=video(source, given.get('video', {})), text=text(source, given.get('text', {})))
   return settings | given | parts
-
-
-def guesses(values: dict, given: dict) -> list[str]:
-  """Notes on what no shape tells."""
-  return [
-    f'{setting}={values[part][name]} follows from the width, since no shape tells it'
-    for part, name, setting in (('video', 'heads', 'video.heads'), ('text', 'n_heads', 'text.n_heads'))
-    if name not in given.get(part, {})
-  ]

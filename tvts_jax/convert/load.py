@@ -81,8 +81,10 @@ def import_tvts(
       values[name] = values[name] | given if name in ('video', 'text') else given
   else:
     values = geometry.whole(source, settings)
-    source.notes += geometry.guesses(values, settings)
-  config = make_config(values, source)
+    for part, name in (('video', 'heads'), ('text', 'n_heads')):
+      if name not in settings.get(part, {}):
+        source.notes.append(f'{part}.{name}={values[part][name]} follows from the width, since no shape tells it')
+  config = build(TVTSConfig.from_dict, values, source)
   check_patterns(config, PARTS, allow_missing)
   # Fresh values are needed only where some may be missing.
   params = initial(config, seed=0) if allow_missing else names.unflatten(names.spec(config))
@@ -117,17 +119,13 @@ def import_parts(
       values[part] = infer(sources[part], given)
     elif part == 'video' and not given:
       raise ConvertError(f'no file says how large the video encoder is; give its size: {", ".join(geometry.SIZES)}')
-  config = make_config(values, 'the geometry asked for')
+  config = build(TVTSConfig.from_dict, values, 'the geometry asked for')
   check_patterns(config, sources, allow_missing)
   params, reports = initial(config, seed), []
   for part, source in sources.items():
     params, report = load(params, config, source, (part,), allow_missing, allow_unexpected, cast)
     reports.append(report)
   return config, params, reports
-
-
-def make_config(values: Mapping, where) -> TVTSConfig:
-  return build(TVTSConfig.from_dict, values, where)
 
 
 def initial(config: TVTSConfig, seed: int):
@@ -229,18 +227,15 @@ def check_heads(config: TVTSConfig, source: Source, parts, report: Report):
   """Another number of heads fits every shape and spoils every number, so it is compared where a file knows it."""
   pairs = []
   if source.config is not None:
+    sorting, own_sorting = (each.sort_heads or each.video.heads for each in (source.config, config))
     pairs += [('video', 'video.heads', source.config.video.heads, config.video.heads)]
-    pairs += [('sorter', 'sort_heads', sort_heads(source.config), sort_heads(config))]
+    pairs += [('sorter', 'sort_heads', sorting, own_sorting)]
   text_config = source.config.text if source.config is not None else source.text_config
   if text_config is not None:
     pairs += [('text', 'text.n_heads', text_config.n_heads, config.text.n_heads)]
   for part, setting, theirs, ours in pairs:
     if part in parts and theirs != ours:
       report.mismatched[setting] = f'is {theirs} in the file, but {ours} in the model'
-
-
-def sort_heads(config: TVTSConfig) -> int:
-  return config.sort_heads or config.video.heads
 
 
 def inflate(source: Source, config: TVTSConfig, report: Report) -> dict[str, str]:

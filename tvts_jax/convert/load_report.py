@@ -36,30 +36,29 @@ class Report:
   mismatched: dict[str, str] = dataclasses.field(default_factory=dict)
   notes: list[str] = dataclasses.field(default_factory=list)
 
-  def check(self) -> 'Report':
-    """Itself if everything fits, else one sentence."""
-    wrong = [('misfit', *item) for item in self.mismatched.items()]
-    wrong += [('missing', *item) for item in self.missing.items()]
-    wrong += [('unexpected', *item) for item in self.unexpected.items()]
-    more = f' ({len(wrong) - 1} more do not fit either)' if len(wrong) > 1 else ''
+  def check(self) -> None:
+    """One sentence unless everything fits."""
     advice = {
-      'misfit': 'give the model the geometry and types of the file',
+      'mismatched': 'give the model the geometry and types of the file',
       'missing': 'give a complete file, or allow it by name with allow_missing',
       'unexpected': 'give the file that belongs here, or allow it by name with allow_unexpected',
     }
+    wrong = [(*item, what) for kind, what in advice.items() for item in getattr(self, kind).items()]
+    more = f' ({len(wrong) - 1} more do not fit either)' if len(wrong) > 1 else ''
     if wrong:
-      kind, name, reason = wrong[0]
-      raise LoadError(f'{self.source} does not fit: {name} {reason}{more}; {advice[kind]}', self)
+      name, reason, what = wrong[0]
+      raise LoadError(f'{self.source} does not fit: {name} {reason}{more}; {what}', self)
     if not self.matched:
       raise LoadError(f'{self.source} holds none of the parameters asked for; give another file', self)
-    return self
 
   def __str__(self):
     parts = collections.Counter(paths.split('/')[0] for paths in self.matched.values())
     matched = ', '.join(f'{part} {count}' for part, count in parts.items())
     lines = [self.source, f'  matched     {len(self.matched)} parameters: {matched or "none"}']
     for title in ('kept', 'unused', 'missing', 'unexpected', 'mismatched'):
-      for reason, names in by_reason(getattr(self, title)).items():
+      reasons = getattr(self, title)
+      for reason in dict.fromkeys(reasons.values()):
+        names = [name for name, other in reasons.items() if other == reason]
         shown = ', '.join(names[:3]) + (f' and {len(names) - 3} more' if len(names) > 3 else '')
         lines.append(f'  {title:10}  {shown}: {reason}')
     lines += [f'  note        {note}' for note in self.notes]
@@ -70,10 +69,3 @@ def plain(text: str) -> str:
   """One line that a terminal shows as it is and a reader can read, whatever a file calls its contents."""
   line = ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:LONGEST])
   return line if len(text) <= LONGEST else f'{line}…'
-
-
-def by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:
-  names = {}
-  for name, reason in reasons.items():
-    names.setdefault(reason, []).append(name)
-  return names

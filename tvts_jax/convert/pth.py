@@ -35,10 +35,6 @@ def read(path: pathlib.Path) -> Contents:
     raise ConvertError(f'{path} is damaged or no PyTorch checkpoint: {error}; get the file again') from error
 
 
-def is_checkpoint(start: bytes) -> bool:
-  return start.startswith((ZIP_START, LEGACY_START))
-
-
 # The format of PyTorch 1.6 and later: a zip archive with data.pkl and one member for each storage.
 
 

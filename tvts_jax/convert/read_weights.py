@@ -79,9 +79,7 @@ class Source:
 
 def open_source(path) -> Source:
   path = local(path)
-  if path.is_dir():
-    return open_folder(path)
-  return open_file(path)
+  return open_folder(path) if path.is_dir() else open_file(path)
 
 
 def open_folder(folder: pathlib.Path) -> Source:
@@ -90,21 +88,16 @@ def open_folder(folder: pathlib.Path) -> Source:
     raise ConvertError(f'{folder} is not there; name a folder of weights, or the work directory of a run')
   if not found:
     raise ConvertError(f'{folder} has no weights; a folder of weights holds {" or ".join(WEIGHT_FILES)}')
-  config = read_config(folder)
-  source = open_file(found[0])
-  source.path = folder
-  if config.get('model_type') == 'tvts':
-    source.config = our_config(config, folder / 'config.json')
-  elif config.get('model_type') == 'distilbert':
-    source.text_config = build(TextConfig.from_hf, config, folder / 'config.json')
-  return source
-
-
-def read_config(folder: pathlib.Path) -> dict:
   path = folder / 'config.json'
   if not path.exists():
     raise ConvertError(f'{folder} has no config.json, which says what its weights are')
-  return read_json(path)
+  config, source = read_json(path), open_file(found[0])
+  source.path = folder
+  if config.get('model_type') == 'tvts':
+    source.config = our_config(config, path)
+  elif config.get('model_type') == 'distilbert':
+    source.text_config = build(TextConfig.from_hf, config, path)
+  return source
 
 
 def read_json(path: pathlib.Path) -> dict:
@@ -147,7 +140,7 @@ def open_file(path: pathlib.Path) -> Source:
       start = file.read(16)
   except OSError as error:
     raise ConvertError(f'{path} cannot be read: {error.strerror}') from error
-  reader = read_pth if pth.is_checkpoint(start) else read_safetensors
+  reader = read_pth if start.startswith((pth.ZIP_START, pth.LEGACY_START)) else read_safetensors
   tensors, config, unused, notes = reader(path)
   if not tensors:
     raise ConvertError(f'{path} holds no weights')
@@ -166,15 +159,11 @@ def open_file(path: pathlib.Path) -> Source:
 def read_pth(path):
   contents = pth.read(path)
   notes = [f'objects of {", ".join(contents.inert)} were left unread'] if contents.inert else []
-  root, where = contents.root, None
+  root = contents.root
   if not isinstance(root, dict):
     raise ConvertError(f'{path} holds {describe(root)}, not weights by name; save the state_dict of the model')
-  for key in STATE_KEYS:
-    if key in root:
-      state, where = root[key], key
-      break
-  else:
-    state = root
+  where = next((key for key in STATE_KEYS if key in root), None)
+  state = root[where] if where else root
   if not isinstance(state, dict):
     raise ConvertError(f'{path} holds {describe(state)} as {where!r}, not weights by name; save the state_dict')
   tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}

@@ -33,35 +33,22 @@ STORAGES = {
 
 # What training scripts put beside their weights. A call of one of these is noted down and not made.
 INERT_CALLS = {
-  '__builtin__.bytearray',
-  '__builtin__.frozenset',
-  '__builtin__.set',
-  '_codecs.encode',
-  'argparse.Namespace',
-  'builtins.bytearray',
-  'builtins.frozenset',
-  'builtins.set',
-  'collections.Counter',
-  'collections.defaultdict',
-  'copyreg._reconstructor',
-  'copy_reg._reconstructor',
-  'datetime.date',
-  'datetime.datetime',
-  'datetime.timedelta',
-  'numpy._core.multiarray._reconstruct',
-  'numpy._core.multiarray.scalar',
-  'numpy.core.multiarray._reconstruct',
-  'numpy.core.multiarray.scalar',
-  'numpy.dtype',
-  'pathlib.Path',
-  'pathlib.PosixPath',
-  'pathlib.PurePosixPath',
-  'pathlib.PureWindowsPath',
-  'pathlib.WindowsPath',
-  'pathlib._local.PosixPath',
-  'pathlib._local.PurePosixPath',
-  'torch.Size',
-  'torch.device',
+  f'{module}.{name}'
+  for modules, names in {
+    '__builtin__ builtins': 'bytearray frozenset set',
+    '_codecs': 'encode',
+    'argparse': 'Namespace',
+    'collections': 'Counter defaultdict',
+    'copyreg copy_reg': '_reconstructor',
+    'datetime': 'date datetime timedelta',
+    'numpy': 'dtype',
+    'numpy._core.multiarray numpy.core.multiarray': '_reconstruct scalar',
+    'pathlib': 'Path PosixPath PurePosixPath PureWindowsPath WindowsPath',
+    'pathlib._local': 'PosixPath PurePosixPath',
+    'torch': 'Size device',
+  }.items()
+  for module in modules.split()
+  for name in names.split()
 }
 
 
@@ -143,12 +130,10 @@ class Machine:
           stack.append({'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}[opcode.name])
         case name if name in LITERALS:
           stack.append(argument)
-        case 'EMPTY_LIST' | 'EMPTY_SET':
-          stack.append([])
+        case 'EMPTY_LIST' | 'EMPTY_SET' | 'EMPTY_TUPLE' | 'EMPTY_DICT':
+          stack.append({'EMPTY_TUPLE': (), 'EMPTY_DICT': {}}.get(opcode.name, []))
         case 'LIST' | 'FROZENSET':
           stack.append(pop_mark())
-        case 'EMPTY_TUPLE':
-          stack.append(())
         case 'TUPLE':
           stack.append(tuple(pop_mark()))
         case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
@@ -156,8 +141,6 @@ class Machine:
           items = tuple(stack[-count:])
           del stack[-count:]
           stack.append(items)
-        case 'EMPTY_DICT':
-          stack.append({})
         case 'DICT':
           stack.append(fill({}, pop_mark()))
         case 'APPEND':

@@ -11,7 +11,6 @@ import numpy as np
 from tvts_jax.convert import card, names, write_weights
 from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.convert.names import Row, heads, linear, merge, norm
-from tvts_jax.files import appear
 from tvts_jax.models.encoders.vit import PIXEL_MEAN, PIXEL_STD
 from tvts_jax.models.tvts import TVTSConfig
 
@@ -40,12 +39,8 @@ def save_vivit(folder: str | os.PathLike, config: TVTSConfig, params: Mapping) -
     raise ConvertError(f'a video encoder {config.encoder!r} is no VivitModel, which has no place for {foreign[0]}')
   state = names.apply_table(TABLE, config, flat)
   state['embeddings.position_embeddings'] = positions(flat)
-  with appear(folder) as temporary:
-    temporary.mkdir()
-    write_weights.write_safetensors(temporary / 'model.safetensors', state)
-    write_weights.write_json(temporary / 'config.json', settings(config))
-    write_weights.write_json(temporary / 'preprocessor_config.json', preprocessor(config))
-    (temporary / 'README.md').write_text(card.vivit(config, flat), 'utf-8')
+  files = {'config.json': settings(config), 'preprocessor_config.json': preprocessor(config)}
+  write_weights.write_folder(folder, state, files, card.vivit(config, flat))
 
 
 def positions(flat) -> np.ndarray:

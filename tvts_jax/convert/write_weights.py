@@ -3,7 +3,7 @@
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -11,6 +11,22 @@ from safetensors.numpy import save_file
 from tvts_jax.convert import read_weights
 from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.convert.tensors import Tensor
+from tvts_jax.files import appear
+
+
+def write_folder(
+  folder, state: Mapping[str, np.ndarray], settings: Mapping[str, Mapping], readme: str = '', files: Iterable = ()
+) -> None:
+  """Weights, settings by the names of their JSON files, and copies of `files`: a whole folder, or nothing."""
+  with appear(folder) as temporary:
+    temporary.mkdir()
+    write_safetensors(temporary / 'model.safetensors', state)
+    for name, values in settings.items():
+      write_json(temporary / name, values)
+    if readme:
+      (temporary / 'README.md').write_text(readme, 'utf-8')
+    for file in files:
+      shutil.copyfile(file, temporary / file.name)
 
 
 def write_json(path: pathlib.Path, values: Mapping):
@@ -34,15 +50,10 @@ def write_pth(path: pathlib.Path, state: Mapping[str, np.ndarray], config: dict)
     raise ConvertError(
       'a .pth file is written by PyTorch, which is not installed; install it or choose another format'
     ) from None
-  weights = {name: to_torch(torch, array) for name, array in state.items()}
+  halves = lambda array: torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)  # Not known to torch.from_numpy.
+  weights = {name: halves(x) if x.dtype.name == 'bfloat16' else torch.from_numpy(x) for name, x in state.items()}
   torch.save({'state_dict': weights, read_weights.CONFIG_KEY: config}, path)
   compare(path, state, read_weights.read_pth(path)[0])
-
-
-def to_torch(torch, array: np.ndarray):
-  if array.dtype.name == 'bfloat16':  # Not known to torch.from_numpy.
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-  return torch.from_numpy(array)
 
 
 def compare(path: pathlib.Path, state: Mapping[str, np.ndarray], written: Mapping[str, Tensor]):
@@ -52,7 +63,3 @@ def compare(path: pathlib.Path, state: Mapping[str, np.ndarray], written: Mappin
     back = None if tensor is None else tensor.read()
     if back is None or back.dtype != array.dtype or back.shape != array.shape or back.tobytes() != array.tobytes():
       raise ConvertError(f'{path} does not give back {name} as it was written; check the disk and try again')
-
-
-def copy(source: pathlib.Path, folder: pathlib.Path):
-  shutil.copyfile(source, folder / source.name)

@@ -14,8 +14,8 @@ import optax
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers
-from tvts_jax.evaluators.features import advance
-from tvts_jax.evaluators.frozen import everywhere, put_everywhere
+from tvts_jax.evaluators.features import advance, everywhere
+from tvts_jax.evaluators.frozen import put_everywhere
 from tvts_jax.evaluators.probes import Probe, check_finite, loss_of
 from tvts_jax.human import Progress
 from tvts_jax.input import pipeline
@@ -65,19 +65,15 @@ class AttentiveProbe(Probe):
     self.head = Head(len(self.answers.classes), model.config.video.heads)
 
   def result(self, params):
-    head = self.fit(params)
-    found = self.clips.see(self.scorer(), (params, head), 'tokens')
+    def score(params_and_head, batch):
+      return {'logits': self.logits(*params_and_head, batch), 'valid': batch['valid']}
+
+    score = jax.jit(score, out_shardings=everywhere(self.mesh))
+    found = self.clips.see(score, (params, self.fit(params)), 'tokens')
     seen = answers.pick(found, self.clips, self.rows)
     how = f'one query attends to all tokens in {self.head.heads} heads, AdamW'
     known = sum(label >= 0 for label in self.label_of.values())
     return self.score(seen.features['logits'], seen, [how, self.trained(self.settings['train_batch'], known)])
-
-  def scorer(self):
-    def score(params_and_head, batch):
-      params, head = params_and_head
-      return {'logits': self.logits(params, head, batch), 'valid': batch['valid']}
-
-    return jax.jit(score, out_shardings=everywhere(self.mesh))
 
   def logits(self, params, head, batch):
     tokens_BxNxD = jax.lax.stop_gradient(self.model.embed_video(params, batch)['video_tokens'])

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 from absl import logging
 from etils import epath
-from jax.sharding import NamedSharding, PartitionSpec
 
 from tvts_jax import roles, sharding
 from tvts_jax.errors import UserError
@@ -62,6 +61,10 @@ class Views:
       f'({", ".join(CROPS[self.crops])}) of {self.input.frames} centre frames of {size}x{size}{resized}, '
       f'{percent(self.input.mask_ratio)} masked'
     )
+
+
+def everywhere(mesh) -> jax.NamedSharding:
+  return jax.NamedSharding(mesh, jax.P())
 
 
 def advance(progress: Progress, done: int, detail: Callable[[], str] = str) -> None:
@@ -136,14 +139,14 @@ def video_encoder(model, mesh):
       'valid': batch['valid'],
     }
 
-  return jax.jit(encode, out_shardings=NamedSharding(mesh, PartitionSpec()))
+  return jax.jit(encode, out_shardings=everywhere(mesh))
 
 
 @functools.lru_cache(maxsize=8)
 def text_encoder(model, mesh):
   # Each text by itself: as if it were the only transcript of a clip.
   embed = lambda params, tokens_BxL, mask_BxL: model.embed_text(params, tokens_BxL[:, None], mask_BxL[:, None])
-  return jax.jit(embed, out_shardings=NamedSharding(mesh, PartitionSpec()))
+  return jax.jit(embed, out_shardings=everywhere(mesh))
 
 
 class Texts:

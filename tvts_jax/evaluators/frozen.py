@@ -9,7 +9,7 @@ import numpy as np
 from tvts_jax import roles
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers, ranks
-from tvts_jax.evaluators.features import Clips, Texts, Views
+from tvts_jax.evaluators.features import Clips, Texts, Views, everywhere
 from tvts_jax.evaluators.results import Result
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import annotations
@@ -28,6 +28,7 @@ class Frozen:
 
   OWN: ClassVar[dict] = {}  # Settings and their defaults.
   CHOICES: ClassVar[dict] = {}  # What some of them may be, by name.
+  TEXTS: ClassVar[bool] = False  # Whether it embeds texts.
   MAY_DIFFER: ClassVar[tuple] = ('frames', 'transcripts')  # From the model.
 
   @classmethod
@@ -64,27 +65,21 @@ class Frozen:
   def __init__(self, config, settings, model, mesh):
     self.settings, self.input = self.settings_of(config, settings)
     self.model, self.mesh = model, mesh
-    self.answers = self.read(self.splits())
+    trained_on = [self.settings['train_split']] if 'train_split' in self.settings else []
+    self.answers = self.read((*trained_on, self.input.split))
     self.clips = self.open(self.input.split)
-
-  def splits(self) -> tuple[str, ...]:
-    """Those it looks at; the last is the one that counts."""
-    return (self.input.split,)
+    self.embed = Texts(self.input, model, mesh) if self.TEXTS else None
 
   def read(self, splits: tuple[str, ...]) -> annotations.Answers:
-    names = ('annotations', 'label', 'captions')
-    path, label, captions = (self.settings[name] for name in names)
-    return annotations.answers(path, splits, label, captions)
+    """Of all splits that it looks at; the last is the one that counts."""
+    own = self.settings
+    return annotations.answers(own['annotations'], splits, own['label'], own['captions'])
 
   def open(self, split: str, middle: bool = False) -> Clips:
     """`middle`: under one view, and not those that the settings ask for."""
-    views = Views(dataclasses.replace(self.input, split=split), self.settings['crops'])
-    if middle:
-      views = Views(dataclasses.replace(views.input, clips=1))
+    input = dataclasses.replace(self.input, split=split)
+    views = Views(dataclasses.replace(input, clips=1)) if middle else Views(input, self.settings['crops'])
     return Clips(views, self.model, self.mesh)
-
-  def texts(self) -> Texts:
-    return Texts(self.input, self.model, self.mesh)
 
   @property
   def rows(self) -> list[dict]:
@@ -122,10 +117,6 @@ def classified(
     best = [(names[k], float(scores_K[k])) for k in np.argsort(-scores_K, kind='stable')[: min(BEST, len(names))]]
     items.append({'id': row['id'], 'label': label, 'class': names[label], 'right': float(hit), 'best': best})
   return ranks.accuracies(found.with_missing(len(missing_label)), all_labels), items
-
-
-def everywhere(mesh) -> jax.NamedSharding:
-  return jax.NamedSharding(mesh, jax.P())
 
 
 def put_everywhere(tree, mesh):

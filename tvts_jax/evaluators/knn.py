@@ -25,21 +25,13 @@ class KNN(Frozen):
     super().__init__(config, settings, model, mesh)
     self.train_clips = self.open(self.settings['train_split'])
 
-  def splits(self):
-    return self.settings['train_split'], self.input.split
-
   def result(self, params):
     kind, k = self.settings['features'], self.settings['k']
     train = answers.look(self.train_clips, self.answers.rows[self.settings['train_split']], params)
     seen = self.look(params)
-    votes_RxK = vote(
-      pooled(seen.features[kind]),
-      pooled(train.features[kind]),
-      self.answers.labels(train.rows),
-      len(self.answers.classes),
-      k,
-      self.settings['temperature'],
-    )
+    feature_RxD, train_NxD = (pooled(split.features[kind]) for split in (seen, train))
+    label_N, classes = self.answers.labels(train.rows), len(self.answers.classes)
+    votes_RxK = vote(feature_RxD, train_NxD, label_N, classes, k, self.settings['temperature'])
     metrics, items = classified(votes_RxK, self.answers, seen)
     protocol = [
       f'{k} nearest of {len(train.rows)} clips of split {self.settings["train_split"]} by cosine of {kind}',

@@ -5,8 +5,8 @@ import numpy as np
 import optax
 
 from tvts_jax.evaluators import answers
-from tvts_jax.evaluators.features import FEATURES, advance
-from tvts_jax.evaluators.frozen import everywhere, put_everywhere
+from tvts_jax.evaluators.features import FEATURES, advance, everywhere
+from tvts_jax.evaluators.frozen import put_everywhere
 from tvts_jax.evaluators.probes import Probe, check_finite, loss_of
 from tvts_jax.human import Progress
 

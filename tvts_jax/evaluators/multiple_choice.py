@@ -16,10 +16,7 @@ class MultipleChoice(Frozen):
   OWN = {
     'choices': '',  # A field with the texts that a clip is offered; without, all class names, as for SSV2.
   }
-
-  def __init__(self, config, settings, model, mesh):
-    super().__init__(config, settings, model, mesh)
-    self.embed = self.texts()
+  TEXTS = True
 
   def read(self, splits):
     found = super().read(splits)

@@ -40,9 +40,6 @@ class Probe(Frozen):
         raise UserError(f'{name}={values[name]!r} must be a number, at least {least}')
     return values, input
 
-  def splits(self):
-    return self.settings['train_split'], self.input.split
-
   def rate(self, steps: int, batch: int):
     """The learning rate by step: it rises, then falls along a cosine."""
     own = self.settings

@@ -118,10 +118,5 @@ def recalls(found: Places, ks=(1, 5, 10)) -> dict[str, float]:
 def accuracies(found: Places, label_Q: np.ndarray, ks=(1, 5)) -> dict[str, float]:
   """Top-k accuracy, and the mean over classes of their top-1 accuracy."""
   numbers = {f'top{k}': float(found.hits(k).mean()) for k in ks}
-  return numbers | {'per_class': per_class(found.hits(1), label_Q)}
-
-
-def per_class(hit_Q: np.ndarray, label_Q: np.ndarray) -> float:
-  """The mean over the classes that there are of each one's mean."""
-  _, class_Q, count_C = np.unique(label_Q, return_inverse=True, return_counts=True)
-  return float((np.bincount(class_Q, hit_Q) / count_C).mean())
+  _, class_Q, count_C = np.unique(label_Q, return_inverse=True, return_counts=True)  # Of the classes that there are.
+  return numbers | {'per_class': float((np.bincount(class_Q, found.hits(1)) / count_C).mean())}

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers
-from tvts_jax.evaluators.frozen import Frozen, classified, everywhere
+from tvts_jax.evaluators.features import everywhere
+from tvts_jax.evaluators.frozen import Frozen, classified
 from tvts_jax.evaluators.probes import AVERAGES, averaged
 from tvts_jax.models import tvts
 from tvts_jax.shards import annotations

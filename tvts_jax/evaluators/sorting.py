@@ -9,10 +9,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from tvts_jax import objectives, sharding
 from tvts_jax.errors import UserError
+from tvts_jax.evaluators.features import everywhere
 from tvts_jax.evaluators.results import Result
 from tvts_jax.human import percent
 from tvts_jax.input import pipeline
@@ -80,7 +80,7 @@ class Sorting:
         scores = orders.scores(self.objective.order(outputs), batch['order'])
       return {name: value * batch['valid'] for name, value in scores.items()} | {'valid': batch['valid']}
 
-    self.score = jax.jit(score, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    self.score = jax.jit(score, out_shardings=everywhere(mesh))
     self.videos = {name: jax.jit(change) for name, change in VIDEOS.items()}
 
   def __call__(self, params) -> dict[str, float]:

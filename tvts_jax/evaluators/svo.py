@@ -28,6 +28,7 @@ class SVO(Frozen):
   """
 
   OWN = {'thresholds': (0.2, 0.25, 0.3)}
+  TEXTS = True
 
   @classmethod
   def settings_of(cls, config, settings):
@@ -36,10 +37,6 @@ class SVO(Frozen):
     if not isinstance(rhos, tuple) or not rhos or not all(isinstance(rho, int | float) for rho in rhos):
       raise UserError(f'thresholds={rhos!r} should be cosines, such as (0.2, 0.25, 0.3)')
     return values, input
-
-  def __init__(self, config, settings, model, mesh):
-    super().__init__(config, settings, model, mesh)
-    self.embed = self.texts()
 
   def read(self, splits):
     found = super().read(splits)
@@ -92,7 +89,9 @@ class SVO(Frozen):
   def scores(self, pairs: list[dict], cosine_Px2: np.ndarray) -> dict[str, float]:
     """Of pairs whose images are all there."""
     found = {}
-    once = [first([(pair['sentence'], pair[name]) for pair in pairs]) for name in IMAGES]
+    # The first pair of each sentence and image.
+    asked = [[(pair['sentence'], pair[name]) for pair in pairs] for name in IMAGES]
+    once = [np.unique(np.array(keys), axis=0, return_index=True)[1] for keys in asked]
     for rho in self.settings['thresholds']:
       above_Px2 = cosine_Px2 > rho
       if above_Px2.any():
@@ -101,11 +100,3 @@ class SVO(Frozen):
       right, wrong = (above_Px2[once[i], i].mean() for i in (0, 1))
       found[f'accuracy_{rho:g}'] = float((right + 1 - wrong) / 2)
     return found
-
-
-def first(keys: list) -> list[int]:
-  """Where each key stands for the first time."""
-  places = {}
-  for place, key in enumerate(keys):
-    places.setdefault(key, place)
-  return list(places.values())

@@ -19,11 +19,8 @@ class TextRetrieval(Frozen):
   """t2v and v2t, each r1, r5, r10 and the median rank; a clip with several texts is hit by any of them."""
 
   OWN = {'texts': 'first'}
+  TEXTS = True
   CHOICES = {'texts': TEXTS}
-
-  def __init__(self, config, settings, model, mesh):
-    super().__init__(config, settings, model, mesh)
-    self.embed = self.texts()
 
   def result(self, params):
     seen, how = self.look(params), self.settings['texts']

@@ -15,6 +15,7 @@ class ZeroShot(Frozen):
     'prompts': ('{}',),  # Each has a place for the name.
     'names': {},  # Other names for some classes: a text or several.
   }
+  TEXTS = True
 
   @classmethod
   def settings_of(cls, config, settings):
@@ -28,7 +29,6 @@ class ZeroShot(Frozen):
 
   def __init__(self, config, settings, model, mesh):
     super().__init__(config, settings, model, mesh)
-    self.embed = self.texts()
     if unknown := sorted(set(self.settings['names']) - set(self.answers.classes)):
       raise UserError(
         f'names has {unknown[0]!r}, which is no class; classes are {", ".join(self.answers.classes[:20])}'
