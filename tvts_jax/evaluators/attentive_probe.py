@@ -53,7 +53,6 @@ class AttentiveProbe(Probe):
     super().__init__(config, settings, model, mesh)
     own, rows = self.settings, self.answers.rows[self.settings['train_split']]
     sharding.check_batch(own['train_batch'], 1, mesh, 'train_batch')
-    self.train_clips = self.open(own['train_split'], middle=True)
     # Shuffled as in pre-training, but always the same view of a clip; a damaged one has another stand in for it.
     shuffled = dict(mode='train', pick='center', crop='center', batch=own['train_batch'], seed=own['probe_seed'])
     self.source = pipeline.open(dataclasses.replace(self.train_clips.views.input, **shuffled))

@@ -28,6 +28,7 @@ class Frozen:
 
   OWN: ClassVar[dict] = {}  # Settings and their defaults.
   CHOICES: ClassVar[dict] = {}  # What some of them may be, by name.
+  TRAIN_MIDDLE: ClassVar[bool] = False  # Clips of the `train_split` have one view, whatever the others have.
   TEXTS: ClassVar[bool] = False  # Whether it embeds texts.
   MAY_DIFFER: ClassVar[tuple] = ('frames', 'transcripts')  # From the model.
 
@@ -65,9 +66,11 @@ class Frozen:
   def __init__(self, config, settings, model, mesh):
     self.settings, self.input = self.settings_of(config, settings)
     self.model, self.mesh = model, mesh
-    trained_on = [self.settings['train_split']] if 'train_split' in self.settings else []
-    self.answers = self.read((*trained_on, self.input.split))
+    train_split = [self.settings['train_split']] if 'train_split' in self.settings else []
+    self.answers = self.read((*train_split, self.input.split))
     self.clips = self.open(self.input.split)
+    for split in train_split:
+      self.train_clips = self.open(split, middle=self.TRAIN_MIDDLE)
     self.embed = Texts(self.input, model, mesh) if self.TEXTS else None
 
   def read(self, splits: tuple[str, ...]) -> annotations.Answers:

@@ -21,10 +21,6 @@ class KNN(Frozen):
       raise UserError(f'k={values["k"]!r} must be a number of clips, and temperature={values["temperature"]!r} above 0')
     return values, input
 
-  def __init__(self, config, settings, model, mesh):
-    super().__init__(config, settings, model, mesh)
-    self.train_clips = self.open(self.settings['train_split'])
-
   def result(self, params):
     kind, k = self.settings['features'], self.settings['k']
     train = answers.look(self.train_clips, self.answers.rows[self.settings['train_split']], params)

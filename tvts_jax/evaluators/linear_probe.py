@@ -17,10 +17,6 @@ class LinearProbe(Probe):
   OWN = Probe.OWN | {'features': 'cls', 'momentum': 0.9}
   CHOICES = Probe.CHOICES | {'features': FEATURES}
 
-  def __init__(self, config, settings, model, mesh):
-    super().__init__(config, settings, model, mesh)
-    self.train_clips = self.open(self.settings['train_split'], middle=True)
-
   def result(self, params):
     kind = self.settings['features']
     train = answers.look(self.train_clips, self.answers.rows[self.settings['train_split']], params)

@@ -31,6 +31,7 @@ class Probe(Frozen):
     'probe_seed': 0,
   }
   CHOICES = {'average': AVERAGES}
+  TRAIN_MIDDLE = True
 
   @classmethod
   def settings_of(cls, config, settings):

@@ -109,14 +109,14 @@ def of_classes(scores_QxC: np.ndarray, label_Q: np.ndarray) -> Places:
   return places(scores_QxC, np.asarray(label_Q)[:, None] == np.arange(scores_QxC.shape[1])[None])
 
 
-def recalls(found: Places, ks=(1, 5, 10)) -> dict[str, float]:
+def recalls(found: Places) -> dict[str, float]:
   """R@k, and the median and mean of the ranks."""
-  numbers = {f'r{k}': float(found.hits(k).mean()) for k in ks}
+  numbers = {f'r{k}': float(found.hits(k).mean()) for k in (1, 5, 10)}
   return numbers | {'median_rank': float(np.median(found.ranks)), 'mean_rank': float(found.ranks.mean())}
 
 
-def accuracies(found: Places, label_Q: np.ndarray, ks=(1, 5)) -> dict[str, float]:
+def accuracies(found: Places, label_Q: np.ndarray) -> dict[str, float]:
   """Top-k accuracy, and the mean over classes of their top-1 accuracy."""
-  numbers = {f'top{k}': float(found.hits(k).mean()) for k in ks}
+  numbers = {f'top{k}': float(found.hits(k).mean()) for k in (1, 5)}
   _, class_Q, count_C = np.unique(label_Q, return_inverse=True, return_counts=True)  # Of the classes that there are.
   return numbers | {'per_class': float((np.bincount(class_Q, found.hits(1)) / count_C).mean())}
