@@ -97,7 +97,8 @@ def parameters(config, model, spec, mesh, checkpoint: str) -> tuple[dict, dict]:
     if (folder / 'tokenizer.json').exists():
       check_tokenizer(config, Tokenizer(str(folder), config.input.max_tokens).fingerprint, folder)
     check_heads(heads, (), folder)
-    return jax.tree.map(sharding_put, given, place), {'kind': 'weights'}
+    put = lambda leaf, place: jax.make_array_from_callback(leaf.shape, place, lambda index: leaf[index])
+    return jax.tree.map(put, given, place), {'kind': 'weights'}
   if not (folder / FOLDER).exists():
     raise UserError(
       f'{folder} is neither the work directory of a run nor a folder of converted weights; name one of the two, or '
@@ -119,11 +120,6 @@ def check_heads(asked, there, folder):
     raise UserError(
       f'{folder} holds no {missing[0]}, which the objectives of the config have; take the config it was trained with'
     )
-
-
-def sharding_put(leaf, place):
-  """An array that every process has on its host, where it belongs."""
-  return jax.make_array_from_callback(leaf.shape, place, lambda index: leaf[index])
 
 
 def check_model(config, meta: dict, folder):

@@ -83,17 +83,6 @@ def title(name: str) -> str:
   return f'{objective}: {MEANINGS[score]}' if objective and score in MEANINGS else name.replace('_', ' ')
 
 
-def order(name: str):
-  """Losses and scores before norms and the like."""
-  return name != 'loss', '/' not in name, name
-
-
-def level_of(run: Run, name: str) -> float | None:
-  """The chance level of a metric of training, where there is one and the config tells it."""
-  transcripts, batch = run.setting('model.transcripts'), run.setting('input.batch')
-  return None if transcripts is None or batch is None else objectives.chance(name, transcripts, batch)
-
-
 def evaluations(run: Run, end: int):
   """Numbers and curves of every evaluator."""
   transcripts = run.setting('model.transcripts')
@@ -119,9 +108,11 @@ def training(run: Run, end: int):
   if not run.rows:
     yield missing('metrics.jsonl has no numbers of training steps.')
     return
+  order = lambda name: (name != 'loss', '/' not in name, name)  # Losses and scores before norms and the like.
   names = sorted({name for row in run.rows for name in row} - {'step', 'time'}, key=order)
-  plots = {(title(name), ''): plot(run.rows, name, end, noisy=True, level=level_of(run, name)) for name in names}
-  batch = run.setting('input.batch')
+  transcripts, batch = run.setting('model.transcripts'), run.setting('input.batch')
+  levels = {name: objectives.chance(name, transcripts, batch) for name in names} if transcripts and batch else {}
+  plots = {(title(name), ''): plot(run.rows, name, end, noisy=True, level=levels.get(name)) for name in names}
   timed = [(row['step'], row['time']) for row in run.rows if 'time' in row]
   speeds = [(b, (b - a) * (batch or 1) / (t - s)) for (a, s), (b, t) in zip(timed, timed[1:]) if b > a and t > s]
   if speeds:

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from tvts_jax.errors import UserError
@@ -118,23 +119,14 @@ def limit(claim: Claim) -> float:
   return claim.level + ERRORS * math.sqrt(claim.level * (1 - claim.level) / claim.clips)
 
 
-def at_chance(claim: Claim, numbers: Mapping) -> Verdict:
-  return beside_chance(claim, numbers, lambda value: value <= limit(claim))
-
-
-def over_chance(claim: Claim, numbers: Mapping) -> Verdict:
-  return beside_chance(claim, numbers, lambda value: value > limit(claim))
-
-
-def beside_chance(claim: Claim, numbers: Mapping, right: Callable[[float], bool]) -> Verdict:
+def beside_chance(claim: Claim, numbers: Mapping, over: bool) -> Verdict:
   (variant,) = claim.of
-  values = [value for (value,) in both(numbers, [variant], claim.metric)]
+  right = [(value > limit(claim)) == over for (value,) in both(numbers, [variant], claim.metric)]
   said = (
     f'{variant} {mean(numbers, variant, claim.metric)}; chance is {percent(claim.level)}, and up to '
-    f'{percent(limit(claim))} of {claim.clips} clips count as chance; so in {sum(map(right, values))} of {len(values)} '
-    'seeds'
+    f'{percent(limit(claim))} of {claim.clips} clips count as chance; so in {sum(right)} of {len(right)} seeds'
   )
-  return Verdict('reproduced' if all(map(right, values)) else 'not reproduced', said)
+  return Verdict('reproduced' if all(right) else 'not reproduced', said)
 
 
 class Rule(NamedTuple):
@@ -151,7 +143,11 @@ RULES = {
     'as much in every seed is "the other way round"',
     above,
   ),
-  'chance': Rule(f'in every seed, the share is at most {ERRORS:g} standard errors above chance', at_chance),
-  'over chance': Rule(f'in every seed, the share is more than {ERRORS:g} standard errors above chance', over_chance),
+  'chance': Rule(
+    f'in every seed, the share is at most {ERRORS:g} standard errors above chance', partial(beside_chance, over=False)
+  ),
+  'over chance': Rule(
+    f'in every seed, the share is more than {ERRORS:g} standard errors above chance', partial(beside_chance, over=True)
+  ),
   'none': Rule('a study of this size cannot ask it', None),
 }

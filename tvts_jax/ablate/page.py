@@ -42,10 +42,11 @@ def header(results: Mapping) -> str:
 def verdict_cards(study, verdicts: Sequence[claims.Verdict]) -> str:
   counts = {kind: sum(verdict.holds == kind for verdict in verdicts) for kind in claims.VERDICTS}
   said = ', '.join(f'{count} {claims.VERDICTS[kind]}' for kind, count in counts.items() if count)
+  measured = {metric: f'{name}: ' for metric, (name, _) in study.metrics.items()}
   cards = ''.join(
     f'<div class="claim"><b>{text(claim.says, 500)}</b>'
     f'<span class="badge {BADGES.get(verdict.holds, "none")}">{claims.VERDICTS[verdict.holds]}</span>'
-    f'<p class="soft">The paper: {text(claim.paper, 500)}</p><p>{text(metric_of(study, claim))}'
+    f'<p class="soft">The paper: {text(claim.paper, 500)}</p><p>{text(measured.get(claim.metric, ""))}'
     f'{text(verdict.sentence, 2000)}.</p></div>'
     for claim, verdict in zip(study.claims, verdicts)
   )
@@ -57,23 +58,15 @@ def verdict_cards(study, verdicts: Sequence[claims.Verdict]) -> str:
   )
 
 
-def metric_of(study, claim: claims.Claim) -> str:
-  return f'{study.metrics[claim.metric][0]}: ' if claim.metric in study.metrics else ''
-
-
 def table(study, one, numbers: Mapping) -> str:
   """Variants as rows, metrics as columns, each a mean and its spread over seeds."""
-  head = ''.join(f'<th>{text(name)}</th>' for name, _ in study.metrics.values())
-  lines = [f'<tr><th></th><th>the paper: {text(one.paper)}</th><th>seeds</th>{head}</tr>']
+  rows = [['', f'the paper: {one.paper}', 'seeds', *(name for name, _ in study.metrics.values())]]
   for variant, there in one.rows.items():
-    found = {metric: claims.mean(numbers, variant, metric) for metric in study.metrics}
-    cells = ''.join(f'<td>{"" if value is None else text(value)}</td>' for value in found.values())
-    seeds = len(numbers.get(variant, {}))
-    lines.append(f'<tr><td>{text(variant)}</td><td>{text(there)}</td><td>{seeds}</td>{cells}</tr>')
-  chance = ''.join(f'<td>{"" if level is None else percent(level)}</td>' for _, level in study.metrics.values())
-  lines.append(f'<tr><td>knowing nothing</td><td></td><td></td>{chance}</tr>')
-  body = '\n'.join(lines)
-  return f'<h2>{text(one.title)}</h2><div class="card scroll"><table>{body}</table></div>'
+    means = [claims.mean(numbers, variant, metric) or '' for metric in study.metrics]
+    rows.append([variant, there, len(numbers.get(variant, {})), *means])
+  chance = ['' if level is None else percent(level) for _, level in study.metrics.values()]
+  rows.append(['knowing nothing', '', '', *chance])
+  return f'<h2>{text(one.title)}</h2><div class="card scroll">{kit.table(*rows)}</div>'
 
 
 def curves(study, runs: Sequence[Mapping]):
@@ -100,20 +93,13 @@ def every_number(runs: Sequence[Mapping]) -> str:
   parts = ['<h2>Every number</h2>']
   for variant in dict.fromkeys(run['variant'] for run in runs):
     own = [run for run in runs if run['variant'] == variant]
-    head = ''.join(f'<th>seed {run["seed"]}</th>' for run in own)
     metrics = dict.fromkeys(metric for run in own for metric in run['metrics'])
     facts = {'seconds': [run['seconds'] for run in own], 'steps': [run['steps'] for run in own]}
     facts |= {metric: [run['metrics'].get(metric) for run in own] for metric in metrics}
-    lines = ''.join(
-      f'<tr><td>{text(name)}</td>{"".join(f"<td>{number(value)}</td>" for value in values)}</tr>'
-      for name, values in facts.items()
-    )
+    head = ['', *(f'seed {run["seed"]}' for run in own)]
+    rows = [[name, *('' if value is None else f'{value:.6g}' for value in values)] for name, values in facts.items()]
     parts.append(
       f'<details class="card"><summary>{text(variant)}, world {text(own[0]["world"])}</summary>'
-      f'<div class="scroll"><table><tr><th></th>{head}</tr>{lines}</table></div></details>'
+      f'<div class="scroll">{kit.table(head, *rows)}</div></details>'
     )
   return '\n'.join(parts)
-
-
-def number(value: float | None) -> str:
-  return '' if value is None else f'{value:.6g}'

@@ -66,16 +66,17 @@ def stages(source, part, clips: int) -> dict[str, float]:
   decode = lambda j, c, _: tf.stack([graph.decode(j[m], c, shape)[0, 0, 0] for m in range(shape.frames)])
   gather = lambda j, c, p: graph.visible(j, c, [p], shape)[0]
   for name, function in (('decode', decode), ('patchify', gather)):
-    elements = tf.data.Dataset.from_tensor_slices((jpegs, crops, positions)).map(function)
-    spent[name] = seconds_a_clip(elements.with_options(one_thread(tf)).as_numpy_iterator(), 1)
+    spent[name] = seconds_to_map(tf, (jpegs, crops, positions), function)
   spent['patchify'] -= spent['decode']
   return spent
 
 
-def one_thread(tf):
+def seconds_to_map(tf, clips: tuple, function) -> float:
+  """CPU seconds for each clip that tf.data maps on one thread."""
   options = tf.data.Options()
   options.threading.private_threadpool_size = 1
-  return options
+  elements = tf.data.Dataset.from_tensor_slices(clips).map(function).with_options(options)
+  return seconds_a_clip(elements.as_numpy_iterator(), 1)
 
 
 def contestants(source, part, batches: int, videos: list[str], restarts: str) -> dict:
@@ -95,8 +96,7 @@ def contestants(source, part, batches: int, videos: list[str], restarts: str) ->
 
   def plain(function):
     pixel = lambda j, c: tf.stack([function(j[m], c)[0, 0, 0] for m in range(config.frames)])
-    elements = tf.data.Dataset.from_tensor_slices((jpegs, crops)).map(pixel)
-    return lambda: seconds_a_clip(elements.with_options(one_thread(tf)).as_numpy_iterator(), 1)
+    return lambda: seconds_to_map(tf, (jpegs, crops), pixel)
 
   whole = lambda j, _: tf.io.decode_jpeg(j, channels=3, dct_method='INTEGER_ACCURATE')
   return {

@@ -87,18 +87,11 @@ def space(run: Run) -> str:
     return f'{what}; how much is free there is not known'
   there = sum(path.name.isdigit() for path in pathlib.Path(run.workdir, FOLDER).glob('*'))
   need = each * (keep + 1 - min(there, keep))
-  free = shutil.disk_usage(existing(run.workdir)).free
+  path = pathlib.Path(os.path.abspath(run.workdir))
+  free = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
   if free < need:
     raise UserError(
       f'{what}, so the run needs {size(need)} more than is there, but {size(free)} are free; make room, give another '
       '--workdir, or keep fewer with --config.checkpoint.keep'
     )
   return f'{what}; {size(free)} are free'
-
-
-def existing(path: str) -> str:
-  """The path, or the nearest folder above it that is there."""
-  path = os.path.abspath(path)
-  while not os.path.exists(path):
-    path = os.path.dirname(path)
-  return path

@@ -69,14 +69,13 @@ def curves(
   *,
   form: Callable[[float], str] = number,
   level: float | None = None,
-  level_name: str = 'chance',
   noisy: bool = False,
   unit: str = 'step',
 ) -> str:
   """Values over steps 0 to `end`, with a legend of the last ones. form: percent draws the whole range from 0 to 1.
 
-  level: a dashed line, what knowing nothing gives; noisy: draw the running mean, and what it is the mean of behind it;
-  unit: what counts along the axis, if not steps.
+  level: a dashed line, what chance gives; noisy: draw the running mean, and what it is the mean of behind it; unit: what
+  counts along the axis, if not steps.
   """
   ends = (0.0, 1.0) if form is percent else scale(lines, level)
   low, high = ends
@@ -101,23 +100,23 @@ def curves(
     parts.append(path(place(running_mean(points) if smooth else points), line.look))
     if len(points) < SMOOTHED:
       parts.append(dots(place(points), line.look))
-  parts.append(hover(lines, x, form, level, level_name, unit))
+  parts.append(hover(lines, x, form, level, unit))
   body = f'<svg viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" role="img">{"".join(parts)}</svg>'
-  return f'{legend(lines, form, level, level_name)}<div class="field">{body}{"".join(labels)}</div>'
+  return f'{legend(lines, form, level)}<div class="field">{body}{"".join(labels)}</div>'
 
 
-def legend(lines: Sequence[Curve], form, level: float | None, level_name: str) -> str:
+def legend(lines: Sequence[Curve], form, level: float | None) -> str:
   keys = [
     f'<span><i class="key {line.look}"></i>{text(line.name)} <b>{form(value)}</b></span>'
     for line in lines
     if (value := next((v for _, v in reversed(line.points) if math.isfinite(v)), None)) is not None
   ]
   if level is not None:
-    keys.append(f'<span><i class="key level"></i>{text(level_name)} <b>{form(level)}</b></span>')
+    keys.append(f'<span><i class="key level"></i>chance <b>{form(level)}</b></span>')
   return f'<div class="legend">{"".join(keys)}</div>'
 
 
-def hover(lines: Sequence[Curve], x, form, level, level_name: str, unit: str) -> str:
+def hover(lines: Sequence[Curve], x, form, level, unit: str) -> str:
   """A column for each step that has values, which names them when pointed at."""
   values: dict = {}
   for line in lines:
@@ -125,7 +124,7 @@ def hover(lines: Sequence[Curve], x, form, level, level_name: str, unit: str) ->
       values.setdefault(round(step), []).append(f'{line.name} {form(value)}')
   steps = sorted(values)
   edges = [0, *((x(a) + x(b)) / 2 for a, b in zip(steps, steps[1:])), SIZE]
-  said = [] if level is None else [f'{level_name} {form(level)}']
+  said = [] if level is None else [f'chance {form(level)}']
   return ''.join(
     f'<rect class="hit" x="{a:.1f}" width="{b - a:.1f}" y="0" height="{SIZE}"><title>'
     + '\n'.join(map(text, [f'{unit} {step:,}', *values[step], *said]))

@@ -92,6 +92,11 @@ def missing(sentence: str) -> str:
   return f'<p class="missing">{text(sentence, 500)}</p>'
 
 
+def table(head: Sequence, *rows: Sequence) -> str:
+  line = lambda kind, values: '<tr>' + ''.join(f'<{kind}>{text(value)}</{kind}>' for value in values) + '</tr>'
+  return f'<table>{line("th", head)}{"".join(line("td", row) for row in rows)}</table>'
+
+
 def picture(jpeg: bytes, pixels: int, height: int) -> str | None:
   """A JPEG, `pixels` large as its record says, as a data URI at most `height` high; None if it cannot be shown.
 
@@ -107,13 +112,13 @@ def picture(jpeg: bytes, pixels: int, height: int) -> str | None:
   return 'data:image/jpeg;base64,' + base64.b64encode(small).decode() if ok else None
 
 
-def histogram(values: Sequence[float], unit: str, ends: tuple[float, float] | None = None, bins: int = 24) -> str:
+def histogram(values: Sequence[float], unit: str, ends: tuple[float, float] | None = None) -> str:
   """An SVG of how often values occur, with the ends of its axis and a mark at the median."""
   values = np.asarray(values, float)
   low, high = ends or (float(values.min()), float(values.max()))
   low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+  width, tall, bins, step = 240, 64, 24, 10
   counts, _ = np.histogram(values, bins, (low, high))
-  width, tall, step = 240, 64, 240 / bins
   bars = ''.join(
     f'<rect class="bar" x="{i * step:.1f}" y="{tall - n / counts.max() * (tall - 4):.1f}" width="{step - 1:.1f}" '
     f'height="{n / counts.max() * (tall - 4):.1f}" rx="1"><title>{low + i * (high - low) / bins:.4g} to '

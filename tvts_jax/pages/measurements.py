@@ -40,6 +40,4 @@ def card(title: str, says: str, drawing: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-  cells = lambda kind, values: ''.join(f'<{kind}>{text(value)}</{kind}>' for value in values)
-  lines = ''.join(f'<tr>{cells("td", row)}</tr>' for row in rows)
-  return f'<div class="card scroll"><table><tr>{cells("th", head)}</tr>{lines}</table></div>'
+  return f'<div class="card scroll">{kit.table(head, *rows)}</div>'

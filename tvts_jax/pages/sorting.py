@@ -18,6 +18,7 @@ from tvts_jax.shards.records import RecordError, jpeg_size
 
 # What the model was shown: the clip's own video, and the controls.
 VIDEOS = {'own': 'its own video', 'blank': 'video blanked', 'other': "another clip's video"}
+CONTROLS = {'blank': 'the video blanked', 'other': VIDEOS['other']}
 SHORT = {'own': 'own', 'blank': 'blanked', 'other': "another's"}
 SCORES = {  # Score: (name, what it is).
   'item': ('Placed right', 'transcripts whose likeliest place is the true one'),
@@ -78,8 +79,8 @@ def verdict(scores: Mapping[str, float], transcripts: int) -> tuple[str, str, st
   own, clips = scores[f'own/{score}'], scores['clips']
   chance, blind = CHANCE[score](transcripts), CHANCE['assigned'](transcripts)
   above = lambda share, level: special.bdtrc(round(share * clips) - 1, round(clips), level) < 1e-3
-  controls = {video: scores[f'{video}/{score}'] for video in ('blank', 'other') if f'{video}/{score}' in scores}
-  rates = ', '.join(f'{percent(share)} with {with_(video)}' for video, share in controls.items())
+  controls = {video: scores[f'{video}/{score}'] for video in CONTROLS if f'{video}/{score}' in scores}
+  rates = ', '.join(f'{percent(share)} with {CONTROLS[video]}' for video, share in controls.items())
   found = (
     f'It puts all {transcripts} shuffled transcripts of a clip in order for {percent(own)} of {clips:,.0f} evaluation '
     f'clips; chance is {percent(chance)}'
@@ -88,7 +89,7 @@ def verdict(scores: Mapping[str, float], transcripts: int) -> tuple[str, str, st
   found += f'. The same model gets {rates}.' if rates else '.'
   if not above(own, chance):
     return 'none', 'The model has not learned to sort', found
-  leaks = [with_(video) for video, share in controls.items() if above(share, blind)]
+  leaks = [CONTROLS[video] for video, share in controls.items() if above(share, blind)]
   if leaks:
     why = f' What it gets with {" and with ".join(leaks)} it reads from the words, or from a leak in the data.'
     return 'mixed', 'The model sorts, but not only by what it sees', found + why
@@ -97,10 +98,6 @@ def verdict(scores: Mapping[str, float], transcripts: int) -> tuple[str, str, st
   if own < 0.5:
     return 'good', 'The model has begun to sort by what it sees', found
   return 'good', 'The model has learned to sort by what it sees', found
-
-
-def with_(video: str) -> str:
-  return {'blank': 'the video blanked', 'other': VIDEOS['other']}[video]
 
 
 def curves(points: Mapping[int, Mapping], score: str, transcripts: int | None, end: int) -> str:

@@ -257,13 +257,12 @@ def price(bill: Bill, config, topology: Topology, memory: dict, clips: int | Non
 
 def apart(config: config_lib.RunConfig, topology: Topology, clips: int | None, sparing: bool = False) -> Bill:
   """plan(), which for TPUs calls their compiler in another process, since it may crash."""
-  if not has_compiler(topology):
-    return plan(config, topology, clips, sparing=sparing)
-  with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), end_with_parent) as child:
-    try:
-      return child.submit(plan, config, topology, clips, True, sparing).result()
-    except BrokenProcessPool:
-      logging.warning('the compiler of %s crashed, so its memory is estimated', topology.name)
+  if has_compiler(topology):
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), end_with_parent) as child:
+      try:
+        return child.submit(plan, config, topology, clips, True, sparing).result()
+      except BrokenProcessPool:
+        logging.warning('the compiler of %s crashed, so its memory is estimated', topology.name)
   return plan(config, topology, clips, sparing=sparing)
 
 

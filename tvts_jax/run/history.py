@@ -46,6 +46,7 @@ def read(workdir) -> Run:
   if not any((workdir / source).exists() for source in SOURCES):
     raise UserError(f'{workdir} is no work directory of a run: it has none of {", ".join(SOURCES)}')
   notes = []
+  is_number = lambda value: isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
   def rows_of(path):
     rows, broken = read_rows(path)
@@ -56,9 +57,8 @@ def read(workdir) -> Run:
     return sorted(rows, key=lambda row: row['step'])
 
   folder = workdir / 'eval'
-  files = sorted(path for path in folder.iterdir() if path.name.endswith('.jsonl')) if folder.exists() else []
   # A resumed run may have evaluated a step again.
-  evals = {path.name.removesuffix('.jsonl'): {row['step']: row for row in rows_of(path)} for path in files}
+  evals = {path.stem: {row['step']: row for row in rows_of(path)} for path in sorted(folder.glob('*.jsonl'))}
   evals = {name: points for name, points in evals.items() if points}
   examples, path = None, folder / 'examples.json'
   if path.exists():
@@ -77,9 +77,7 @@ def read(workdir) -> Run:
   rows = [
     {name: value for name, value in row.items() if name not in evaluated} for row in rows_of(workdir / 'metrics.jsonl')
   ]
-  folder = workdir / SKIPPED
-  files = [path for path in folder.iterdir() if path.name.endswith('.jsonl')] if folder.exists() else []
-  skipped = [row for path in sorted(files) for row in read_rows(path)[0]]
+  skipped = [row for path in sorted((workdir / SKIPPED).glob('*.jsonl')) for row in read_rows(path)[0]]
   return Run(
     name=workdir.resolve().name or str(workdir),
     config_text=plain(workdir / 'config.txt'),
@@ -91,7 +89,3 @@ def read(workdir) -> Run:
     skipped=sorted(skipped, key=lambda row: row['step']),
     notes=notes,
   )
-
-
-def is_number(value) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
