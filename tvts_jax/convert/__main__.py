@@ -88,13 +88,10 @@ def setting(text: str) -> tuple[list[str], object]:
 
 def nest(settings: list[tuple[list[str], object]]) -> dict:
   """{'video': {'heads': 4}, 'common': 64} out of ['video', 'heads'], 4 and ['common'], 64."""
-  result = {}
-  for path, value in settings:
+  for path, _ in settings:
     if (path[0] in ('video', 'text')) != (len(path) == 2) or len(path) > 2:
       raise ConvertError(f'--config knows video.NAME, text.NAME and NAME, but not {".".join(path)}')
-    place = result.setdefault(path[0], {}) if len(path) == 2 else result
-    place[path[-1]] = value
-  return result
+  return names.unflatten({'/'.join(path): value for path, value in settings})
 
 
 def run_import(arguments):
@@ -155,13 +152,9 @@ def run_export(arguments):
 
 def run_inspect(arguments):
   source = read_weights.open_source(arguments.path)
-  print(plain(str(source)))
-  for note in source.notes:
-    print(plain(f'  {note}'))
-  for name, tensor in source.tensors.items():
-    print(plain(f'  {name}  {tensor}'))
-  for name, reason in source.unused.items():
-    print(plain(f'  {name}: {reason}'))
+  lines = [*source.notes, *(f'{name}  {tensor}' for name, tensor in source.tensors.items())]
+  lines += [f'{name}: {reason}' for name, reason in source.unused.items()]
+  print(*map(plain, [str(source), *(f'  {line}' for line in lines)]), sep='\n')
 
 
 def refuse_existing(path: str):

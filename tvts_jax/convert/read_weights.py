@@ -117,13 +117,9 @@ def our_config(values: dict, where) -> TVTSConfig:
     raise ConvertError(
       f'{where} has format_version={version!r}, but this code reads {FORMAT_VERSION}; use the release that wrote it'
     )
-
-  def maker(values):
-    config = TVTSConfig.from_dict(values)
-    names.spec(config)  # Finds sizes that no model can have.
-    return config
-
-  return build(maker, values, where)
+  config = build(TVTSConfig.from_dict, values, where)
+  build(names.spec, config, where)  # Finds sizes that no model can have.
+  return config
 
 
 def build(maker, values, where):

@@ -74,8 +74,8 @@ def curves(
 ) -> str:
   """Values over steps 0 to `end`, with a legend of the last ones. form: percent draws the whole range from 0 to 1.
 
-  level: a dashed line, what chance gives; noisy: draw the running mean, and what it is the mean of behind it; unit: what
-  counts along the axis, if not steps.
+  level: a dashed line, what chance gives; noisy: draw the running mean, and what it is the mean of behind it;
+  unit: what counts along the axis, if not steps.
   """
   ends = (0.0, 1.0) if form is percent else scale(lines, level)
   low, high = ends

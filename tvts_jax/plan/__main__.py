@@ -47,14 +47,11 @@ def nearest(config: config_lib.RunConfig, topology: Topology) -> Iterator[tuple[
   remats = [*REMAT_POLICIES]
   for remat in remats[remats.index(config.model.remat) + 1 :]:
     yield change(config, remat=remat)
-  fsdp = 2
-  most = min(topology.linked, topology.devices) // config.mesh.get('tensor', 1)
-  while fsdp <= most:
-    if fsdp > config.mesh.get('fsdp', 1):
-      for remat in remats[1:]:
-        yield change(config, remat=remat, fsdp=fsdp)
-    fsdp *= 2
-  for fsdp in [None, most] if most > config.mesh.get('fsdp', 1) else [None]:
+  now, most = config.mesh.get('fsdp', 1), min(topology.linked, topology.devices) // config.mesh.get('tensor', 1)
+  for fsdp in [2**k for k in range(1, most.bit_length()) if 2**k > now]:
+    for remat in remats[1:]:
+      yield change(config, remat=remat, fsdp=fsdp)
+  for fsdp in [None, most] if most > now else [None]:
     for parts in (2, 4, 8):
       if config.input.batch % (parts * topology.devices) == 0:
         yield change(config, remat=remats[-1], fsdp=fsdp, parts=parts)

@@ -1,6 +1,6 @@
 """Checkpoints of a run: saved while training goes on, restored on any mesh and by any number of processes.
 
-FOLDER/STEP is one checkpoint, as storage.py writes it; it appears whole or not at all. Its files are compared with
+FOLDER/STEP is one checkpoint (checkpoint_folder.py); it appears whole or not at all. Its files are compared with
 their checksums before anything in them is used, and the arrays with the fingerprints that they had on the devices when
 they were saved. A run that finds a checkpoint damaged renames it to FOLDER/STEP.damaged, where it never counts again,
 and goes on from the one before.
@@ -202,24 +202,18 @@ class Checkpoints(CheckpointReader):
       )
     return None
 
-  def close(self) -> None:
-    """Waits for a running save, and raises its error."""
-    self._leave()
-    if self._failed is not None:
-      raise CheckpointError(self._failed)
-
-  def _leave(self) -> None:
+  def close(self, error: BaseException | None = None) -> None:
+    """Waits for a running save, and raises what it failed of, unless another `error` is the news."""
     self._collect(wait=True)
     self._background.shutdown()
+    if error is None and self._failed is not None:
+      raise CheckpointError(self._failed)
 
   def __enter__(self):
     return self
 
   def __exit__(self, kind, error, traceback) -> None:
-    if error is None:
-      self.close()
-    else:
-      self._leave()  # What stopped the run is the news.
+    self.close(error)
 
   def _set_aside(self, step: int, found: str) -> None:
     path = self.folder / str(step)
