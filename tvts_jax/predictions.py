@@ -56,21 +56,16 @@ def read(path: Path) -> dict[str, dict]:
     ) from error
 
 
-def shares(scores: list[float]) -> list[float]:
-  """Of each score, from 0 to 1: of their sum, or from zero to the highest where some are negative."""
-  if min(scores) < 0:
-    return [max(0.0, score) / max(*scores, 1e-9) for score in scores]
-  return [score / max(sum(scores), 1e-9) for score in scores]
-
-
 def bars(item: dict) -> str:
   names, scores = zip(*item['best'])
-  signed = min(scores) < 0
+  # Shares of their sum, or of the highest where some are negative.
+  signed, whole = min(scores) < 0, max(max(scores) if min(scores) < 0 else sum(scores), 1e-9)
+  shares = [max(0.0, score) / whole for score in scores]
   return ''.join(
     f'<div class="row{" true" if name == item["class"] else ""}"><bdi>{kit.text(name, 90)}</bdi>'
     f'<div><div class="level" style="width: {100 * share:.0f}%"></div></div>'
     f'<b>{f"{score:.3f}" if signed else f"{share:.1%}"}</b></div>'
-    for name, score, share in zip(names, scores, shares(scores))
+    for name, score, share in zip(names, scores, shares)
   )
 
 

@@ -188,13 +188,6 @@ def write(study: Study, out: Path, jobs: list[Job], line: str) -> dict:
   return results
 
 
-def share_compiled(out: Path):
-  """Seeds of a variant compile the same. Programs of several CPU devices that come out of JAX's cache may hang."""
-  if jax.device_count() == 1:
-    jax.config.update('jax_compilation_cache_dir', str(out / 'compiled'))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
-
-
 def main(argv: list[str] | None = None) -> int:
   parser = command.parser('tvts_jax.ablate', __doc__)
   parser.add_argument('study', metavar='FILE', help='a config file with a STUDY')
@@ -214,7 +207,9 @@ def main(argv: list[str] | None = None) -> int:
 def ablate(args, line: str) -> int:
   study = read_study(args.study)
   jobs, planned = (jobs_of(study, args.out, only, args.seeds) for only in (args.only, []))
-  share_compiled(args.out)
+  if jax.device_count() == 1:  # Programs of several CPU devices that come out of JAX's cache may hang.
+    jax.config.update('jax_compilation_cache_dir', str(args.out / 'compiled'))  # Seeds of a variant compile the same.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
   report = lambda: write(study, args.out, planned, line)
   ended = work(study, args.out, jobs, report)
   results = report()

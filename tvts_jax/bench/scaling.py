@@ -51,12 +51,11 @@ def measure(config: config_lib.RunConfig, devices: int, steps: int) -> dict:
       del step  # The next one needs its memory.
   for row in rows:
     row['efficiency'] = row['clips_per_s_each'] / rows[0]['clips_per_s_each']
-  quiet = turns.quiet(load)
   return {
     'rows': rows,
     'batch_each': config.input.batch,
     'device': everyone[0].device_kind,
-    **quiet,
+    **turns.quiet(load),
     'pretended': jax.default_backend() == 'cpu' and devices > 1,
     'host': machine.host(),
     'versions': machine.versions(),

@@ -45,11 +45,10 @@ class Writers:
     self._text = ''.join(json.dumps(row) + '\n' for row in rows)
     # What was evaluated before the checkpoint may be evaluated again after it.
     self._written = {(row['step'], frozenset(row) - {'step', 'time'}) for row in rows}
-    board = epath.Path(workdir) / TENSORBOARD
     with telling(self._path):
       self._path.parent.mkdir(parents=True, exist_ok=True)
       write_whole(self._path, self._text)
-      self._board = open_board(board)
+      self._board = open_board(epath.Path(workdir) / TENSORBOARD)
 
   def write(self, step: int, scalars: Mapping[str, float]):
     """On disk on return, so that a killed process loses nothing."""
