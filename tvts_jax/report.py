@@ -52,7 +52,7 @@ LOOKS = {
 
 def build(run: Run) -> str:
   end = max(run.setting('steps') or 0, run.step, 1)
-  sorters = [points for points in run.evals.values() if sorting.is_sorting(points)]
+  sorters = [points for points in run.evals.values() if sorting.score_of(points[max(points)])]
   parts = [header(run), *(missing(note) for note in run.notes)]
   if sorters:
     parts.append(sorting.hero(sorters[0], run.setting('model.transcripts'), end))
@@ -87,11 +87,11 @@ def evaluations(run: Run, end: int):
   """Numbers and curves of every evaluator."""
   transcripts = run.setting('model.transcripts')
   for name, points in run.evals.items():
-    scores = sorting.last(points)
+    scores = points[max(points)]
     clips = f', {scores["clips"]:,.0f} clips' if 'clips' in scores else ''
     clips += f', {scores["missing"]:,.0f} missing' if scores.get('missing') else ''
     yield f'<h2>Evaluation: {text(name)} <span class="soft">step {max(points):,}{clips}</span></h2>'
-    if sorting.is_sorting(points):
+    if sorting.score_of(scores):
       plots = {
         (title, meaning): sorting.curves(points, score, transcripts, end)
         for score, (title, meaning) in sorting.SCORES.items()

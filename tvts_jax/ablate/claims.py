@@ -136,6 +136,7 @@ class Rule(NamedTuple):
   decide: Callable | None
 
 
+CHANCE_ENDS = f'{ERRORS:g} standard errors above chance'
 RULES = {
   'above': Rule(
     f'the first variant is above each of the others: over at least {SEEDS} seeds, the mean difference is larger than '
@@ -143,11 +144,7 @@ RULES = {
     'as much in every seed is "the other way round"',
     above,
   ),
-  'chance': Rule(
-    f'in every seed, the share is at most {ERRORS:g} standard errors above chance', partial(beside_chance, over=False)
-  ),
-  'over chance': Rule(
-    f'in every seed, the share is more than {ERRORS:g} standard errors above chance', partial(beside_chance, over=True)
-  ),
+  'chance': Rule(f'in every seed, the share is at most {CHANCE_ENDS}', partial(beside_chance, over=False)),
+  'over chance': Rule(f'in every seed, the share is more than {CHANCE_ENDS}', partial(beside_chance, over=True)),
   'none': Rule('a study of this size cannot ask it', None),
 }

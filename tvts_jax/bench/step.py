@@ -56,11 +56,8 @@ def bench(step: Step, steps: int) -> dict:
     step()
     times.append(time.perf_counter() - began)
   quiet = turns_lib.quiet(load)
-  return (
-    about(step)
-    | speed(step, statistics.median(times[1:]))
-    | {'step_s_min_max': [min(times[1:]), max(times[1:])], **quiet}
-  )
+  result = about(step) | speed(step, statistics.median(times[1:]))
+  return result | {'step_s_min_max': [min(times[1:]), max(times[1:])], **quiet}
 
 
 def speed(step: Step, seconds: float) -> dict:
@@ -129,17 +126,14 @@ def race(ours: Step, theirs, rounds: int, steps: int) -> dict:
   seconds = {
     kind: {name: [getattr(turn, kind) for turn in taken] for name, taken in turns.items()} for kind in ('wall', 'cpu')
   }
-  return (
-    result
-    | speed(ours, statistics.median(seconds['wall']['ours']))
-    | {
-      **quiet,
-      'ratio': {kind: turns_lib.paired(of['theirs'], of['ours']) for kind, of in seconds.items()},
-      'seconds_a_step': seconds,
-      'rounds': rounds,
-      'steps_a_turn': steps,
-    }
-  )
+  result |= speed(ours, statistics.median(seconds['wall']['ours']))
+  return result | {
+    **quiet,
+    'ratio': {kind: turns_lib.paired(of['theirs'], of['ours']) for kind, of in seconds.items()},
+    'seconds_a_step': seconds,
+    'rounds': rounds,
+    'steps_a_turn': steps,
+  }
 
 
 def lines(found: dict):

@@ -64,9 +64,7 @@ def load_folder(folder: str | os.PathLike) -> tuple[TVTSConfig, dict, Report]:
 def load_run(folder) -> dict:
   """Metrics and settings of the run, as save_folder took them."""
   path = local(folder) / 'run.json'
-  if not path.exists():
-    return {}
-  values = read_weights.read_json(path)
+  values = read_weights.read_json(path) if path.exists() else {}
   return dict(metrics=values.get('metrics'), run=values.get('run'))
 
 
@@ -76,8 +74,7 @@ def config_json(config: TVTSConfig) -> dict:
 
 def find_tokenizer(folder: pathlib.Path, config: TVTSConfig) -> list[pathlib.Path]:
   """The files of a tokenizer, if it fits the text encoder."""
-  found = [folder / name for name in tokens.FILES if (folder / name).is_file()]
-  listed = {path.name: path for path in found}
+  listed = {name: folder / name for name in tokens.FILES if (folder / name).is_file()}
   if 'tokenizer.json' in listed:
     try:
       size = Tokenizer.from_file(str(listed['tokenizer.json'])).get_vocab_size()
@@ -92,4 +89,4 @@ def find_tokenizer(folder: pathlib.Path, config: TVTSConfig) -> list[pathlib.Pat
       f'the tokenizer in {folder} knows {size} word pieces, but the text encoder only {config.text.vocab_size}; '
       f'give the tokenizer of these weights'
     )
-  return found
+  return list(listed.values())

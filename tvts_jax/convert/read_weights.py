@@ -51,10 +51,7 @@ TITLES = {
 
 # What files hold beyond the encoder that we want, and why it may stay behind. The names are those in the file.
 UNUSED = {
-  'mae': {
-    'decoder_*': 'the decoder of the masked autoencoder',
-    'mask_token': 'the decoder of the masked autoencoder',
-  },
+  'mae': {'decoder_*': 'the decoder of the masked autoencoder', 'mask_token': 'the decoder of the masked autoencoder'},
   'distilbert': {
     'vocab_*': 'the head of masked language modelling',
     'embeddings.position_ids': 'a counter, not a weight',

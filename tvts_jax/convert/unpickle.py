@@ -106,8 +106,7 @@ class Machine:
   def interpret(self, file) -> Any:
     stack, marks, memo = [], [], {}
 
-    def pop_mark() -> list:
-      start = marks.pop()
+    def cut(start: int) -> list:
       items = stack[start:]
       del stack[start:]
       return items
@@ -123,7 +122,7 @@ class Machine:
         case 'POP':
           stack.pop()
         case 'POP_MARK':
-          pop_mark()
+          cut(marks.pop())
         case 'DUP':
           stack.append(stack[-1])
         case 'NONE' | 'NEWTRUE' | 'NEWFALSE':
@@ -133,27 +132,18 @@ class Machine:
         case 'EMPTY_LIST' | 'EMPTY_SET' | 'EMPTY_TUPLE' | 'EMPTY_DICT':
           stack.append({'EMPTY_TUPLE': (), 'EMPTY_DICT': {}}.get(opcode.name, []))
         case 'LIST' | 'FROZENSET':
-          stack.append(pop_mark())
+          stack.append(cut(marks.pop()))
         case 'TUPLE':
-          stack.append(tuple(pop_mark()))
+          stack.append(tuple(cut(marks.pop())))
         case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-          count = int(opcode.name[-1])
-          items = tuple(stack[-count:])
-          del stack[-count:]
-          stack.append(items)
+          stack.append(tuple(cut(-int(opcode.name[-1]))))
         case 'DICT':
-          stack.append(fill({}, pop_mark()))
-        case 'APPEND':
-          item = stack.pop()
-          extend(stack[-1], [item])
-        case 'APPENDS' | 'ADDITEMS':
-          items = pop_mark()
+          stack.append(fill({}, cut(marks.pop())))
+        case 'APPEND' | 'APPENDS' | 'ADDITEMS':
+          items = cut(-1 if opcode.name == 'APPEND' else marks.pop())
           extend(stack[-1], items)
-        case 'SETITEM':
-          value, key = stack.pop(), stack.pop()
-          fill(stack[-1], [key, value])
-        case 'SETITEMS':
-          items = pop_mark()
+        case 'SETITEM' | 'SETITEMS':
+          items = cut(-2 if opcode.name == 'SETITEM' else marks.pop())
           fill(stack[-1], items)
         case 'PUT' | 'BINPUT' | 'LONG_BINPUT':
           memo[argument] = stack[-1]
@@ -166,11 +156,8 @@ class Machine:
         case 'STACK_GLOBAL':
           name, module = stack.pop(), stack.pop()
           stack.append(Name(f'{module:s}.{name:s}'))
-        case 'NEWOBJ':
-          _, kind = stack.pop(), stack.pop()
-          stack.append(self.new(kind))
-        case 'NEWOBJ_EX':
-          _, _, kind = stack.pop(), stack.pop(), stack.pop()
+        case 'NEWOBJ' | 'NEWOBJ_EX':
+          kind, *_ = cut(-2 if opcode.name == 'NEWOBJ' else -3)
           stack.append(self.new(kind))
         case 'REDUCE':
           arguments, function = stack.pop(), stack.pop()

@@ -46,11 +46,8 @@ def check(config):
 
 def build(config, model, mesh) -> dict:
   """The evaluators of a run, by the names it gives them."""
-  built = {}
-  for name, settings in config.evals.items():
-    kind, own = split(name, settings)
-    built[name] = kind(config, own, model, mesh)
-  return built
+  kinds = {name: split(name, settings) for name, settings in config.evals.items()}
+  return {name: kind(config, own, model, mesh) for name, (kind, own) in kinds.items()}
 
 
 def bound(name: str, settings) -> dict:

@@ -133,11 +133,7 @@ def video_encoder(model, mesh):
   def encode(params, batch):
     seen = model.embed_video(params, batch)
     cls_BxD = seen['video_tokens'][:, 0]
-    return {
-      'cls': cls_BxD.astype(layers.wide(cls_BxD.dtype)),
-      'embed': seen['video_embed'],
-      'valid': batch['valid'],
-    }
+    return {'cls': cls_BxD.astype(layers.wide(cls_BxD.dtype)), 'embed': seen['video_embed'], 'valid': batch['valid']}
 
   return jax.jit(encode, out_shardings=everywhere(mesh))
 

@@ -11,10 +11,7 @@ from tvts_jax.errors import UserError
 from tvts_jax.evaluators.frozen import Frozen, classified
 
 # What is averaged over the views of a clip.
-AVERAGES = {
-  'softmax': 'the probabilities, as VideoMAE does',
-  'logits': 'the logits, as the code of TVTS does',
-}
+AVERAGES = {'softmax': 'the probabilities, as VideoMAE does', 'logits': 'the logits, as the code of TVTS does'}
 
 
 class Probe(Frozen):

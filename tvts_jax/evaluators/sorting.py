@@ -132,17 +132,15 @@ class Sorting:
       return SURE * jax.nn.one_hot(self.objective.order(outputs), config.transcripts)
 
     logits = jax.device_get(jax.jit(look)(params, keep))
-    names = self.source.examples(0, count)
-    decode = self.source.decode_tokens
     result = []
-    for i, (video_id, window) in enumerate(names):
+    for i, (video_id, window) in enumerate(self.source.examples(0, count)):
       frames = unpatchify(keep['patches'][i], keep['positions'][i], config)
       jpegs = [cv2.imencode('.jpg', frame[..., ::-1])[1].tobytes() for frame in frames[:: config.tubelet]]
       result.append(
         {
           'id': f'{video_id} #{window}',
           'frames': [base64.b64encode(jpeg).decode() for jpeg in jpegs],
-          'transcripts': decode(keep['tokens'][i], keep['token_mask'][i]),
+          'transcripts': self.source.decode_tokens(keep['tokens'][i], keep['token_mask'][i]),
           'order': keep['order'][i].tolist(),
           'logits': logits[i].tolist(),
         }

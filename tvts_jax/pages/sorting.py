@@ -56,16 +56,8 @@ STYLE = """
 """
 
 
-def last(points: Mapping[int, Mapping]) -> Mapping:
-  return points[max(points)]
-
-
-def is_sorting(points: Mapping[int, Mapping]) -> bool:
-  return score_of(last(points)) is not None
-
-
 def score_of(scores: Mapping[str, float]) -> str | None:
-  """The score that asks for the whole order: where only permutations are told, theirs."""
+  """The score that asks for the whole order: where only permutations are told, theirs; None where nothing is sorted."""
   return next((score for score in ('exact', 'assigned') if f'own/{score}' in scores), None)
 
 
@@ -95,9 +87,7 @@ def verdict(scores: Mapping[str, float], transcripts: int) -> tuple[str, str, st
     return 'mixed', 'The model sorts, but not only by what it sees', found + why
   if not controls:
     return 'good', 'The model has learned to sort', found + ' No control says by what.'
-  if own < 0.5:
-    return 'good', 'The model has begun to sort by what it sees', found
-  return 'good', 'The model has learned to sort by what it sees', found
+  return 'good', f'The model has {"begun" if own < 0.5 else "learned"} to sort by what it sees', found
 
 
 def curves(points: Mapping[int, Mapping], score: str, transcripts: int | None, end: int) -> str:
@@ -114,7 +104,8 @@ def curves(points: Mapping[int, Mapping], score: str, transcripts: int | None, e
 
 def hero(points: Mapping[int, Mapping], transcripts: int | None, end: int) -> str:
   """What a person looks for first."""
-  scores, score = last(points), score_of(last(points))
+  scores = points[max(points)]
+  score = score_of(scores)
   look, parts = 'none', []
   if transcripts is not None and scores.get('clips', 0) > 0:
     look, headline, sentence = verdict(scores, transcripts)

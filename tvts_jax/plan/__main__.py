@@ -88,9 +88,8 @@ def clips_of(config) -> int | None:
   from tvts_jax.shards import index
 
   given = of_one_source(config).input
-  folder, split = given.folder, given.split
   try:
-    return sum(shard.count for shard in index.load(folder, split).shards) if folder else None
+    return sum(shard.count for shard in index.load(given.folder, given.split).shards) if given.folder else None
   except index.FolderError:
     return None
 
