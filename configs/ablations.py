@@ -158,108 +158,60 @@ def sorted_by(says: str, paper: str, rule: str, variant: str, video: str) -> Cla
   return Claim(says, paper, rule, f'sorting/{video}/assigned', (variant,), CHANCE['assigned'](4), CLIPS)
 
 
+def above(says: str, paper: str, order: str, metric: str = ORDER) -> Claim:
+  """order: 'a > b, c', where the variant a is above b and c."""
+  return Claim(says, paper, 'above', metric, tuple(order.replace(' > ', ', ').split(', ')))
+
+
 CLAIMS = (
   sorted_by(
     'With the video, transcripts can be sorted.', 'Table 13: 21.5 %, chance 0.4 %', 'over chance', 'tvts', 'own'
   ),
   sorted_by('From text alone they cannot: video blanked.', 'Table 13: 0.5 %, chance 0.4 %', 'chance', 'tvts', 'blank'),
   sorted_by("From text alone they cannot: another clip's video.", 'Table 13: 0.5 %', 'chance', 'tvts', 'other'),
-  Claim(
-    'Sorting transcripts helps to tell the order of motions.',
-    'Table 2, SSV2: 68.5 > 67.0',
-    'above',
-    ORDER,
-    ('tvts', 'base'),
-  ),
-  Claim(
-    'Sorting transcripts helps to tell motions.', 'Table 1, UCF-101: 83.4 > 81.2', 'above', MOTION, ('tvts', 'base')
-  ),
-  Claim('Language alone helps already.', 'Table 2, SSV2: 67.0 > 64.5', 'above', ORDER, ('base', 'random')),
+  above('Sorting transcripts helps to tell the order of motions.', 'Table 2, SSV2: 68.5 > 67.0', 'tvts > base'),
+  above('Sorting transcripts helps to tell motions.', 'Table 1, UCF-101: 83.4 > 81.2', 'tvts > base', MOTION),
+  above('Language alone helps already.', 'Table 2, SSV2: 67.0 > 64.5', 'base > random'),
   sorted_by('Sorting alone fails: it does not converge.', 'Table 2: failed', 'chance', 'sort_only', 'own'),
-  Claim('Sorting alone gives worse features.', 'Table 2: failed', 'above', ORDER, ('tvts', 'sort_only')),
-  Claim(
-    'Without the stop-gradient features are worse.', 'Table 2, SSV2: 68.5 > 66.2', 'above', ORDER, ('tvts', 'no_sg')
-  ),
-  Claim(
+  above('Sorting alone gives worse features.', 'Table 2: failed', 'tvts > sort_only'),
+  above('Without the stop-gradient features are worse.', 'Table 2, SSV2: 68.5 > 66.2', 'tvts > no_sg'),
+  above(
     'Without the stop-gradient features are worse, where texts have a hidden order to learn.',
     'Table 2, SSV2: 68.5 > 66.2',
-    'above',
-    ORDER,
-    ('hidden_cues', 'hidden_cues_no_sg'),
+    'hidden_cues > hidden_cues_no_sg',
   ),
-  Claim(
+  above(
     'Without the stop-gradient it sorts by text alone, where texts have a hidden order to learn.',
     'Section 4.4, observation iii',
-    'above',
+    'hidden_cues_no_sg > hidden_cues',
     'sorting/blank/assigned',
-    ('hidden_cues_no_sg', 'hidden_cues'),
   ),
-  Claim(
-    'K-way is better than pairwise and factorial.',
-    'Table 3, SSV2: 68.5 > 67.4, 67.2',
-    'above',
-    ORDER,
-    ('tvts', 'pairwise', 'factorial'),
+  above(
+    'K-way is better than pairwise and factorial.', 'Table 3, SSV2: 68.5 > 67.4, 67.2', 'tvts > pairwise, factorial'
   ),
-  Claim('K-way sorts better, too.', 'not in the paper', 'above', SORTED, ('tvts', 'pairwise', 'factorial')),
-  Claim(
-    'Pairwise is still better than no sorting.', 'Table 3, SSV2: 67.4 > 67.0', 'above', ORDER, ('pairwise', 'base')
-  ),
-  Claim(
-    'Factorial is still better than no sorting.', 'Table 3, SSV2: 67.2 > 67.0', 'above', ORDER, ('factorial', 'base')
-  ),
-  Claim(
+  above('K-way sorts better, too.', 'not in the paper', 'tvts > pairwise, factorial', SORTED),
+  above('Pairwise is still better than no sorting.', 'Table 3, SSV2: 67.4 > 67.0', 'pairwise > base'),
+  above('Factorial is still better than no sorting.', 'Table 3, SSV2: 67.2 > 67.0', 'factorial > base'),
+  above(
     'Sorting videos is worse than sorting transcripts.',
     'Table 1, UCF-101: 83.4 > 79.1 (VCOP), 74.9 (MERLOT), 80.1 (MERLOT-like)',
-    'above',
-    ORDER,
-    ('tvts', 'vcop', 'merlot_pairs', 'merlot_sort'),
+    'tvts > vcop, merlot_pairs, merlot_sort',
   ),
-  Claim(
+  above(
     'Sorting videos is worse than not sorting.',
     'Table 1, UCF-101: 81.2 > 79.1 (VCOP), 74.9 (MERLOT), 80.1 (MERLOT-like)',
-    'above',
-    ORDER,
-    ('base', 'vcop', 'merlot_pairs', 'merlot_sort'),
+    'base > vcop, merlot_pairs, merlot_sort',
   ),
-  Claim(
-    'Reconstruction of pixels is worse, linear probe.', 'Table 4: 31.5 > 15.9', 'above', MOTION, ('tvts', 'videomae')
+  above('Reconstruction of pixels is worse, linear probe.', 'Table 4: 31.5 > 15.9', 'tvts > videomae', MOTION),
+  above(
+    'Reconstruction of pixels is worse, video to video.', 'Table 4: 14.7 > 7.2', 'tvts > videomae', 'video_retrieval/r1'
   ),
-  Claim(
-    'Reconstruction of pixels is worse, video to video.',
-    'Table 4: 14.7 > 7.2',
-    'above',
-    'video_retrieval/r1',
-    ('tvts', 'videomae'),
+  above('Contrast of clips is better than that of frames.', 'Table 12: 68.5 > 67.1', 'tvts > frame_transcript'),
+  above('Sorting helps beside the contrast of frames, too.', 'Table 12: 67.1 > 66.2', 'frame_transcript > frame_base'),
+  above(
+    '75 % masked is better than 60 % and 90 %: here 62.5 % and 93.75 %.', 'Figure 3a', 'mask_75 > mask_62.5, mask_93.75'
   ),
-  Claim(
-    'Contrast of clips is better than that of frames.',
-    'Table 12: 68.5 > 67.1',
-    'above',
-    ORDER,
-    ('tvts', 'frame_transcript'),
-  ),
-  Claim(
-    'Sorting helps beside the contrast of frames, too.',
-    'Table 12: 67.1 > 66.2',
-    'above',
-    ORDER,
-    ('frame_transcript', 'frame_base'),
-  ),
-  Claim(
-    '75 % masked is better than 60 % and 90 %: here 62.5 % and 93.75 %.',
-    'Figure 3a',
-    'above',
-    ORDER,
-    ('mask_75', 'mask_62.5', 'mask_93.75'),
-  ),
-  Claim(
-    'A temperature of 0.05 is better than lower and higher ones.',
-    'Figure 3b',
-    'above',
-    ORDER,
-    ('tvts', 'tau_0.02', 'tau_0.2'),
-  ),
+  above('A temperature of 0.05 is better than lower and higher ones.', 'Figure 3b', 'tvts > tau_0.02, tau_0.2'),
   Claim(
     'Transcripts of 3 to 5 s are of a good length.',
     'Section 4.1',

@@ -38,17 +38,14 @@ def get_config(arg=''):
   probes = {'folder': f'{root}/probe_shards', 'annotations': f'{root}/probes/labels.jsonl', 'label': 'label'}
   motion = {**probes, 'split': 'motion_test', 'batch': 128}
   order = {**probes, 'split': 'order_test', 'batch': 128, 'train_split': 'order_train'}
+  # As in pre-training, a clip goes with all of its four transcripts.
+  own = {'annotations': f'{root}/world/labels.jsonl', 'captions': 'narration', 'texts': 'mean', 'batch': 128}
   # A class is named as the narrator names it.
   said = {'names': MOTIONS, 'prompts': ('it is {}', 'the one is {}')}
   config.evals = {
     'sorting': {'batch': 128},
     'video_retrieval': motion,
-    'text_retrieval': {
-      'annotations': f'{root}/world/labels.jsonl',
-      'captions': 'narration',
-      'texts': 'mean',  # As in pre-training: a clip goes with all of its four transcripts.
-      'batch': 128,
-    },
+    'text_retrieval': own,
     'zero_shot': {**motion, **said},
     'multiple_choice': motion,
     'svo': {**motion, 'thresholds': (0.2, 0.4, 0.6)},

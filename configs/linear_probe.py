@@ -30,15 +30,7 @@ def get_config(arg=''):
   config.model.video.update(choose(arg, 'size', SIZES))
   config.input.update(folder=arg.data or f'data/{arg.set}', tokenizer=arg.tokenizer)
   config.epochs = 1.0  # Of a training that is none: only evals are read.
-  config.evals = {
-    'linear_probe': {
-      'annotations': arg.annotations or f'ready/{arg.set}/annotations.jsonl',
-      'split': of['split'],
-      'clips': of['clips'],
-      'crops': 3,
-      'resize': 224,
-      'transcripts': 1,
-      'batch': 64,
-    }
-  }
+  annotations = arg.annotations or f'ready/{arg.set}/annotations.jsonl'
+  views = {'clips': of['clips'], 'crops': 3, 'resize': 224, 'transcripts': 1, 'batch': 64}
+  config.evals = {'linear_probe': {'annotations': annotations, 'split': of['split'], **views}}
   return config

@@ -9,6 +9,7 @@ A file that is missing is an outcome of its item, not an error here, unless all 
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ MAX_ID = 255
 
 class Kind(NamedTuple):
   what: str
-  matches: Callable[[str], bool]  # Given a path that exists.
+  matches: Callable[[str], object]  # Given a path that exists; something true if it is of this kind.
   find: Callable[[str, str | None, str | None], Iterator[tuple[str, Item]]]  # (path, media, lang) → (where, item).
 
 
@@ -127,9 +128,17 @@ KINDS = {
     'a JSONL, CSV or TSV table with columns id, video, and transcript or caption', folders.is_index, folders.index
   ),
   'tree': Kind('a folder of videos with captions beside them', folders.is_tree, folders.tree),
-  'tvts': Kind('the TVTS tree, or its csv with the column Name', published.is_tvts, published.tvts),
-  'merlot': Kind('yttemporal180m_*.jsonl(.gz) and a folder of videos', published.is_merlot, published.merlot),
-  'cc3m': Kind('a table of captions and images', published.is_cc3m, published.cc3m),
-  'webvid': Kind("a table of captions and videos, or WebVid's csv", published.is_webvid, published.webvid),
-  'webdataset': Kind('a tar or a folder of tars', published.is_webdataset, published.webdataset),
+  'tvts': Kind('the TVTS tree, or its csv with the column Name', published.tvts_tables, published.tvts),
+  'merlot': Kind('yttemporal180m_*.jsonl(.gz) and a folder of videos', published.merlot_files, published.merlot),
+  'cc3m': Kind(
+    'a table of captions and images',
+    lambda path: published.captioned(path) in ('image', 'either'),
+    functools.partial(published.captions, ending=''),
+  ),
+  'webvid': Kind(
+    "a table of captions and videos, or WebVid's csv",
+    lambda path: published.captioned(path) in ('video', 'either'),
+    functools.partial(published.captions, ending='.mp4'),
+  ),
+  'webdataset': Kind('a tar or a folder of tars', published.tars, published.webdataset),
 }

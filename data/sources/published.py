@@ -25,15 +25,9 @@ UNNAMED = ('caption', 'path', ['caption', 'path'])
 WEBVID = {'videoid', 'page_dir', 'name'}
 
 
-def is_tvts(path: str) -> bool:
-  if os.path.isdir(path):
-    return bool(tvts_tables(path))
-  return tables.is_table(path) and 'Name' in tables.head(path)
-
-
 def tvts(path: str, media: str | None, lang: str | None) -> Found:
   """The tree that TVTS trains on: a csv of Name = subset_N/data/ID.mp4, with subset_N/annotations/ID.json."""
-  for table in [path] if os.path.isfile(path) else tvts_tables(path):
+  for table in tvts_tables(path):
     videos = tvts_videos(table, media)
     for where, row in tables.rows(table):
       name = tables.text(row, 'Name', where) or ''
@@ -43,12 +37,6 @@ def tvts(path: str, media: str | None, lang: str | None) -> Found:
       subset, id = parts[0], os.path.splitext(parts[2])[0]
       transcript = f'{videos}/{subset}/annotations/{id}.json'
       yield where, Item(id, f'{videos}/{name}', transcript, 'merlot', 'en', split_of(table), None)
-
-
-def is_merlot(path: str) -> bool:
-  if os.path.isdir(path):
-    return bool(merlot_files(path))
-  return tables.is_table(path) and {'subtitles', 'info'} <= set(tables.head(path))
 
 
 def merlot(path: str, media: str | None, lang: str | None) -> Found:
@@ -61,7 +49,7 @@ def merlot(path: str, media: str | None, lang: str | None) -> Found:
       raise SourceError('duplicate_id', f'{videos[id]} and {file} are both called {id!r}')
     videos[id] = file
   seen = set()
-  for source in [path] if os.path.isfile(path) else merlot_files(path):
+  for source in merlot_files(path):
     for offset, line in archives.lines(source, tables.MAX_LINE_BYTES):
       if not line.strip():
         continue
@@ -75,28 +63,6 @@ def merlot(path: str, media: str | None, lang: str | None) -> Found:
         yield where, Item(id, videos[id], f'{source}::{offset}', 'merlot', 'en', '', None)
   for id in videos.keys() - seen:
     yield videos[id], Item(id, videos[id], None, 'merlot', 'en', '', None)
-
-
-def is_cc3m(path: str) -> bool:
-  return captioned(path) in ('image', 'either')
-
-
-def cc3m(path: str, media: str | None, lang: str | None) -> Found:
-  """A table of caption and image path, with column names or without."""
-  return captions(path, media, '')
-
-
-def is_webvid(path: str) -> bool:
-  return captioned(path) in ('video', 'either')
-
-
-def webvid(path: str, media: str | None, lang: str | None) -> Found:
-  """A table of caption and video path (.mp4 if it has no ending), or WebVid's own csv."""
-  return captions(path, media, '.mp4')
-
-
-def is_webdataset(path: str) -> bool:
-  return bool(tars(path))
 
 
 def webdataset(path: str, media: str | None, lang: str | None) -> Found:
@@ -116,10 +82,15 @@ def webdataset(path: str, media: str | None, lang: str | None) -> Found:
       yield f'{tar}, {key}', Item(f'{prefix}/{key}', f'{tar}::{name}', transcript, None, spoken, '', caption)
 
 
-def tvts_tables(folder):
-  return sorted(glob.glob(f'{glob.escape(folder)}/meta_data/yttemporal_*.csv')) or sorted(
-    glob.glob(f'{glob.escape(folder)}/yttemporal_*.csv')
-  )
+def tvts_tables(path):
+  """The tables of a TVTS tree, or the one that is given."""
+  if os.path.isdir(path):
+    return inside(path, 'meta_data/yttemporal_*.csv') or inside(path, 'yttemporal_*.csv')
+  return [path] if tables.is_table(path) and 'Name' in tables.head(path) else []
+
+
+def inside(folder, *patterns):
+  return sorted(file for pattern in patterns for file in glob.glob(f'{glob.escape(folder)}/{pattern}'))
 
 
 def tvts_videos(table, media):
@@ -138,15 +109,15 @@ def split_of(path):
   return {'training': 'train', 'validation': 'val'}.get(found[1].lower(), found[1].lower()) if found else ''
 
 
-def merlot_files(folder):
-  return sorted(
-    glob.glob(f'{glob.escape(folder)}/yttemporal*.jsonl') + glob.glob(f'{glob.escape(folder)}/yttemporal*.jsonl.gz')
-  )
+def merlot_files(path):
+  if os.path.isdir(path):
+    return inside(path, 'yttemporal*.jsonl', 'yttemporal*.jsonl.gz')
+  return [path] if tables.is_table(path) and {'subtitles', 'info'} <= set(tables.head(path)) else []
 
 
 def tars(path):
   if os.path.isdir(path):
-    return sorted(glob.glob(f'{glob.escape(path)}/*.tar'))
+    return inside(path, '*.tar')
   return [path] if path.endswith('.tar') else []
 
 
@@ -162,7 +133,7 @@ def columns_of(path):
 
 def captioned(path):
   """Whether a table lists captioned images, videos, or paths that don't tell; None where it is another table."""
-  if not tables.is_table(path) or folders.is_index(path) or is_tvts(path) or is_merlot(path):
+  if not tables.is_table(path) or folders.is_index(path) or tvts_tables(path) or merlot_files(path):
     return None
   if set(tables.head(path)) >= WEBVID:
     return 'video'
@@ -176,7 +147,8 @@ def captioned(path):
   return 'image' if 'cc3m' in os.path.basename(path).lower() or file.endswith(IMAGES) else 'either'
 
 
-def captions(path, media, default_ending):
+def captions(path: str, media: str | None, lang: str | None, ending: str) -> Found:
+  """A table of caption and path, with column names or without, or WebVid's own csv; `ending`: of a path without one."""
   folder = media or os.path.dirname(path)
   own = set(tables.head(path)) >= WEBVID
   caption, *place, names = ('name', 'page_dir', 'videoid', None) if own else columns_of(path) or UNNAMED
@@ -185,10 +157,10 @@ def captions(path, media, default_ending):
     if not all(parts):
       raise SourceError('bad_table', f'{where}: {(caption, *place)[parts.index(None)]} is missing')
     said, file = parts[0], '/'.join(parts[1:])
-    stem, ending = os.path.splitext(file)
-    known = ending.lower() in (*VIDEOS, *IMAGES)
+    stem, own_ending = os.path.splitext(file)
+    known = own_ending.lower() in (*VIDEOS, *IMAGES)
     id = parts[-1] if own else stem if known else file
-    video = items.resolve(folder, file if known else file + default_ending, where)
+    video = items.resolve(folder, file if known else file + ending, where)
     yield where, Item(id, video, None, None, '', split_of(path), said)
 
 

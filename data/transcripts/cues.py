@@ -39,15 +39,10 @@ def is_srt(content) -> bool:
 
 
 def vtt(text: str, tagged_only: bool = True) -> Parsed:
-  """As YT-Temporal-180M was made, word for word: in a file with word tags, a line of one word has none and is left
-  out."""
+  """In a file with word tags, a line of one word has none: `tagged_only` leaves it out, as YT-Temporal-180M did, word
+  for word; else its word is at the time of the line."""
   header = LANGUAGE.search(text[:1000].partition('-->')[0])
   return Parsed(spans_of(read_cues(text), tagged_only), header[1] if header else '')
-
-
-def vtt_lone_words(text: str) -> Parsed:
-  """Those words as well, at the times of their lines."""
-  return vtt(text, tagged_only=False)
 
 
 def srt(text: str) -> Parsed:

@@ -4,6 +4,7 @@ A format is a file here and a line in FORMATS: what tells it apart, how its span
 is odd about it. Which times are believed, mended or refused is decided in one place for all, `data.transcripts.spans`.
 """
 
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from data import archives
 from data.outcomes import ItemError
 from data.transcripts import cues, json3, merlot, video2dataset, whisper
+from data.transcripts.fields import first, has
 from data.transcripts.spans import Parsed, Word, settle, split
 
 MAX_BYTES = 32 << 20  # Of a file, and of what a gzipped one inflates to.
@@ -133,16 +135,16 @@ def outline(content):
 
 # Files are in the first format that matches; of several files beside a video the one with the first ending is taken.
 FORMATS = {
-  'json3': Format(json3.is_json3, json3.json3, ('.json3',)),
+  'json3': Format(lambda content: has(content, 'events'), json3.json3, ('.json3',)),
   'video2dataset': Format(video2dataset.is_video2dataset, video2dataset.refuse, refused=True),
-  'merlot': Format(merlot.is_merlot, merlot.merlot),
-  'whisper_cpp': Format(whisper.is_whisper_cpp, whisper.whisper_cpp, cut=True),
-  'transformers': Format(whisper.is_transformers, whisper.transformers),
-  'whisper_timestamped': Format(whisper.is_whisper_timestamped, whisper.whisper),
-  'whisperx': Format(whisper.is_whisperx, whisper.whisperx),
+  'merlot': Format(lambda content: has(content, 'subtitles'), merlot.merlot),
+  'whisper_cpp': Format(lambda content: has(content, 'transcription'), whisper.whisper_cpp, cut=True),
+  'transformers': Format(lambda content: has(content, 'chunks'), whisper.transformers),
+  'whisper_timestamped': Format(lambda content: 'text' in first(content, 'segments', 'words'), whisper.whisper),
+  'whisperx': Format(whisper.is_whisperx, functools.partial(whisper.whisper, nan_is_missing=True)),
   'whisper': Format(whisper.is_whisper, whisper.whisper),
   'vtt': Format(cues.is_vtt, cues.vtt, ('.vtt',)),
   # Never detected, only asked for.
-  'vtt_lone_words': Format(cues.is_vtt, cues.vtt_lone_words, ('.vtt',)),
+  'vtt_lone_words': Format(cues.is_vtt, functools.partial(cues.vtt, tagged_only=False), ('.vtt',)),
   'srt': Format(cues.is_srt, cues.srt, ('.srt',)),
 }

@@ -1,11 +1,7 @@
 """YouTube's own captions, as yt-dlp saves them with --sub-format json3."""
 
-from data.transcripts.fields import has, items, text, time
+from data.transcripts.fields import items, text, time
 from data.transcripts.spans import Parsed, Span, join
-
-
-def is_json3(content) -> bool:
-  return has(content, 'events')
 
 
 def json3(content) -> Parsed:

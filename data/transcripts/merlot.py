@@ -3,12 +3,8 @@
 import ftfy
 
 from data.transcripts.align import align, clean_word
-from data.transcripts.fields import has, items, text, time
+from data.transcripts.fields import items, text, time
 from data.transcripts.spans import Parsed, Span, split
-
-
-def is_merlot(content) -> bool:
-  return has(content, 'subtitles')
 
 
 def merlot(content) -> Parsed:

@@ -10,10 +10,6 @@ from data.transcripts.spans import Parsed, Span, join
 LONE = re.compile('[\ud800-\udc7f\udd00-\udfff]')  # Halves of pairs, but not the bytes that surrogateescape keeps.
 
 
-def is_whisper_timestamped(content) -> bool:
-  return 'text' in first(content, 'segments', 'words')
-
-
 def is_whisperx(content) -> bool:
   return has(content, 'segments') and ('word_segments' in content or 'score' in first(content, 'segments', 'words'))
 
@@ -49,14 +45,6 @@ def whisper(content, nan_is_missing=False) -> Parsed:
   return Parsed(join(groups), lang)
 
 
-def whisperx(content) -> Parsed:
-  return whisper(content, nan_is_missing=True)
-
-
-def is_whisper_cpp(content) -> bool:
-  return has(content, 'transcription')
-
-
 def whisper_cpp(content) -> Parsed:
   """Offsets in ms, of tokens (full JSON) or of items that hold a word, a part of one, or a line."""
   pieces = []
@@ -81,10 +69,6 @@ def is_cut(text: bytes) -> bool:
   except UnicodeDecodeError as error:
     return error.reason == 'unexpected end of data'
   return False
-
-
-def is_transformers(content) -> bool:
-  return has(content, 'chunks')
 
 
 def transformers(content) -> Parsed:
