@@ -166,23 +166,13 @@ def parse_arguments(argv):
   add('--kind', choices=list(find.KINDS), help='of SOURCE (default: found out)')
   add('--media', metavar='DIR', help='the folder of the videos, where SOURCE lists them but lies elsewhere')
   add('--lang', help='which captions to take where there are several languages')
-  add(
-    '--val-fraction',
-    type=val_fraction,
-    default=0.0,
-    help='of the items for split val, where SOURCE names no splits',
-  )
+  add('--val-fraction', type=val_fraction, default=0.0, help='of the items for split val, where SOURCE names no splits')
   add(
     '--runner',
     default=LOCAL,
     help='local or a Beam runner (DirectRunner, DataflowRunner ...), which gets unknown options',
   )
-  add(
-    '--workers',
-    type=positive(int),
-    default=cores(),
-    help='processes here (default: as many as cores, %(default)s)',
-  )
+  add('--workers', type=positive(int), default=cores(), help='processes here (default: as many as cores, %(default)s)')
   add('--item-seconds', type=positive(float), default=600.0, help='wall clock for one item (default %(default)g)')
   add('--item-memory-mb', type=positive(int), default=4096, help='memory for one item (default %(default)s)')
   add(

@@ -80,10 +80,7 @@ def find_broken(paths: dict[str, str], benchmark: Benchmark, decode: bool, worke
   broken, running = {}, {}
   progress, counts = Progress('files', len(paths), live=True), Counter()
   show = lambda: progress.tell(counts.total(), lambda: describe(counts) or 'none left out')
-  with (
-    held_back(signal.SIGINT, signal.SIGTERM) as check_signals,
-    Pool(workers, media_files.look, LIMITS) as pool,
-  ):
+  with held_back(signal.SIGINT, signal.SIGTERM) as check_signals, Pool(workers, media_files.look, LIMITS) as pool:
     while waiting or running:
       check_signals()
       while waiting and len(running) < 8 * workers:  # So that nobody idles.

@@ -20,6 +20,7 @@ from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
+from tvts_jax.media.uniform import spread
 from tvts_jax.objectives import orders
 from tvts_jax.pages import kit, sorting
 from tvts_jax.predictions import found
@@ -63,8 +64,7 @@ def strip(record: Record) -> str:
   across = (WIDTH + GAP) // (SIDE * record.width / record.height + GAP)
   count = max(1, min(len(record.frames), int(across)))
   parts, x = [], 0.0
-  for nth in range(count):
-    i = (2 * nth + 1) * len(record.frames) // (2 * count)
+  for i in spread(len(record.frames), count):
     drawn, wide = pixels(record.frames[i], x, 24)
     seconds = (record.frame_times_ms[i] - record.start_ms) / 1000
     parts.append(f'{drawn}<text class="soft" x="{x:g}" y="{24 + SIDE + 16}">{seconds:.1f} s</text>')

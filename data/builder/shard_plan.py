@@ -100,8 +100,7 @@ def settle(folder, plan: Plan) -> None:
   if 'items_sha256' in dict(differences):
     named += item_differences(before, dict(identify(line) for line in items_lines(plan.shards)))
   raise BuildError(
-    f'{folder} was begun with another plan: {"; ".join(named)}; finish it as it was begun or build elsewhere',
-    'plan',
+    f'{folder} was begun with another plan: {"; ".join(named)}; finish it as it was begun or build elsewhere', 'plan'
   )
 
 
@@ -128,11 +127,8 @@ def identify(line: str) -> tuple[str, str]:
 def differences_of(there, here, name='') -> list[tuple[str, str]]:
   """(path of the key, what it was and what it is) for every leaf that differs."""
   if isinstance(there, dict) and isinstance(here, dict):
-    return [
-      d
-      for key in sorted({*there, *here})
-      for d in differences_of(there.get(key), here.get(key), f'{name}.{key}' if name else key)
-    ]
+    inside = lambda key: differences_of(there.get(key), here.get(key), f'{name}.{key}' if name else key)
+    return [difference for key in sorted({*there, *here}) for difference in inside(key)]
   return [] if there == here else [(name, f'{name} was {there}, is {here}')]
 
 

@@ -25,9 +25,10 @@ from tvts_jax import command
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
 from tvts_jax.input.order import Order
+from tvts_jax.media.uniform import spread
 from tvts_jax.pages import kit
 from tvts_jax.shards import index, records
-from tvts_jax.shards.rng import example_rng
+from tvts_jax.shards.rng import generator
 from tvts_jax.shards.sampling import Draw, SamplingConfig, draw
 
 MAX_RECORDS = 64  # On one page: browsers get slow, and nobody looks at more.
@@ -44,13 +45,7 @@ def choose(manifest: index.Manifest, ids: index.Index, args) -> tuple[list[int],
     return found.tolist(), [epoch] * len(found)
   if order:
     return order.ids(args.step)[: args.records].tolist(), order.epochs(args.step)[: args.records].tolist()
-  return spread(len(ids), args.records), [0] * min(len(ids), args.records)
-
-
-def spread(size: int, count: int) -> list[int]:
-  """At most `count` of `size` places, evenly apart."""
-  count = min(size, count)
-  return [(2 * i + 1) * size // (2 * count) for i in range(count)]
+  return spread(len(ids), min(len(ids), args.records)), [0] * min(len(ids), args.records)
 
 
 def drawn(record: records.Record, example_id: int, epoch: int, seed: int, config: SamplingConfig) -> Draw | str:
@@ -58,7 +53,7 @@ def drawn(record: records.Record, example_id: int, epoch: int, seed: int, config
   if record.transcript_timing == 'caption':
     config = dataclasses.replace(config, transcripts=1)
   try:
-    return draw(record, config, example_rng(seed, epoch, example_id))
+    return draw(record, config, generator(seed, epoch=epoch, example=example_id))
   except UserError as e:
     return str(e)
 
@@ -104,7 +99,7 @@ def page_of_folder(args) -> str:
   ids = index.load_index(manifest)
   read = lambda i: records.decode(index.read_record(manifest, ids, i))
   chosen, epochs = choose(manifest, ids, args)
-  sampled = spread(len(ids), args.sample)
+  sampled = spread(len(ids), min(len(ids), args.sample))
   facts = [
     f'split <b>{kit.text(manifest.split)}</b>',
     f'{len(ids)} records, {sum(s.bytes for s in manifest.shards) / 1e6:.1f} MB',

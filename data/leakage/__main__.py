@@ -41,13 +41,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.leakage.hashes import BITS, FRAMES, spread
+from data.leakage.hashes import BITS, FRAMES
 from data.leakage.match import Hashed, Pair, Shards, opened, pairs, read
 from data.leakage.page import page_of
 from tvts_jax import command
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
 from tvts_jax.human import Progress
+from tvts_jax.media.uniform import spread
 
 THRESHOLD = 20  # Bits.
 FOUND = 3  # The exit code where a video is in both.

@@ -1,7 +1,6 @@
 """How alike two pictures are, whatever was done to them: hashes of frames, and the bits in which they differ.
 
-A frame is told by 143 bits: the signs of the lowest frequencies of its grey picture, which another size, codec or
-quality hardly changes. Mirror images and middle squares, as others crop them, are views of their own.
+Mirror images and middle squares, as others crop them, are views of their own.
 
 Shapes: N frames, F of a downstream record, V views, W words of a hash.
 """
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 
 from tvts_jax.errors import UserError
+from tvts_jax.media.uniform import spread
 from tvts_jax.shards import records
 
 FRAMES = 16  # Of a downstream record.
@@ -89,11 +89,6 @@ def hash_frames(frames: list[bytes], numbers: Iterable[int], mirrored: bool) -> 
   hash_WxM = hashes(np.stack(pictures)) if kept else np.zeros((WORDS, 0), np.uint64)
   hash_VxWxN = hash_WxM.reshape(WORDS, len(kept), 4 if mirrored else 2).transpose(2, 0, 1)
   return np.array(kept, np.int32), hash_VxWxN
-
-
-def spread(count: int, wanted: int) -> list[int]:
-  """`wanted` of `count` numbers, evenly apart; repeated where there are fewer."""
-  return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
 
 
 def frame_distances(down_VxWxF: np.ndarray, pre_VxWxN: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.leakage.hashes import BITS, FRAMES, WORDS, fitting, frame_distances, hash_frames, spread
+from data.leakage.hashes import BITS, FRAMES, WORDS, fitting, frame_distances, hash_frames
 from tvts_jax.errors import UserError
 from tvts_jax.human import Progress
 from tvts_jax.machine import cores
@@ -29,11 +29,7 @@ HEIGHT = 96  # At which frames are shown, in pixels.
 ENCODE = functools.partial(pictures.encode, quality=75)
 
 # How two records were found to be the same → what the page says of them.
-SAME = {
-  'source': 'are made of the same file',
-  'id': 'have the same id',
-  'pictures': 'show the same pictures',
-}
+SAME = {'source': 'are made of the same file', 'id': 'have the same id', 'pictures': 'show the same pictures'}
 
 
 class Shards:
@@ -134,7 +130,7 @@ def read(source: Shards | Videos, downstream: bool) -> Hashed:
   def one(n):
     try:
       record = source.read(n)
-      wanted = sorted({*spread(len(record.frames), FRAMES)}) if downstream else range(len(record.frames))
+      wanted = sorted({*uniform.spread(len(record.frames), FRAMES)}) if downstream else range(len(record.frames))
       name = record.video_id, record.window_index
       return name, record.source_sha256, *hash_frames(record.frames, wanted, downstream)
     except UserError as e:

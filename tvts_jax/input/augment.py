@@ -88,7 +88,6 @@ VALUES_256x1 = np.arange(256)[:, None]
 
 def auto_contrast(clip, level):
   """The darkest value of each colour becomes 0, the brightest 255."""
-  del level
   low_3, high_3 = (found.astype(int) for found in (clip.min(0).min((0, 1)), clip.max(0).max((0, 1))))
   flat_3 = high_3 == low_3
   stretched_256x3 = (VALUES_256x1 - low_3[None]) * 255 // np.where(flat_3, 1, high_3 - low_3)[None]
@@ -97,7 +96,6 @@ def auto_contrast(clip, level):
 
 def equalize(clip, level):
   """All values of each colour become about as frequent."""
-  del level
   tables = []
   for colour in range(3):
     count_256 = np.bincount(clip[..., colour].ravel(), minlength=256)
@@ -108,7 +106,6 @@ def equalize(clip, level):
 
 
 def invert(clip, level):
-  del level
   return 255 - clip
 
 

@@ -51,7 +51,6 @@ class HeldExamples(Examples):
     return self._stored[row]
 
   def pictures(self, row: int, stored, numbers_M: np.ndarray, crop, positions) -> np.ndarray:
-    del stored, crop, positions
     return self._first_N[row] + numbers_M
 
 

@@ -15,7 +15,7 @@ from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.shards import annotations, records
 from tvts_jax.shards import index as shard_index
 from tvts_jax.shards.reader import Reader
-from tvts_jax.shards.rng import example_rng, generator
+from tvts_jax.shards.rng import generator
 from tvts_jax.shards.sampling import Draw, SamplingConfig, draw, shortfall
 
 PROBES = 8  # Examples to try before a config is refused.
@@ -113,7 +113,6 @@ class Examples:
     return self.parse(self.read(row), row)
 
   def pictures(self, row: int, stored: 'Stored', numbers_M: np.ndarray, crop, positions) -> list[bytes]:
-    del row, crop, positions
     return stored.frames(numbers_M)
 
   def read(self, row: int) -> bytes:
@@ -144,7 +143,7 @@ class Examples:
   def sample(self, stored: 'Stored', row: int, epoch: int) -> tuple[Draw, np.ndarray, np.ndarray]:
     """Everything random, always drawn in this order: transcripts and frames, crop, positions, caption, those kept."""
     config = self.config
-    rng = example_rng(config.seed, epoch, self._id(row))
+    rng = generator(config.seed, epoch=epoch, example=self._id(row))
     drawn = draw(stored, config, rng)
     crop = self._crop(stored.height, stored.width, rng)
     positions = masks.positions(rng, config.mask, config.slices, config.grid, config.visible)

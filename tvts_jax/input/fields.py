@@ -30,7 +30,6 @@ def masked(config: InputConfig):
 
 def make_masked(config: InputConfig, stored, positions, rng):
   """The tubelets that are not visible, rising."""
-  del stored, rng
   return {'masked_positions': np.setdiff1d(np.arange(config.slices * config.grid, dtype=np.int32), positions)}
 
 
@@ -40,17 +39,14 @@ def part_order(config: InputConfig):
 
 
 def make_part_order(config: InputConfig, stored, positions, rng):
-  del stored, positions
   return {'part_order': rng.permutation(np.arange(config.transcripts, dtype=np.int32))}
 
 
 def label(config: InputConfig):
-  del config
   return {'label': ((), np.int32)}
 
 
 def make_label(config: InputConfig, stored, positions, rng):
-  del positions, rng
   known = annotations.labels_of(config.annotations, config.split, config.label)
   if stored.video_id not in known:
     raise UserError(f'{config.annotations} does not list it in split {config.split!r}, so it has no label')

@@ -69,7 +69,11 @@ def open_tokenizer(name: str):
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   try:
     place = str(local(name, (*FILES, 'config.json')))  # The last says of which model it is, where nothing else does.
-    fast = from_file(place) or from_any(place)
+    fast = from_file(place)
+    if fast is None:
+      from transformers import AutoTokenizer  # Which imports PyTorch, where that is installed: more seconds.
+
+      fast = AutoTokenizer.from_pretrained(place, use_fast=True)
   except (OSError, ValueError) as e:
     raise UserError(
       f'tokenizer {name!r} is neither a folder with a saved tokenizer nor a name that the hub gives us now '
@@ -95,12 +99,6 @@ def from_file(name: str):
   from transformers import PreTrainedTokenizerFast  # A second of imports: only where it is needed.
 
   return PreTrainedTokenizerFast.from_pretrained(name)
-
-
-def from_any(name: str):
-  from transformers import AutoTokenizer  # Which imports PyTorch, where that is installed: more seconds.
-
-  return AutoTokenizer.from_pretrained(name, use_fast=True)
 
 
 def fingerprint(backend) -> str:

@@ -11,6 +11,11 @@ from tvts_jax.media import pictures, video
 IMAGE_MS = 1  # How long an image lasts: the shortest that a record can hold.
 
 
+def spread(count: int, wanted: int) -> list[int]:
+  """`wanted` of `count` numbers, evenly apart; repeated where there are fewer."""
+  return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
+
+
 def read(file: BinaryIO, count: int, *, short_side: int, keep: Callable[[np.ndarray, int], Any]) -> tuple[int, list]:
   """(duration in ms, the pictures on screen in the middles of `count` equal parts, each once).
 

@@ -38,7 +38,6 @@ def check(settings) -> str | None:
 
 def classify(outputs, batch, *, smoothing: float = 0.0):
   """Cross-entropy against soft targets, of which `smoothing` is spread evenly over all classes."""
-  del batch
   logits_BxK, targets_BxK = outputs['class_logits'], outputs['class_targets']
   smooth_BxK = (1 - smoothing) * targets_BxK + smoothing / targets_BxK.shape[1]
   loss = -(smooth_BxK * jax.nn.log_softmax(logits_BxK)).sum(-1).mean()

@@ -55,7 +55,6 @@ def contrastive(outputs, batch, *, temperature: float = 0.05, gradient_scale: fl
   any number of devices. The reference code's is the true one divided by its number of processes, because its gather
   passes no gradient to the others' embeddings: `gradient_scale=1/processes` gives that, and leaves the loss as it is.
   """
-  del batch
   similarity_BxB, metrics = similarities(outputs)
   loss = info_nce(similarity_BxB / temperature)
   return gradient_scale * loss + jax.lax.stop_gradient((1 - gradient_scale) * loss), metrics
@@ -91,7 +90,6 @@ class Scale(nn.Module):
 
 def contrastive_learned(outputs, batch):
   """The same with a temperature that is learned."""
-  del batch
   similarity_BxB, metrics = similarities(outputs)
   scale = outputs['contrastive_scale'].mean()
   return info_nce(scale * similarity_BxB), metrics | {'temperature': 1 / scale}
@@ -103,7 +101,6 @@ class ScaleHead(nn.Module):
 
   @nn.compact
   def __call__(self, outputs, batch, encode_video, train):
-    del batch, encode_video, train
     return {'contrastive_scale': Scale(1 / self.temperature, name='scale')(outputs['video_embed'].shape[0])}
 
 
@@ -114,7 +111,6 @@ CONTRASTIVE_LEARNED = Objective(
 
 def sigmoid(outputs, batch):
   """SigLIP: each clip and text by themselves, do they belong together? Summed over texts, the mean over clips."""
-  del batch
   similarity_BxB, metrics = similarities(outputs)
   scale, bias = outputs['sigmoid_scale'].mean(), outputs['sigmoid_bias'].mean()
   signs_BxB = 2 * jnp.eye(similarity_BxB.shape[0]) - 1
@@ -129,7 +125,6 @@ class SigmoidHead(nn.Module):
 
   @nn.compact
   def __call__(self, outputs, batch, encode_video, train):
-    del batch, encode_video, train
     B = outputs['video_embed'].shape[0]
     bias = self.param('bias', nn.initializers.constant(self.bias), ())
     scale_B = Scale(1 / self.temperature, name='scale')(B)
@@ -143,7 +138,6 @@ SIGMOID = Objective(
 
 def frame_transcript(outputs, batch, *, temperature: float = 0.05):
   """MERLOT: each frame against the transcript of its time, among all of the global batch, both directions added."""
-  del batch
   flat = lambda name: unit(rearrange(outputs[name], 'b k c -> (b k) c'))
   similarity_NxN = flat('frame_embed') @ flat('transcript_embed').T
   metrics = {'f2t_r1': recall_at_1(similarity_NxN), 't2f_r1': recall_at_1(similarity_NxN.T)}
@@ -157,7 +151,6 @@ class FrameHead(nn.Module):
 
   def __call__(self, outputs, batch, encode_video, train):
     """Row [b, i] is of the frame that belongs to the i-th transcript given."""
-    del outputs
     frames = video_order.encode_frames(self.config, batch, batch['order'], encode_video, train)
     return {'frame_embed': rearrange(frames['video_embed'], '(b k) c -> b k c', b=batch['order'].shape[0])}
 

@@ -17,7 +17,6 @@ from tvts_jax.objectives.objective import Objective
 
 def reconstruct(outputs, batch):
   """Mean squared error of the masked pixels, each tubelet's normalised."""
-  del batch
   return outputs['reconstruct_error'].mean(), {}
 
 
@@ -46,7 +45,6 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, outputs, batch, encode_video, train):
     """The mean squared error of each clip, [B]: predictions themselves would be too large to keep."""
-    del encode_video
     config, how = self.config, self.config.how
     types = (how['dtype'], how['param_dtype'])
     D, E = config.video.width, self.width or config.video.width // 2

@@ -59,7 +59,6 @@ class PairwiseHead(nn.Module):
 
   @nn.compact
   def __call__(self, outputs, batch, encode_video, train):
-    del batch, encode_video, train
     return {'sort_pairs': orders.Pairs(self.config, name='pairs')(outputs['sort_tokens'])}
 
 
@@ -82,7 +81,6 @@ class FactorialHead(nn.Module):
 
   @nn.compact
   def __call__(self, outputs, batch, encode_video, train):
-    del batch, encode_video, train
     return {'sort_orders': orders.Layouts(self.config, name='layouts')(outputs['sort_tokens'])}
 
 

@@ -136,7 +136,6 @@ class VcopHead(nn.Module):
 
   @nn.compact
   def __call__(self, outputs, batch, encode_video, train):
-    del outputs
     order_BxK = batch['part_order']
     clips = encode_clips(self.config, batch, order_BxK, encode_video, train)
     layouts = orders.PairLayouts(self.config, name='layouts')

@@ -4,15 +4,13 @@ import numpy as np
 
 
 def generator(seed: int, *, epoch: int = 0, example: int = 0, stream: int = 0) -> np.random.Generator:
-  """A Philox generator keyed by (seed, example), its counter started at (epoch, stream)."""
+  """A Philox generator keyed by (seed, example), its counter started at (epoch, stream).
+
+  Stream 0 of an example in an epoch draws its transcripts and frames first, then the crop, then the mask.
+  """
   key = np.array([seed & 0xFFFFFFFFFFFFFFFF, example], np.uint64)
   counter = np.array([0, 0, epoch, stream], np.uint64)  # The low words count the draws.
   return np.random.Generator(np.random.Philox(key=key, counter=counter))
-
-
-def example_rng(seed: int, epoch: int, example_id: int) -> np.random.Generator:
-  """What an example is drawn with in one epoch: transcripts and frames first, then crop, then mask."""
-  return generator(seed, epoch=epoch, example=example_id)
 
 
 def mix(values: np.ndarray, key: int) -> np.ndarray:
