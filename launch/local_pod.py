@@ -75,6 +75,7 @@ def arguments(argv):
   parser.add_argument(
     '--grace', type=float, default=20, metavar='SECONDS', help='left to the others once one failed (default: 20)'
   )
+  count = lambda text: 0 if text == '0' else positive(text)
   parser.add_argument('--restarts', type=count, default=0, metavar='N', help='after failures, at most (default: 0)')
   parser.add_argument('command', nargs='+', help='after --, a program and its arguments')
   return parser.parse_args(argv)
@@ -84,10 +85,6 @@ def positive(text: str) -> int:
   if not text.isdecimal() or int(text) == 0:
     raise argparse.ArgumentTypeError(f'{text!r} is not a number from 1 up')
   return int(text)
-
-
-def count(text: str) -> int:
-  return 0 if text == '0' else positive(text)
 
 
 def free_port() -> int:

@@ -40,9 +40,8 @@ Found = Iterator[tuple[str, Clip]]
 class Benchmark(NamedTuple):
   layout: str  # The files that it reads.
   read: Callable[['Files', int], Found]
-  sizes: tuple[
-    dict[str, int], ...
-  ]  # Clips of each split, by the paper or the published lists; an entry a split number.
+  # Clips of each split, by the paper or the published lists; an entry a split number.
+  sizes: tuple[dict[str, int], ...]
   classes: int = 0  # 0: there are none, or nobody knows how many.
   endings: tuple[str, ...] = VIDEOS
 

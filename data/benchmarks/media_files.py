@@ -81,11 +81,9 @@ def look(job: Look) -> None:
       pictures.read_image(file, short_side=pictures.MIN_SIDE)
     elif job.is_image:
       pictures.image_file(file)
-    elif job.decode:
-      video.probe(file)
-      with container.opened(file) as media:
-        for _ in container.decode(media):
-          pass
     else:
-      with container.opened(file):
-        pass
+      if job.decode:
+        video.probe(file)
+      with container.opened(file) as media:
+        for _ in container.decode(media) if job.decode else ():
+          pass

@@ -40,7 +40,9 @@ def whisper(utterances: list[list[Word]], duration_ms: int) -> str:
   """openai-whisper with word times: seconds, and words that begin with their space."""
   segments = []
   for i, words in enumerate(utterances):
-    timed = [whisper_word(w) for w in words]
+    timed = [
+      {'word': f' {w.text}', 'start': w.start_ms / 1000, 'end': w.end_ms / 1000, 'probability': 0.9} for w in words
+    ]
     text = ''.join(w['word'] for w in timed)
     segments.append({'id': i, 'start': timed[0]['start'], 'end': timed[-1]['end'], 'text': text, 'words': timed})
   return json.dumps({'text': ''.join(s['text'] for s in segments), 'segments': segments, 'language': 'en'})
@@ -59,10 +61,6 @@ WRITERS = {  # Ending of the file name → writer.
   'whisper.json': whisper,
   'cpp.json': whisper_cpp,
 }
-
-
-def whisper_word(w: Word) -> dict:
-  return {'word': f' {w.text}', 'start': w.start_ms / 1000, 'end': w.end_ms / 1000, 'probability': 0.9}
 
 
 def whisper_cpp_item(w: Word) -> dict:

@@ -91,7 +91,7 @@ def settle(spans: list[Span], duration_ms: int | None, interpolate: bool) -> tup
   if not pairs:
     raise ItemError('no_words', 'nothing but sound tags and blanks' if spans else 'the transcript is empty')
   timing = timing_of(pairs, interpolate)
-  words = clip(sort(rounded(place(pairs))), duration_ms)
+  words = clip(sort(place(pairs)), duration_ms)
   return tuple(ends(words, duration_ms)), timing
 
 
@@ -199,12 +199,9 @@ def spread(words, start, end):
   return out
 
 
-def rounded(placed):
-  """[text, start_ms, end_ms or None] in whole ms from 0 on."""
-  return [[text, max(0, round(start)), None if end is None else round(end)] for text, start, end in placed]
-
-
-def sort(words):
+def sort(placed):
+  """[text, start_ms, end_ms or None] in whole ms from 0 on, by start."""
+  words = [[text, max(0, round(start)), None if end is None else round(end)] for text, start, end in placed]
   latest = 0
   for text, start, _ in words:
     if start < latest - MAX_DISORDER_MS:

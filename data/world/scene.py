@@ -82,9 +82,8 @@ class World:
   """What differs from the plain world."""
 
   cues: float = 0.0  # Share of utterances that tell their place in the clip.
-  cue_by: str = (
-    'word'  # One of CUES at the head; 'position': where in the sentence any filler stands, from head to end.
-  )
+  # 'word': one of CUES at the head; 'position': where in the sentence any filler stands, from head to end.
+  cue_by: str = 'word'
   still: int = 0  # Actors that stand still behind the others, the same in all frames of a clip.
   pace: float = 1.0  # Of all motions but blinking.
 
@@ -129,9 +128,7 @@ def render(
 
 
 def labels_of(script: Script) -> dict:
-  labels = dataclasses.asdict(script)
-  del labels['words']
-  return labels
+  return {name: value for name, value in dataclasses.asdict(script).items() if name != 'words'}
 
 
 def pairs_of(scripts: dict[str, Script]) -> dict[str, list[dict]]:
@@ -241,15 +238,7 @@ def timed(rng, texts: list[str], slot_ms: float) -> list[Word]:
   return [Word(text, start, end) for text, start, end in zip(texts, edges, edges[1:])]
 
 
-def paint(
-  script: Script,
-  rng: np.random.Generator,
-  still_rng: np.random.Generator,
-  *,
-  size: int = SIZE,
-  fps: int = FPS,
-  world: World = WORLDS['plain'],
-) -> np.ndarray:
+def paint(script: Script, rng, still_rng, *, size: int, fps: int, world: World) -> np.ndarray:
   """-> frames uint8 [T, size, size, 3], frame t at t / fps seconds."""
   if size < 16 or size % 4:
     raise ValueError(f'frames of {size} pixels cannot be painted; give a multiple of 4, at least 16')

@@ -5,7 +5,6 @@ import contextlib
 import io
 import json
 import multiprocessing
-import os
 import signal
 import threading
 from pathlib import Path
@@ -14,6 +13,7 @@ import av
 import cv2
 import numpy as np
 
+from data.builder.workers import die_with_parent
 from data.outcomes import BuildError
 from data.transcripts.dialects import WRITERS
 from data.world.scene import DURATION_MS, FPS, SPLITS, WORLDS, World, labels_of, pairs_of, render, write_script
@@ -68,12 +68,7 @@ def begin_worker() -> None:
   """One core a worker, and none that outlives the run it works for."""
   cv2.setNumThreads(1)
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
-  threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def end_with_parent() -> None:
-  multiprocessing.parent_process().join()
-  os._exit(1)
+  threading.Thread(target=die_with_parent, daemon=True).start()
 
 
 def write_world(folder: Path, seed: int, world: World, counts: dict[str, int], workers: int) -> None:

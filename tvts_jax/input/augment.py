@@ -105,10 +105,6 @@ def equalize(clip, level):
   return look_up(clip, np.stack(tables, axis=1))
 
 
-def invert(clip, level):
-  return 255 - clip
-
-
 def posterize(clip, level):
   """Keeps the first 4 bits at level 0, none at 1."""
   kept = 4 - int(4 * abs(level))
@@ -128,18 +124,6 @@ def solarize_add(clip, level):
 def grey_of(clip):
   M, H, W, _ = clip.shape
   return cv2.cvtColor(clip.reshape(M * H, W, 3), cv2.COLOR_RGB2GRAY).reshape(M, H, W, 1)
-
-
-def colour(clip, level):
-  return blend(clip, np.repeat(grey_of(clip), 3, axis=-1), level)
-
-
-def contrast(clip, level):
-  return blend(clip, np.full_like(clip, round(grey_of(clip).mean())), level)
-
-
-def brightness(clip, level):
-  return blend(clip, np.zeros_like(clip), level)
 
 
 def sharpness(clip, level):
@@ -169,14 +153,14 @@ def translate(clip, level, along_x: bool):
 OPERATIONS = {
   'auto_contrast': auto_contrast,
   'equalize': equalize,
-  'invert': invert,
+  'invert': lambda clip, level: 255 - clip,
   'rotate': rotate,
   'posterize': posterize,
   'solarize': solarize,
   'solarize_add': solarize_add,
-  'colour': colour,
-  'contrast': contrast,
-  'brightness': brightness,
+  'colour': lambda clip, level: blend(clip, np.repeat(grey_of(clip), 3, axis=-1), level),
+  'contrast': lambda clip, level: blend(clip, np.full_like(clip, round(grey_of(clip).mean())), level),
+  'brightness': lambda clip, level: blend(clip, np.zeros_like(clip), level),
   'sharpness': sharpness,
   'shear_x': functools.partial(shear, x_by_y=True),
   'shear_y': functools.partial(shear, x_by_y=False),

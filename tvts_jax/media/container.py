@@ -10,6 +10,7 @@ import functools
 import math
 import re
 import threading
+import types
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,8 +70,10 @@ def opened(file: BinaryIO) -> Iterator[Media]:
   file.seek(0)
   options = {'format_whitelist': CONTAINERS}
   with errors_logged, av.logging.Capture() as log, contextlib.ExitStack() as stack:
+    # What FFmpeg needs of a file; its name would be one more thing to interpret.
+    unnamed = types.SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
     with named(lambda: unreadable(file)):
-      container = stack.enter_context(av.open(Unnamed(file), 'r', options=options, **ANY_METADATA))
+      container = stack.enter_context(av.open(unnamed, 'r', options=options, **ANY_METADATA))
     stream = next((s for s in container.streams.video if not s.disposition & NOT_VIDEO), None)
     if stream is None:
       kinds = ', '.join(sorted({s.type for s in container.streams})) or 'nothing'
@@ -164,13 +167,6 @@ class ErrorsLogged:
 
 
 errors_logged = ErrorsLogged()
-
-
-class Unnamed:
-  """What FFmpeg needs of a file; its name would be one more thing to interpret."""
-
-  def __init__(self, file: BinaryIO):
-    self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
 def damage_of(media, packet):

@@ -160,10 +160,6 @@ FRAME_TRANSCRIPT = Objective(
   ('frame_embed', 'transcript_embed'),
   head=FrameHead,
   even=True,
-  chance={
-    'loss': lambda K, B: 2 * math.log(K * B),
-    'f2t_r1': lambda K, B: 1 / (K * B),
-    't2f_r1': lambda K, B: 1 / (K * B),
-  },
+  chance={'loss': lambda K, B: 2 * math.log(K * B)} | dict.fromkeys(('f2t_r1', 't2f_r1'), lambda K, B: 1 / (K * B)),
   check=check_temperature,
 )

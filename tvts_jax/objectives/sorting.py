@@ -49,11 +49,6 @@ SORT = Objective(
 )
 
 
-def sort_pairwise(outputs, batch):
-  """Cross-entropy of which of two transcripts comes first."""
-  return orders.learn_pairs(outputs['sort_pairs'], batch['order'])
-
-
 class PairwiseHead(nn.Module):
   config: TVTSConfig
 
@@ -63,17 +58,12 @@ class PairwiseHead(nn.Module):
 
 
 SORT_PAIRWISE = Objective(
-  sort_pairwise,
+  lambda outputs, batch: orders.learn_pairs(outputs['sort_pairs'], batch['order']),
   ('sort_pairs',),
   head=PairwiseHead,
   order=lambda outputs: orders.borda(outputs['sort_pairs']),
   chance=orders.PAIRS_CHANCE,
 )
-
-
-def sort_factorial(outputs, batch):
-  """Cross-entropy of the true order among all K!."""
-  return orders.learn_whole(outputs['sort_orders'], batch['order'])
 
 
 class FactorialHead(nn.Module):
@@ -85,7 +75,7 @@ class FactorialHead(nn.Module):
 
 
 SORT_FACTORIAL = Objective(
-  sort_factorial,
+  lambda outputs, batch: orders.learn_whole(outputs['sort_orders'], batch['order']),
   ('sort_orders',),
   head=FactorialHead,
   order=lambda outputs: orders.likeliest(outputs['sort_orders']),

@@ -61,6 +61,12 @@ def cls_of(video, K: int):
   return rearrange(video['video_tokens'][:, 0], '(b k) d -> b k d', k=K)
 
 
+def sorts(learn, output: str, head: type[nn.Module], chance) -> Objective:
+  """The objective that learns the order of the parts given (`learn`, of orders.py) out of what its head makes."""
+  loss = lambda outputs, batch: learn(outputs[output], batch['part_order'])
+  return Objective(loss, (output,), head=head, fields=('part_order',), even=True, chance=chance)
+
+
 class Joint(nn.Module):
   """A second sorter, which is given the transcripts in order and sorts frames by them."""
 
@@ -92,24 +98,12 @@ class Joint(nn.Module):
     return self.sorter.tokens(told_BxKxD, cls_of(frames, order_BxK.shape[1]), train)
 
 
-def merlot_sort(outputs, batch):
-  """Cross-entropy of each frame's true place among K."""
-  return orders.learn_places(outputs['merlot_logits'], batch['part_order'])
-
-
 class MerlotSortHead(Joint):
   def __call__(self, outputs, batch, encode_video, train):
     return {'merlot_logits': self.sorter.place(self.tokens(outputs, batch, encode_video, train))}
 
 
-MERLOT_SORT = Objective(
-  merlot_sort, ('merlot_logits',), head=MerlotSortHead, fields=('part_order',), even=True, chance=orders.PLACES_CHANCE
-)
-
-
-def merlot_pairs(outputs, batch):
-  """Cross-entropy of which of two frames comes first."""
-  return orders.learn_pairs(outputs['merlot_pairs'], batch['part_order'])
+MERLOT_SORT = sorts(orders.learn_places, 'merlot_logits', MerlotSortHead, orders.PLACES_CHANCE)
 
 
 class MerlotPairsHead(Joint):
@@ -121,14 +115,7 @@ class MerlotPairsHead(Joint):
     return {'merlot_pairs': self.pairs(self.tokens(outputs, batch, encode_video, train))}
 
 
-MERLOT_PAIRS = Objective(
-  merlot_pairs, ('merlot_pairs',), head=MerlotPairsHead, fields=('part_order',), even=True, chance=orders.PAIRS_CHANCE
-)
-
-
-def vcop(outputs, batch):
-  """Cross-entropy of the true order of K clips among all K!."""
-  return orders.learn_whole(outputs['vcop_orders'], batch['part_order'])
+MERLOT_PAIRS = sorts(orders.learn_pairs, 'merlot_pairs', MerlotPairsHead, orders.PAIRS_CHANCE)
 
 
 class VcopHead(nn.Module):
@@ -142,4 +129,4 @@ class VcopHead(nn.Module):
     return {'vcop_orders': layouts(cls_of(clips, order_BxK.shape[1]))}
 
 
-VCOP = Objective(vcop, ('vcop_orders',), head=VcopHead, fields=('part_order',), even=True, chance=orders.WHOLE_CHANCE)
+VCOP = sorts(orders.learn_whole, 'vcop_orders', VcopHead, orders.WHOLE_CHANCE)

@@ -185,11 +185,6 @@ def index_path(shard_path):
   return shard_path.with_suffix('.idx')
 
 
-def index_bytes(rows: np.ndarray) -> bytes:
-  """The content of a sidecar; rows: INDEX_ROW [n]."""
-  return INDEX_MAGIC + rows.tobytes()
-
-
 def size_and_time(path) -> tuple[int, float]:
   """Of a file: its bytes, and when it was last written, as its storage tells it."""
   if is_local(path):  # Epath would look up the owner's name as well, which not every machine knows.

@@ -142,7 +142,8 @@ def draw(record: Timed, config: SamplingConfig, rng: np.random.Generator) -> Dra
       raise UserError(f'a caption holds one transcript, not {config.transcripts}; set transcripts=1')
     windows, texts = [(record.start_ms, record.end_ms)], [' '.join(record.words)]
   else:
-    l_ms = choose(config.lengths_ms, config, rng)
+    lengths = sorted(config.lengths_ms) if config.pick == 'center' else config.lengths_ms
+    l_ms = lengths[len(lengths) // 2 if config.pick == 'center' else rng.integers(len(lengths))]
     begin = choose_begin(record, l_ms, config, rng)
     begin_K = begin + np.arange(config.transcripts) * (l_ms + config.gap_ms)
     windows = [(s, s + l_ms) for s in begin_K.tolist()]
@@ -194,12 +195,6 @@ def shortfall(guaranteed: SamplingConfig, asked: SamplingConfig) -> str:
   if asked.windows == 'open' and asked.min_words > 0:
     return "they count words in closed windows; windows='open' needs min_words=0"
   return ''
-
-
-def choose(options: list, config: SamplingConfig, rng):
-  if config.pick == 'center':
-    return sorted(options)[len(options) // 2]
-  return options[rng.integers(len(options))]
 
 
 def choose_begin(record: Timed, l_ms: int, config: SamplingConfig, rng) -> int:

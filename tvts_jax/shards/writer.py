@@ -21,6 +21,6 @@ def write_shard(path, records: Iterable[tuple[bytes, int, int]]) -> index.Shard:
       sha.update(framed)
       rows.append((at, len(payload), video, example_id))
       at += len(framed)
-  sidecar = index.index_bytes(np.array(rows, index.INDEX_ROW))
+  sidecar = index.INDEX_MAGIC + np.array(rows, index.INDEX_ROW).tobytes()
   write_whole(index.index_path(path), sidecar)
   return index.Shard(path.name, len(rows), at, sha.hexdigest(), hashlib.sha256(sidecar).hexdigest())
