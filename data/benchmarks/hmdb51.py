@@ -25,8 +25,5 @@ def read(files: Files, number: int) -> Found:
 
 
 BENCHMARK = Benchmark(
-  layout='CLASS_test_splitN.txt for each class',
-  read=read,
-  sizes=3 * ({'train': 3_570, 'test': 1_530},),
-  classes=51,
+  layout='CLASS_test_splitN.txt for each class', read=read, sizes=3 * ({'train': 3_570, 'test': 1_530},), classes=51
 )

@@ -31,7 +31,5 @@ def read(files: Files, number: int) -> Found:
 
 
 BENCHMARK = Benchmark(
-  layout=', '.join(LISTS.values()),
-  read=read,
-  sizes=({'train': 101_079, 'val': 7_408, 'test': 1_000},),
+  layout=', '.join(LISTS.values()), read=read, sizes=({'train': 101_079, 'val': 7_408, 'test': 1_000},)
 )

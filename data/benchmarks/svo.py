@@ -41,8 +41,5 @@ def flag(row, column, where):
 
 
 BENCHMARK = Benchmark(
-  layout='svo_probes.csv; images as ID.jpg, ID.png or ID.webp',
-  read=read,
-  sizes=({'test': 14_102},),
-  endings=IMAGES,
+  layout='svo_probes.csv; images as ID.jpg, ID.png or ID.webp', read=read, sizes=({'test': 14_102},), endings=IMAGES
 )

@@ -36,7 +36,5 @@ def read(files: Files, number: int) -> Found:
 
 
 BENCHMARK = Benchmark(
-  layout='one .jsonl, .csv or .tsv: id, video, split, label or class, caption',
-  read=read,
-  sizes=({},),
+  layout='one .jsonl, .csv or .tsv: id, video, split, label or class, caption', read=read, sizes=({},)
 )

@@ -148,16 +148,13 @@ class Examples:
     crop = self._crop(stored.height, stored.width, rng)
     positions = masks.positions(rng, config.mask, config.slices, config.grid, config.visible)
     if config.caption == 'drawn':
-      drawn = dataclasses.replace(drawn, texts=[rng.choice(self._captions(stored))])
+      captions = annotations.captions_of(config.annotations).get(stored.video_id)
+      if not captions:
+        raise UserError(f'{config.annotations} has no captions for it')
+      drawn = dataclasses.replace(drawn, texts=[rng.choice(captions)])
     if config.keep is not None:
       positions = np.sort(rng.choice(positions, config.keep, replace=False))
     return drawn, crop, positions
-
-  def _captions(self, stored: 'Stored') -> list[str]:
-    captions = annotations.captions_of(self.config.annotations).get(stored.video_id)
-    if not captions:
-      raise UserError(f'{self.config.annotations} has no captions for it')
-    return captions
 
   def _more(self, stored: 'Stored', positions: np.ndarray, row: int, epoch: int) -> dict[str, np.ndarray]:
     rng, made = generator(self.config.seed, epoch=epoch, example=self._id(row), stream=8), {}
