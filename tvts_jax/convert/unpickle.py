@@ -106,7 +106,8 @@ class Machine:
   def interpret(self, file) -> Any:
     stack, marks, memo = [], [], {}
 
-    def cut(start: int) -> list:
+    def pop_mark() -> list:
+      start = marks.pop()
       items = stack[start:]
       del stack[start:]
       return items
@@ -122,7 +123,7 @@ class Machine:
         case 'POP':
           stack.pop()
         case 'POP_MARK':
-          cut(marks.pop())
+          pop_mark()
         case 'DUP':
           stack.append(stack[-1])
         case 'NONE' | 'NEWTRUE' | 'NEWFALSE':
@@ -132,18 +133,27 @@ class Machine:
         case 'EMPTY_LIST' | 'EMPTY_SET' | 'EMPTY_TUPLE' | 'EMPTY_DICT':
           stack.append({'EMPTY_TUPLE': (), 'EMPTY_DICT': {}}.get(opcode.name, []))
         case 'LIST' | 'FROZENSET':
-          stack.append(cut(marks.pop()))
+          stack.append(pop_mark())
         case 'TUPLE':
-          stack.append(tuple(cut(marks.pop())))
+          stack.append(tuple(pop_mark()))
         case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-          stack.append(tuple(cut(-int(opcode.name[-1]))))
+          count = int(opcode.name[-1])
+          items = tuple(stack[-count:])
+          del stack[-count:]
+          stack.append(items)
         case 'DICT':
-          stack.append(fill({}, cut(marks.pop())))
-        case 'APPEND' | 'APPENDS' | 'ADDITEMS':
-          items = cut(-1 if opcode.name == 'APPEND' else marks.pop())
+          stack.append(fill({}, pop_mark()))
+        case 'APPEND':
+          item = stack.pop()
+          extend(stack[-1], [item])
+        case 'APPENDS' | 'ADDITEMS':
+          items = pop_mark()
           extend(stack[-1], items)
-        case 'SETITEM' | 'SETITEMS':
-          items = cut(-2 if opcode.name == 'SETITEM' else marks.pop())
+        case 'SETITEM':
+          value, key = stack.pop(), stack.pop()
+          fill(stack[-1], [key, value])
+        case 'SETITEMS':
+          items = pop_mark()
           fill(stack[-1], items)
         case 'PUT' | 'BINPUT' | 'LONG_BINPUT':
           memo[argument] = stack[-1]
@@ -156,8 +166,11 @@ class Machine:
         case 'STACK_GLOBAL':
           name, module = stack.pop(), stack.pop()
           stack.append(Name(f'{module:s}.{name:s}'))
-        case 'NEWOBJ' | 'NEWOBJ_EX':
-          kind, *_ = cut(-2 if opcode.name == 'NEWOBJ' else -3)
+        case 'NEWOBJ':
+          _, kind = stack.pop(), stack.pop()
+          stack.append(self.new(kind))
+        case 'NEWOBJ_EX':
+          _, _, kind = stack.pop(), stack.pop(), stack.pop()
           stack.append(self.new(kind))
         case 'REDUCE':
           arguments, function = stack.pop(), stack.pop()
