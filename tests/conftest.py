@@ -23,8 +23,12 @@ jax.config.update('jax_num_cpu_devices', 1)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+# Files that take longest begin, or two workers would wait for the last one.
+FIRST = ('tests/faults/', 'tests/test_train.py', 'tests/test_step.py', 'tests/models/', 'tests/doctor/')
+
+
 def pytest_addoption(parser):
-  parser.addoption('--all', action='store_true', help='run the long battery, too')
+  parser.addoption('--all', action='store_true', help='run the long battery as well')
 
 
 def pytest_configure(config):
@@ -36,6 +40,7 @@ def pytest_collection_modifyitems(config, items):
     long = [item for item in items if item.get_closest_marker('long')]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if not item.get_closest_marker('long')]
+  items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
 
 
 @pytest.fixture(scope='module', autouse=True)
