@@ -29,7 +29,7 @@ class Frozen:
   OWN: ClassVar[dict] = {}  # Settings and their defaults.
   CHOICES: ClassVar[dict] = {}  # What some of them may be, by name.
   TRAIN_MIDDLE: ClassVar[bool] = False  # Clips of the `train_split` have one view, whatever the others have.
-  TEXTS: ClassVar[bool] = False  # Whether it embeds texts.
+  EMBEDS_TEXTS: ClassVar[bool] = False  # Whether it embeds texts.
   MAY_DIFFER: ClassVar[tuple] = ('frames', 'transcripts')  # From the model.
 
   @classmethod
@@ -71,7 +71,7 @@ class Frozen:
     self.clips = self.open(self.input.split)
     for split in train_split:
       self.train_clips = self.open(split, middle=self.TRAIN_MIDDLE)
-    self.embed = Texts(self.input, model, mesh) if self.TEXTS else None
+    self.embed = Texts(self.input, model, mesh) if self.EMBEDS_TEXTS else None
 
   def read(self, splits: tuple[str, ...]) -> annotations.Answers:
     """Of all splits that it looks at; the last is the one that counts."""

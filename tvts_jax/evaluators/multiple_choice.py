@@ -16,7 +16,7 @@ class MultipleChoice(Frozen):
   OWN = {
     'choices': '',  # A field with the texts that a clip is offered; without, all class names, as for SSV2.
   }
-  TEXTS = True
+  EMBEDS_TEXTS = True
 
   def read(self, splits):
     found = super().read(splits)

@@ -28,7 +28,7 @@ class SVO(Frozen):
   """
 
   OWN = {'thresholds': (0.2, 0.25, 0.3)}
-  TEXTS = True
+  EMBEDS_TEXTS = True
 
   @classmethod
   def settings_of(cls, config, settings):

@@ -19,7 +19,7 @@ class TextRetrieval(Frozen):
   """t2v and v2t, each r1, r5, r10 and the median rank; a clip with several texts is hit by any of them."""
 
   OWN = {'texts': 'first'}
-  TEXTS = True
+  EMBEDS_TEXTS = True
   CHOICES = {'texts': TEXTS}
 
   def result(self, params):

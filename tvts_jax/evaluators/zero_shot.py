@@ -15,7 +15,7 @@ class ZeroShot(Frozen):
     'prompts': ('{}',),  # Each has a place for the name.
     'names': {},  # Other names for some classes: a text or several.
   }
-  TEXTS = True
+  EMBEDS_TEXTS = True
 
   @classmethod
   def settings_of(cls, config, settings):
