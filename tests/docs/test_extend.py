@@ -16,11 +16,11 @@ from data.sources.items import SourceError
 from data.transcripts import formats
 from tests.support import clips, pages
 from tvts_jax import config as config_lib
-from tvts_jax import evaluators, objectives, report
+from tvts_jax import evaluators, objectives
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
 from tvts_jax.models import tvts
-from tvts_jax.run import history, metrics
+from tvts_jax.run import metrics
 from tvts_jax.shards import annotations
 
 PAGE = 'docs/extend.md'
@@ -82,9 +82,8 @@ def test_the_objective_says_what_chance_is_and_what_is_wrong(tables):
   x_2xNxC = np.random.default_rng(0).standard_normal((2, 4000, 16))
   x_2xNxC /= np.linalg.norm(x_2xNxC, axis=2, keepdims=True)
   by_chance = np.square(x_2xNxC[0] - x_2xNxC[1]).sum(axis=1).mean()
-  run = history.Run('', 'model.transcripts: 4\ninput.batch: 8\n', '', [], {}, None, None, [], [])
-  assert report.level_of(run, 'align_uniform/align') == pytest.approx(by_chance, abs=0.05)
-  assert report.level_of(run, 'align_uniform/potential') is None
+  assert objectives.chance('align_uniform/align', 4, 8) == pytest.approx(by_chance, abs=0.05)
+  assert objectives.chance('align_uniform/potential', 4, 8) is None
   with pytest.raises(UserError, match=r'objectives.align_uniform.uniform=-1.0 must be at least 0'):
     objectives.build({'align_uniform': {'uniform': -1.0}})
 
