@@ -140,7 +140,9 @@ def test_the_page_has_every_number(out, stopped):
   cells = Counter(shown.split('\n'))
   asked = Counter()
   for run in results['runs']:
-    asked.update(page_lib.number(value) for value in [*run['metrics'].values(), run['seconds'], run['steps']])
+    asked.update(
+      '' if value is None else f'{value:.6g}' for value in [*run['metrics'].values(), run['seconds'], run['steps']]
+    )
   assert not {number: count for number, count in asked.items() if cells[number] < count} and len(asked) > 5
   for claim in results['claims']:
     assert claim['says'] in shown and claim['sentence'] in shown and claims.VERDICTS[claim['holds']] in shown

@@ -53,10 +53,14 @@ def read_study(path: str) -> Study:
   study = getattr(module, 'STUDY', None)
   if study is None:
     raise UserError(f'{path} has no STUDY; configs/ablations.py shows one')
+  check(study)
+  return study
+
+
+def check(study: Study):
   names = [variant.name for variant in study.variants]
   if len(set(names)) < len(names):
     raise UserError(f'two variants of the study are called {max(names, key=names.count)!r}; rename one')
   asked = [name for table in study.tables for name in table.rows] + [n for claim in study.claims for n in claim.of]
   if unknown := sorted(set(asked) - set(names)):
     raise UserError(f'a table or claim of the study names {unknown[0]!r}, which is no variant of {", ".join(names)}')
-  return study
