@@ -133,6 +133,7 @@ def test_a_study_goes_on_where_it_was_stopped(out, stopped):
   assert steps == [1, 2, 3, 4]  # No step was made twice, and none left out.
 
 
+@pytest.mark.long
 def test_the_page_has_every_number(out, stopped):
   page = (out / 'report.html').read_text()
   results = json.loads((out / 'results.json').read_text())
@@ -151,6 +152,7 @@ def test_the_page_has_every_number(out, stopped):
   assert claims.RULES['above'].says in shown
 
 
+@pytest.mark.long
 def test_another_config_is_no_result_of_this_study(out, stopped):
   other = dataclasses.replace(STUDY, variants=(Variant('own', settings={'ema': 0.5}),))
   (job,) = ablate.jobs_of(other, out, [], None)
@@ -158,6 +160,7 @@ def test_another_config_is_no_result_of_this_study(out, stopped):
     ablate.read_result(other, out, job)
 
 
+@pytest.mark.long
 def test_two_processes_share_the_runs(out, stopped, monkeypatch):
   """While another is at a run it is left alone, and the study is not finished."""
   jobs = ablate.jobs_of(STUDY, out / 'shared', [], None)

@@ -49,7 +49,6 @@ def start(root, name, *options, **more):
   return small.start(root, name, *LONG, pod=[*small.POD, *options, '--'], **more)
 
 
-@pytest.mark.long
 def test_two_processes_train_like_one(root, undisturbed):
   # Of two devices, so that the mesh is the same, and only the order of sums may differ.
   finish(small.start(root, 'alone', *LONG, changed=small.TWO_DEVICES))
@@ -58,6 +57,7 @@ def test_two_processes_train_like_one(root, undisturbed):
   np.testing.assert_allclose(together[:12], alone[:12], rtol=2e-4)
 
 
+@pytest.mark.long
 def test_a_pod_with_a_hang_a_death_and_a_request_to_stop_ends_like_an_undisturbed_one(root, undisturbed):
   """A process that is stopped from outside is one of tests/pod/test_peers.py."""
   folder = root / 'faults'
