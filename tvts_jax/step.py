@@ -48,7 +48,7 @@ class Parts(NamedTuple):
   loss_fn: objectives.Loss
   train_step: Callable  # (state, batch, rng) → (state, metrics).
   spec: dict  # Shapes and types of what the model reads of a batch.
-  init: Callable  # Rng → State.
+  init: Callable  # A key → State.
   shapes: State  # Of jax.ShapeDtypeStructs.
 
 

@@ -23,8 +23,8 @@ class Look:
 
 
 class Found(NamedTuple):
-  paths: dict[str, str]  # Id → file.
-  several: dict[str, list[str]]  # Id → the file that was taken, and those that would have done as well.
+  paths: dict[str, str]  # Name of a clip → file.
+  several: dict[str, list[str]]  # Name of a clip → the file that was taken, and those that would have done as well.
 
 
 def locate(clips: list[Clip], benchmark: Benchmark, media: str) -> Found:

@@ -1,11 +1,9 @@
 """Fine-tuning and retrieval as whole runs of our configs: what learns, what is told, what a stopped run comes to."""
 
-import functools
 import json
 import shutil
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import config_flags
@@ -14,7 +12,7 @@ from tests.support import clips, runs
 from tests.support.paths import ROOT
 from tests.support.runs import rows
 from tvts_jax import config as config_lib
-from tvts_jax import convert, evaluate, evaluators, preflight, sharding, step, train
+from tvts_jax import convert, evaluate, evaluators, preflight, step, train
 from tvts_jax.convert import workdir
 from tvts_jax.errors import UserError
 from tvts_jax.models import tvts
@@ -52,9 +50,8 @@ def config_of(root, name: str, arg: str = '', drop_path: float = 0.0, **changes)
 
 
 def run(values, folder):
-  """On one device, for which less is compiled, and once for all runs of one config."""
+  """Compiles once for all runs of one config."""
   config, compiling = config_lib.resolve(values), step.compile_step
-  one = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
 
   def once(*given):
     key = config_lib.text(config)
@@ -62,10 +59,7 @@ def run(values, folder):
       COMPILED[key] = compiling(*given)
     return COMPILED[key]
 
-  with (
-    mock.patch.object(sharding, 'make_mesh', one),
-    mock.patch.object(step, 'compile_step', once),
-  ):
+  with mock.patch.object(step, 'compile_step', once):
     assert train.train(config, folder)
 
 

@@ -1,12 +1,10 @@
 """Post-pre-training: images and clips in turn, two shapes of batch in one run, from the weights of another."""
 
 import dataclasses
-import functools
 import shutil
 from collections import Counter
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import config_flags
@@ -15,7 +13,7 @@ from tests.support import folders, runs, weights
 from tests.support.paths import ROOT
 from tests.support.runs import rows
 from tvts_jax import config as config_lib
-from tvts_jax import convert, sharding, train
+from tvts_jax import convert, train
 from tvts_jax import step as step_lib
 from tvts_jax.convert import names
 from tvts_jax.input import vocab
@@ -69,10 +67,7 @@ def config_of(root, **changes):
 
 
 def run(config, workdir):
-  """On one device, for which less is compiled."""
-  one = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
-  with mock.patch.object(sharding, 'make_mesh', one):
-    assert train.train(config, workdir)
+  assert train.train(config, workdir)
 
 
 @pytest.fixture(scope='module')

@@ -93,7 +93,7 @@ def test_the_evaluator_looks_at_frozen_features(tables, tmp_path):
   clips.make(tmp_path)
   (asked,) = setting('evals').values()
   own = {name: value for name, value in asked.items() if name in ('features', 'crops')}
-  config, mesh = clips.config(tmp_path, {'effective_rank': own}), clips.mesh(jax.devices()[:1])
+  config, mesh = clips.config(tmp_path, {'effective_rank': own}), clips.mesh()
   model = tvts.build(config.model)
   params = clips.random_parameters(model)
   with jax.set_mesh(mesh):

@@ -1,6 +1,5 @@
 """Documents are true: each command is one that its program takes, and a reader who follows them gets where they say."""
 
-import functools
 import importlib
 import json
 import os
@@ -8,10 +7,8 @@ import re
 import shlex
 import shutil
 import subprocess
-from unittest import mock
 
 import cv2
-import jax
 import numpy as np
 import pytest
 
@@ -19,7 +16,7 @@ from data.transcripts import dialects
 from data.transcripts.formats import Word
 from tests.support import media, notebooks, pages
 from tvts_jax import config as config_lib
-from tvts_jax import evaluate, sharding, train
+from tvts_jax import evaluate, train
 from tvts_jax.doctor import __main__ as doctor
 
 OWN = 'docs/your_own_videos.md'
@@ -63,13 +60,8 @@ def place(tmp_path_factory):
 
 
 def follow(words: list[str]) -> int:
-  """Does what a command says in this process, on one device → its exit code."""
-  one = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
-  with mock.patch.object(sharding, 'make_mesh', one):
-    return work(words[2], words[3:])
-
-
-def work(name: str, given: list[str]) -> int:
+  """Does what a command says in this process → its exit code."""
+  name, given = words[2], words[3:]
   if name == 'tvts_jax.doctor':
     return doctor.main([*given, *SETTINGS])
   if name == 'tvts_jax.main':

@@ -282,7 +282,7 @@ def test_averages_of_views(how):
 
 def test_attentive_probe(root, bench):
   settings = {'epochs': 8, 'train_batch': 8, 'lr': 0.6, 'warmup_epochs': 1, 'probe_seed': 1}
-  probe = build(root, bench[2], clips.mesh(jax.devices()[:1]), attentive_probe=settings)['attentive_probe']
+  probe = build(root, bench[2], attentive_probe=settings)['attentive_probe']
   found = probe.result(bench[3])
   assert found.metrics['top1'] >= 10 / 14 and set(found.missing) == GONE
   # Its head by plain loops over heads and tokens.

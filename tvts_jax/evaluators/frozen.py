@@ -66,11 +66,11 @@ class Frozen:
   def __init__(self, config, settings, model, mesh):
     self.settings, self.input = self.settings_of(config, settings)
     self.model, self.mesh = model, mesh
-    train_split = [self.settings['train_split']] if 'train_split' in self.settings else []
+    train_split = (self.settings['train_split'],) if 'train_split' in self.settings else ()
     self.answers = self.read((*train_split, self.input.split))
     self.clips = self.open(self.input.split)
-    for split in train_split:
-      self.train_clips = self.open(split, middle=self.TRAIN_MIDDLE)
+    if train_split:
+      self.train_clips = self.open(*train_split, middle=self.TRAIN_MIDDLE)
     self.embed = Texts(self.input, model, mesh) if self.EMBEDS_TEXTS else None
 
   def read(self, splits: tuple[str, ...]) -> annotations.Answers:
