@@ -17,8 +17,6 @@ import signal
 import sys
 from collections import Counter
 
-from etils import epath
-
 from data.builder import local, manifest, shard, shard_plan, summary
 from data.builder.windows import WindowConfig
 from data.builder.workers import Limits
@@ -26,6 +24,7 @@ from data.outcomes import CODES, ENDS, ERRORS, SKIPS, BuildError
 from data.sources import find
 from tvts_jax import command, files
 from tvts_jax.machine import cores
+from tvts_jax.shards import storage
 
 LOCAL = 'local'  # The runner that is no Beam runner.
 WINDOW_HELP = {
@@ -53,7 +52,7 @@ def main(argv=None) -> int:
 
 
 def build(args, beam_options: list[str]) -> None:
-  folder, limits = epath.Path(args.out), Limits(args.item_seconds, args.item_memory_mb)
+  folder, limits = storage.path(args.out), Limits(args.item_seconds, args.item_memory_mb)
   config = WindowConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(WindowConfig)})
   if args.runner != LOCAL:
     from data.builder import beam  # Needs an extra that most people don't have.
@@ -95,7 +94,7 @@ def lock(folder):
   do each other's work: whatever they write has the same bytes.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  if files.is_local(folder) and not (folder / shard_plan.PLAN).exists():
+  if storage.is_local(folder) and not (folder / shard_plan.PLAN).exists():
     known = {files.LOCK, shard_plan.ITEMS}
     foreign = [p.name for p in folder.iterdir() if p.name not in known and not files.HALF.fullmatch(p.name)]
     if foreign:

@@ -8,7 +8,6 @@ import sys
 import threading
 
 import pytest
-from etils import epath
 
 from tests.support.paths import ROOT
 from tvts_jax import files
@@ -16,7 +15,7 @@ from tvts_jax.errors import UserError
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
-  path = epath.Path(tmp_path) / 'f'
+  path = tmp_path / 'f'
   with pytest.raises(RuntimeError), files.publish(path) as f:
     f.write(b'half')
     raise RuntimeError

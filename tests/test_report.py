@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tvts_jax import config, report
 from tvts_jax.errors import UserError
 from tvts_jax.pages import sorting
+from tvts_jax.run.background import Background
 from tvts_jax.run.clock import Clock
 
 VOID = {'meta', 'img'}
@@ -104,7 +105,7 @@ def make_run(folder, **scores):
   clock = Clock(monotonic=lambda: next(now), wall=lambda: 1.7e9)
   with clock.span('step'):
     pass
-  clock.write(folder)
+  clock.write(folder, Background())
   (folder / 'eval' / 'examples.json').write_text(json.dumps([example()]))
   return folder
 

@@ -3,15 +3,18 @@
 import argparse
 import logging as stdlib_logging
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Mapping
 
 from absl import app, logging
 
-from tvts_jax.errors import UserError
+from tvts_jax.errors import RESTART, UserError
+from tvts_jax.shards import storage
+from tvts_jax.shards.storage import StorageError
 
 # The errors that end a command with one sentence, without a stack trace: exit code and sentence of each.
-ERRORS = {UserError: (1, 'error: {}'), OSError: (1, 'error: {}')}
+ERRORS = {UserError: (1, 'error: {}'), StorageError: (RESTART, 'error: {}'), OSError: (1, 'error: {}')}
 
 
 def parser(module: str, doc: str) -> argparse.ArgumentParser:
@@ -25,6 +28,21 @@ def parser(module: str, doc: str) -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+
+
+def place(text: str) -> storage.Path:
+  """An argument that names a file or folder, here or in a bucket."""
+  try:
+    return storage.path(text)
+  except UserError as e:
+    raise argparse.ArgumentTypeError(str(e)) from e
+
+
+def local_place(text: str) -> pathlib.Path:
+  """An argument that can only be on a disk."""
+  if not storage.is_local(text):
+    raise argparse.ArgumentTypeError(f'{text} is in a bucket, where this command cannot write; name a local path')
+  return pathlib.Path(text)
 
 
 def tell_own() -> None:

@@ -12,7 +12,6 @@ import typing
 from collections.abc import Mapping
 
 import ml_collections
-from etils import epath
 
 from tvts_jax import evaluators, objectives, roles, sharding
 from tvts_jax.errors import UserError
@@ -21,6 +20,7 @@ from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.optim import OptimConfig
 from tvts_jax.roles import setting
 from tvts_jax.run.checkpoint import CheckpointConfig
+from tvts_jax.shards import storage
 
 # What a run can start from; '' for nothing.
 INIT = {
@@ -168,7 +168,7 @@ def make(part: str, kind: type, values: Mapping):
 
 def read_input(workdir) -> InputConfig:
   """The input of a run, as the text in its work directory has it."""
-  path = epath.Path(workdir) / 'config.txt'
+  path = storage.path(workdir) / 'config.txt'
   if not path.exists():
     raise UserError(f'{path} is not there; name the work directory of a run')
   values, damaged = {}, (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # What odd literals end in.

@@ -206,10 +206,11 @@ def write(path: Path, columns: dict[str, np.ndarray]) -> None:
 
 def arguments(argv):
   parser = command.parser('tvts_jax.embed', __doc__)
-  parser.add_argument('weights', metavar='WEIGHTS', help='a folder of weights or a work directory')
-  parser.add_argument('videos', nargs='*', metavar='VIDEO_OR_FOLDER')
-  parser.add_argument('--texts', type=Path, metavar='FILE', help='one text a line, in the place of videos')
-  parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='features.npz or features.parquet')
+  add = parser.add_argument
+  add('weights', metavar='WEIGHTS', help='a folder of weights or a work directory')
+  add('videos', nargs='*', metavar='VIDEO_OR_FOLDER')
+  add('--texts', type=command.place, metavar='FILE', help='one text a line, in the place of videos')
+  add('--out', type=command.place, required=True, metavar='FILE', help='features.npz or features.parquet')
   args = parser.parse_args(argv)
   if bool(args.videos) == bool(args.texts):
     parser.error('give videos or --texts FILE, and not both')

@@ -17,7 +17,6 @@ import time
 
 import jax
 from absl import app, flags, logging
-from etils import epath
 from ml_collections import config_flags
 
 from tvts_jax import command, convert, evaluators, machine, roles, sharding
@@ -31,6 +30,7 @@ from tvts_jax.input.tokens import Tokenizer, check_fingerprint
 from tvts_jax.models import tvts
 from tvts_jax.pod import distributed
 from tvts_jax.run.checkpoint_reader import FOLDER, of_run
+from tvts_jax.shards import storage
 from tvts_jax.warm_start import from_run
 
 RANDOM = 'random'
@@ -42,7 +42,7 @@ def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLi
     raise UserError('the config has no evals, so there is nothing to do; configs/demo_evals.py shows some')
   if out is None and checkpoint == RANDOM:
     raise UserError('random parameters have no folder; name one for the results by --out')
-  out = epath.Path(out or epath.Path(checkpoint) / 'evaluate')
+  out = storage.path(out or storage.path(checkpoint) / 'evaluate')
   mesh = sharding.make_mesh(config.mesh)
   model, _, spec = step_lib.build(config)
   with jax.set_mesh(mesh):
@@ -88,7 +88,7 @@ def parameters(config, model, spec, mesh, checkpoint: str) -> tuple[dict, dict]:
   place = sharding.layout(shapes, config.sharding, mesh)
   if checkpoint == RANDOM:
     return jax.jit(init, out_shardings=place)(jax.random.key(config.seed)), {'kind': RANDOM, 'seed': config.seed}
-  folder, heads = epath.Path(checkpoint), [name for name in shapes if name.startswith(tvts.HEADS)]
+  folder, heads = storage.path(checkpoint), [name for name in shapes if name.startswith(tvts.HEADS)]
   if (folder / 'config.json').exists():
     given = shapes
     for part in (name for name in shapes if name not in heads):

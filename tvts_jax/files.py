@@ -17,9 +17,10 @@ from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
 from absl import logging
-from etils import epath
 
 from tvts_jax.errors import UserError
+from tvts_jax.shards import lease, storage
+from tvts_jax.shards.storage import is_local
 
 FETCHED = 'tvts_jax-'  # Before the number of the process that has fetched what is in such a folder.
 HALF = re.compile(r'\..+-[0-9a-f]{8}')  # The name of a file or folder that is not finished.
@@ -27,19 +28,14 @@ LOCK = '.lock'
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # What file systems without locks say.
 
 
-def is_local(path) -> bool:
-  return '://' not in os.fspath(path)
-
-
 def local(path, only: Collection[str] | None = None) -> pathlib.Path:
   """The path as it is; of a file or flat folder in a bucket a copy, with all its files or those named in `only`."""
-  return pathlib.Path(path) if is_local(path) else fetched(os.fspath(path), only)
+  return pathlib.Path(path) if is_local(path) else fetched(storage.path(path), only)
 
 
 @functools.cache
-def fetched(path: str, only: Collection[str] | None) -> pathlib.Path:
+def fetched(source: storage.BucketPath, only: Collection[str] | None) -> pathlib.Path:
   """Lasts as long as this process, or if it is killed, until the next one."""
-  source = epath.Path(path)
   if not source.exists():
     raise UserError(f'{source} is not there, or may not be read from here')
   for old in pathlib.Path(tempfile.gettempdir()).glob(f'{FETCHED}*-*'):
@@ -52,13 +48,13 @@ def fetched(path: str, only: Collection[str] | None) -> pathlib.Path:
   own = tempfile.mkdtemp(prefix=f'{FETCHED}{os.getpid()}-')
   atexit.register(shutil.rmtree, own, ignore_errors=True)
   copy = pathlib.Path(own, source.name)
-  if not source.is_dir():
-    source.copy(copy)
+  if source.is_file():
+    copy.write_bytes(source.read_bytes())
     return copy
   copy.mkdir()
   for file in source.iterdir():
-    if not file.is_dir() and (only is None or file.name in only):
-      file.copy(copy / file.name)
+    if file.name in only if only is not None else file.is_file():
+      (copy / file.name).write_bytes(file.read_bytes())
   return copy
 
 
@@ -76,16 +72,21 @@ def publish(path, durable: bool = True) -> Iterator[BinaryIO]:
   Args:
     durable: waits for the disk, some 10 ms, so that a local file outlives a power cut.
   """
-  path = epath.Path(path)
-  temp, synced = half(path), durable and is_local(path)
+  path = storage.path(path)
+  if isinstance(path, storage.BucketPath):
+    with tempfile.TemporaryFile() as file:
+      yield file
+      path.write(file)
+    return
+  temp = half(path)
   try:
     with temp.open('wb') as file:
       yield file
       file.flush()
-      if synced:
+      if durable:
         os.fsync(file.fileno())
     temp.replace(path)
-    if synced:
+    if durable:
       sync(path.parent)
   except BaseException as error:
     temp.unlink(missing_ok=True)
@@ -102,10 +103,22 @@ def write_whole(path, content: str | bytes, durable: bool = True) -> None:
 
 @contextlib.contextmanager
 def appear(target) -> Iterator[pathlib.Path]:
-  """A local path to write a file or folder at, which becomes `target` at the end, or nothing if the writing fails."""
-  target = pathlib.Path(target)
-  if os.path.lexists(target):
+  """A local path to write a file or folder at, which becomes `target` at the end, or nothing if the writing fails.
+
+  A folder in a bucket appears file by file.
+  """
+  target = storage.path(target)
+  if target.exists() or os.path.lexists(target):
     raise UserError(f'{target} exists already; move it away or choose another place')
+  if isinstance(target, storage.BucketPath):
+    with tempfile.TemporaryDirectory() as folder:
+      temporary = pathlib.Path(folder, target.name)
+      yield temporary
+      if temporary.is_file():
+        target.write(temporary)
+      for file in storage.files_below(temporary):
+        (target / file.relative_to(temporary)).write(file)
+    return
   target.parent.mkdir(parents=True, exist_ok=True)
   with scratch(target) as beside:
     temporary = beside / target.name  # Libraries look at the end of a name.
@@ -141,18 +154,18 @@ def sync(path) -> None:
 
 def sweep(folder) -> None:
   """Removes what processes that died have left half written in a local folder. For the folder's owner alone."""
-  folder = epath.Path(folder)
+  folder = storage.path(folder)
   if is_local(folder) and folder.exists():
     for path in folder.iterdir():
       if HALF.fullmatch(path.name):
-        path.rmtree() if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager
 def locked(folder, name: str = LOCK, wait: bool = False) -> Iterator[str | None]:
   """Makes a folder and holds it while it is entered, or until this process dies.
 
-  Buckets and some file systems cannot lock, so folders there are not guarded; the latter log a warning.
+  Where a file system has no locks, the folder is not guarded, and a warning says so; in a bucket a lease guards it.
 
   Args:
     name: of the file in the folder that is locked.
@@ -161,11 +174,12 @@ def locked(folder, name: str = LOCK, wait: bool = False) -> Iterator[str | None]
   Yields:
     None, or which other process holds the folder, as far as it says: then this one does not.
   """
-  folder = epath.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  if not is_local(folder):
-    yield None
+  folder = storage.path(folder)
+  if isinstance(folder, storage.BucketPath):
+    with lease.held(folder) as owner:
+      yield owner
     return
+  folder.mkdir(parents=True, exist_ok=True)
   with open(folder / name, 'a+') as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,7 +204,7 @@ def locked(folder, name: str = LOCK, wait: bool = False) -> Iterator[str | None]
 
 def read_rows(path) -> tuple[list[dict], list[int]]:
   """The lines of a JSONL file that are objects with a "step", and the numbers, from 1, of those that are not."""
-  path = epath.Path(path)
+  path = storage.path(path)
   rows, broken = [], []
   for number, line in enumerate(path.read_bytes().split(b'\n') if path.exists() else [], 1):
     if not line:

@@ -11,7 +11,6 @@ Exit codes: 0 the page is written, 1 an error that one sentence names, 2 the com
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -108,11 +107,12 @@ def write(args) -> None:
 
 def main(argv: list[str] | None = None) -> int:
   parser = command.parser('tvts_jax.nearest', __doc__)
-  parser.add_argument('weights', metavar='WEIGHTS', help='a folder of weights or a work directory')
-  parser.add_argument('shards', metavar='SHARDS', help='a folder that data.build made')
-  parser.add_argument('--texts', type=Path, required=True, metavar='FILE', help='one text a line')
-  parser.add_argument('--split', help='which split (the first one)')
-  parser.add_argument('--out', type=Path, default=Path('nearest.html'), metavar='PAGE', help='the page (%(default)s)')
+  add = parser.add_argument
+  add('weights', metavar='WEIGHTS', help='a folder of weights or a work directory')
+  add('shards', metavar='SHARDS', help='a folder that data.build made')
+  add('--texts', type=command.place, required=True, metavar='FILE', help='one text a line')
+  add('--split', help='which split (the first one)')
+  add('--out', type=command.place, default='nearest.html', metavar='PAGE', help='the page (%(default)s)')
   args = parser.parse_args(argv)
   return command.ending(lambda: write(args))
 

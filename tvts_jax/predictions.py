@@ -128,11 +128,12 @@ def write(args) -> None:
 
 def main(argv: list[str] | None = None) -> int:
   parser = command.parser('tvts_jax.predictions', __doc__)
-  parser.add_argument('shards', metavar='SHARDS', help='a folder that data.build made, where the pictures are')
-  parser.add_argument('results', nargs='+', type=Path, metavar='RESULT', help='a JSON of tvts_jax.evaluate')
-  parser.add_argument('--only', choices=ONLY, default='all', help='which clips (%(default)s)')
-  parser.add_argument('--count', type=int, default=24, metavar='N', help='how many clips at most (%(default)s)')
-  parser.add_argument('--out', type=Path, default=Path('predictions.html'), metavar='PAGE', help='(%(default)s)')
+  add = parser.add_argument
+  add('shards', metavar='SHARDS', help='a folder that data.build made, where the pictures are')
+  add('results', nargs='+', type=command.place, metavar='RESULT', help='a JSON of tvts_jax.evaluate')
+  add('--only', choices=ONLY, default='all', help='which clips (%(default)s)')
+  add('--count', type=int, default=24, metavar='N', help='how many clips at most (%(default)s)')
+  add('--out', type=command.place, default='predictions.html', metavar='PAGE', help='(%(default)s)')
   args = parser.parse_args(argv)
   if args.count < 1:
     parser.error('--count must be at least 1')

@@ -2,12 +2,10 @@
 
 import math
 
-from etils import epath
-
 from tvts_jax import config as config_lib
 from tvts_jax import objectives, roles
 from tvts_jax.errors import UserError
-from tvts_jax.shards import annotations
+from tvts_jax.shards import annotations, storage
 
 
 def check_vocabulary(config, tokenizer: str, pieces: int):
@@ -41,7 +39,7 @@ def check_files(config):
     (path, f'init.{part}', config_lib.INIT[part] + ' belongs at') for part, path in config.init.items() if path
   ]
   for path, what, how in needed:
-    if not epath.Path(path).exists():
+    if not storage.path(path).exists():
       folder = path.removesuffix('/manifest.json')
       raise UserError(f'{what} {folder} is not there; {how} {folder}. A run without either: bash launch/local.sh')
 

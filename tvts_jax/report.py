@@ -11,8 +11,6 @@ import re
 import sys
 import time
 
-from etils import epath
-
 from tvts_jax import command, objectives
 from tvts_jax.errors import UserError
 from tvts_jax.files import write_whole
@@ -22,6 +20,7 @@ from tvts_jax.pages.charts import Curve
 from tvts_jax.pages.kit import missing, text
 from tvts_jax.run import clock
 from tvts_jax.run.history import Run, read
+from tvts_jax.shards import storage
 
 FILE = 'report.html'
 SHOWN = 50  # Damaged records.
@@ -200,7 +199,7 @@ def texts(run: Run):
 
 def write(workdir, out=None):
   """Writes the page of a work directory and returns its path."""
-  out = epath.Path(out or epath.Path(workdir) / FILE)
+  out = storage.path(out or storage.path(workdir) / FILE)
   html = build(read(workdir))
   try:
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 
 from tvts_jax import __version__, evaluators, machine, optim, preflight, report, sharding, warm_start
 from tvts_jax import config as config_lib
@@ -19,18 +18,19 @@ from tvts_jax.models import flops
 from tvts_jax.run import clock as clock_lib
 from tvts_jax.run import metrics, workdir_lock
 from tvts_jax.run import stop as stop_lib
+from tvts_jax.run.background import Background
 from tvts_jax.run.checkpoint import Checkpoints
 from tvts_jax.run.checkpoint_reader import FOLDER
 from tvts_jax.run.profiling import Profile
 from tvts_jax.run.watchdog import Watchdog
-from tvts_jax.shards import annotations
+from tvts_jax.shards import annotations, storage
 
 EXAMPLES = 8  # Clips that the report shows.
 
 
 def train(config: config_lib.RunConfig, workdir) -> bool:
   """Trains to the end, or until it is asked to stop; True if it came to the end."""
-  workdir = epath.Path(workdir)
+  workdir = storage.path(workdir)
   clock = clock_lib.Clock()
 
   # 1. Describe ------------------------------------------------------------------------ nothing is allocated yet
@@ -52,8 +52,9 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
     workdir_lock.hold(workdir),
     stop_lib.Stop() as stop,
     jax.set_mesh(mesh),
-    Checkpoints(workdir / FOLDER, config.checkpoint) as checkpoints,
-    Profile(workdir, config.profile_at, config.log_every) as profile,
+    Background() as background,
+    Checkpoints(workdir / FOLDER, config.checkpoint, background.flush) as checkpoints,
+    Profile(workdir, config.profile_at, config.log_every, background) as profile,
   ):
     identity = {
       'config': config_lib.text(config),
@@ -76,7 +77,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       state = state._replace(params=warm_start.start_from(config, state.params, parts.shapes.params, place.params))
       if config.ema:
         state = state._replace(ema=jax.tree.map(lambda leaf: leaf.copy(), state.params))
-    writers = metrics.Writers(workdir, jax.process_index(), first)
+    writers = metrics.Writers(workdir, jax.process_index(), first, background)
     source.trouble.keep(workdir, jax.process_index(), first)
     if jax.process_index() == 0:
       for folder in (workdir, workdir / 'eval'):
@@ -92,7 +93,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       specs = step_lib.specs_of(source)
       step_fns = step_lib.compile_steps(parts.train_step, state, specs, rng, place, mesh)
     clip_flops = flops_of(config, parts.loss_fn, specs, mesh)
-    watch = Watch(config, workdir, source, clock, writers, total, mesh.devices.flatten(), clip_flops)
+    watch = Watch(config, workdir, source, clock, writers, background, total, mesh.devices.flatten(), clip_flops)
 
     # 3. Loop ------------------------------------------------------------------------------------- do not reorder
     # What is evaluated and saved as step s is the state before step s, and the batch of s is taken only after, so a
@@ -125,7 +126,8 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       checkpoints.close()
     writers.close()
     if jax.process_index() == 0:
-      clock.write(workdir)
+      clock.write(workdir, background)
+    background.flush()
     if done:
       write_report(workdir, evals, state.ema or state.params)
   return done
@@ -136,10 +138,11 @@ class Watch:
   """What a person sees of the run: each step's numbers, one step late, and a line now and then."""
 
   config: config_lib.RunConfig
-  workdir: epath.Path
+  workdir: storage.Path
   source: pipeline.Source | pipeline.Alternating
   clock: clock_lib.Clock
   writers: metrics.Writers
+  background: Background
   total: int  # Steps of the run.
   devices: np.ndarray
   clip_flops: float
@@ -163,7 +166,7 @@ class Watch:
     if (s + 1) % self.config.log_every == 0 or s + 1 == self.total:
       self.writers.write(s + 1, values)
       if jax.process_index() == 0:
-        self.clock.write(self.workdir)
+        self.clock.write(self.workdir, self.background)
       batch = self.config.input.batch
       rates = self.clock.rates(self.total - s - 1, batch)
       mfu = rates and metrics.mfu(rates.clips_per_s, self.clip_flops, self.devices)
@@ -199,7 +202,7 @@ class Watch:
       path.parent.mkdir(exist_ok=True)
       # An earlier process may have evaluated this step and died before it saved.
       rows = [row for row in read_rows(path)[0] if row['step'] < s] + [{'step': s, **values}]
-      write_whole(path, ''.join(json.dumps(row) + '\n' for row in rows))
+      self.background.write(path, ''.join(json.dumps(row) + '\n' for row in rows))
     logging.info('step %d %s: %s', s, name, ', '.join(f'{key} {value:.4g}' for key, value in values.items()))
 
 

@@ -5,18 +5,18 @@ import math
 
 import jax
 from absl import logging
-from etils import epath
 
 from tvts_jax import convert
 from tvts_jax.models import tvts
 from tvts_jax.models.encoders.vit import resize_positions
 from tvts_jax.run.checkpoint_reader import of_run
+from tvts_jax.shards import storage
 
 
 def start_from(config, params, shapes, place):
   """Fresh parameters with those of `config.init` in their places."""
   run = config.init.get('run')
-  if run and not (epath.Path(run) / 'config.json').exists():
+  if run and not (storage.path(run) / 'config.json').exists():
     given = from_run(run, config.model.video, shapes, place)
     if fresh := sorted(set(params) - set(given)):
       logging.info('%s has no %s, which start afresh', run, ', '.join(fresh))

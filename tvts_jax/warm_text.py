@@ -7,8 +7,6 @@ so a word whose meaning [CLS] has dropped never comes back; this makes it keep t
 a DistilBERT folder as Hugging Face has them, with the tokenizer beside it, which `init.text` takes.
 """
 
-import pathlib
-
 import jax
 import numpy as np
 import optax
@@ -19,12 +17,14 @@ from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.convert import names, write_weights
 from tvts_jax.errors import UserError
+from tvts_jax.files import local
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.order import Order
 from tvts_jax.input.skipped import Trouble
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
 from tvts_jax.models.texts.distilbert import TextEncoder
+from tvts_jax.shards import storage
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'the run whose transcripts and text encoder are meant')
 TOKENIZER = flags.DEFINE_string('tokenizer', None, 'a tokenizer folder; needed (python -m data.vocab makes one)')
@@ -75,13 +75,13 @@ def warm(config, tokenizer: Tokenizer, steps: int):
   return jax.device_get(trained['text']), float(named)
 
 
-def write(out: pathlib.Path, config, params, tokenizer_folder: str):
+def write(out: storage.Path, config, params, tokenizer_folder: str):
   """A DistilBERT folder, complete or not there at all."""
   flat = {f'text/{path}': leaf for path, leaf in names.flatten(params).items()}
   weights = names.apply_table(names.TEXT, config.model, flat)
   weights = {name.removeprefix('text_model.'): leaf for name, leaf in weights.items()}
   values = config_lib.plain(config.model.text) | {'model_type': 'distilbert', 'activation': 'gelu'}
-  files = [f for f in pathlib.Path(tokenizer_folder).iterdir() if f.name not in ('config.json', 'model.safetensors')]
+  files = [f for f in local(tokenizer_folder).iterdir() if f.name not in ('config.json', 'model.safetensors')]
   write_weights.write_folder(out, weights, {'config.json': values}, files=files)
 
 
@@ -92,7 +92,7 @@ def main(argv):
 
 
 def make() -> None:
-  out = pathlib.Path(OUT.value)
+  out = storage.path(OUT.value)
   if out.exists():
     raise UserError(f'{out} exists; give another --out, or remove it')
   config = config_lib.resolve(CONFIG.value)

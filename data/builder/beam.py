@@ -8,13 +8,12 @@ takes no worker with it.
 import glob
 from collections.abc import Iterable
 
-from etils import epath
-
 from data.builder import shard_plan
 from data.builder.shard import build_shard
 from data.builder.workers import Limits
 from data.outcomes import BuildError
 from data.sources.items import Item
+from tvts_jax.shards import storage
 
 try:
   import apache_beam
@@ -40,7 +39,7 @@ def build(pipeline: apache_beam.Pipeline, folder, plan_sha256: str, config, limi
 
   def work(name: str, items: Iterable[Item]) -> None:
     planned = shard_plan.PlannedShard(name, tuple(sorted(items, key=shard_plan.place)))
-    build_shard(epath.Path(out), planned, plan_sha256, config, limits)
+    build_shard(storage.path(out), planned, plan_sha256, config, limits)
 
   out = str(folder)
   with pipeline:

@@ -12,8 +12,9 @@ from data.builder.shard import Job, finish_shard, make_item
 from data.builder.shard_plan import PlannedShard
 from data.builder.workers import Limits, Pool, held_back
 from data.outcomes import BuildError
-from tvts_jax.files import is_local, scratch
+from tvts_jax.files import scratch
 from tvts_jax.human import Progress
+from tvts_jax.shards import storage
 
 JUDGED_FROM = 20  # Outcomes; fewer say little about a run as a whole.
 
@@ -47,7 +48,7 @@ class Tally:
 def build(folder, todo: list[PlannedShard], plan_sha256, config, limits: Limits, workers: int, tally: Tally) -> dict:
   """Builds the shards in todo; returns shard name → content of its shard.json."""
   finished, waiting, opened, running = {}, deque(todo), {}, set()
-  beside = Path(folder if is_local(folder) else tempfile.gettempdir(), 'parts')
+  beside = Path(folder if storage.is_local(folder) else tempfile.gettempdir(), 'parts')
   with (
     held_back(signal.SIGINT, signal.SIGTERM) as check_signals,
     scratch(beside) as parts,

@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -148,7 +147,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
   add('--batch', type=int, help='size of the global batch, which --step needs without --run')
   add('--sampling', nargs='*', default=[], metavar='KEY=VALUE', help='where training differs, as in frames=8')
   add('--sample', type=int, default=256, help='records that the quality report reads (%(default)s)')
-  add('--out', type=Path, default=Path('inspect.html'), help='the page (%(default)s)')
+  add('--out', type=command.place, default='inspect.html', help='the page (%(default)s)')
   args = parser.parse_args(argv)
   if args.records is None:
     args.records = 8 if args.run is None else MAX_RECORDS

@@ -36,7 +36,6 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -131,12 +130,12 @@ def main(argv: list[str] | None = None) -> int:
 def arguments(argv) -> argparse.Namespace:
   parser = command.parser('data.leakage', __doc__)
   add = parser.add_argument
-  add('pretrain', metavar='PRETRAIN', type=Path, help='folder of shards')
-  add('downstream', metavar='DOWNSTREAM', type=Path, help='folder of shards, or of videos')
-  add('--out', type=Path, default=Path('leakage.html'), metavar='PAGE', help='the page (%(default)s)')
-  add('--json', type=Path, metavar='FILE', help='a list of all pairs')
+  add('pretrain', metavar='PRETRAIN', type=command.local_place, help='folder of shards')
+  add('downstream', metavar='DOWNSTREAM', type=command.local_place, help='folder of shards, or of videos')
+  add('--out', type=command.place, default='leakage.html', metavar='PAGE', help='the page (%(default)s)')
+  add('--json', type=command.place, metavar='FILE', help='a list of all pairs')
   add('--threshold', type=int, default=THRESHOLD, metavar='BITS', help='at most so far apart is the same (%(default)s)')
-  add('--weights', type=Path, metavar='FOLDER', help='weights or a work directory, to look for near features, too')
+  add('--weights', type=command.local_place, metavar='FOLDER', help='to look for near features as well')
   args = parser.parse_args(argv)
   if not 0 <= args.threshold < BITS:
     parser.error(f'--threshold must be 0 to {BITS - 1}')

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 import tempfile
 
@@ -10,12 +9,11 @@ import jax
 import numpy as np
 import pytest
 from einops import rearrange
-from etils.epath import gpath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from tests.support import weights
+from tests.support import bucket, weights
 from tests.support.paths import GOLDEN
 from tvts_jax import convert
 from tvts_jax.convert import names, read_weights
@@ -23,6 +21,7 @@ from tvts_jax.convert.__main__ import main
 from tvts_jax.files import local
 from tvts_jax.models.encoders import vit
 from tvts_jax.models.tvts import TVTSConfig
+from tvts_jax.shards import storage
 
 torch = pytest.importorskip('torch')
 
@@ -390,42 +389,24 @@ def test_a_new_model_around_published_encoders(tmp_path, capsys):
     assert not (tmp_path / 'never').exists()
 
 
-class Bucket(type(gpath.backend_lib.fsspec_backend)):
-  """What epath asks of gs://, answered out of a folder."""
-
-  def __init__(self, folder):
-    self.place = lambda path: pathlib.Path(os.fspath(path).replace('gs:/', str(folder)))
-
-  def open(self, path, mode):
-    return self.place(path).open(mode)
-
-  def exists(self, path):
-    return self.place(path).exists()
-
-  def isdir(self, path):
-    return self.place(path).is_dir()
-
-  def listdir(self, path):
-    return os.listdir(self.place(path))
-
-
-def test_weights_come_out_of_a_bucket(tmp_path, monkeypatch, capsys):
-  found = {'gs': Bucket(tmp_path), None: gpath.backend_lib.os_backend}
-  monkeypatch.setattr(gpath._GPath, '_backend', property(lambda path: found[path._uri_scheme]))
-  assert run(capsys, 'import', '--tvts', PLAIN, '--out', tmp_path / 'mine/first')[0] == 0
-  (tmp_path / 'mine/first/vocab.txt').write_text('[PAD]\n[UNK]\n')
-  (tmp_path / 'mine/first/onnx').mkdir()  # As folders of the hub have it.
-  code, out, err = run(capsys, 'export', 'gs://mine/first', '--format', 'folder', '--out', tmp_path / 'again')
-  assert (code, err) == (0, '') and (tmp_path / 'again/vocab.txt').exists()
-  weights.equal(convert.load_folder(tmp_path / 'again')[1], convert.import_tvts(PLAIN)[1])
-  assert run(capsys, 'import', '--tvts', 'gs://mine/first/model.safetensors', '--out', tmp_path / 'file')[0] == 0
-  (copied,) = {local('gs://mine/first'), local(gpath.PosixGPath('gs://mine/first'))}
-  (tmp_path / 'tvts_jax-99999999-dead').mkdir()
-  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
-  assert [path.name for path in local('gs://mine/first', ('vocab.txt',)).iterdir()] == ['vocab.txt']
-  assert not (tmp_path / 'tvts_jax-99999999-dead').exists() and (copied / 'model.safetensors').exists()
-  code, _, err = run(capsys, 'inspect', 'gs://mine/none')
-  assert code == 1 and err == 'error: gs://mine/none is not there, or may not be read from here\n'
+def test_weights_go_into_a_bucket_and_come_out(tmp_path, monkeypatch, capsys):
+  with bucket.server():
+    first = storage.path('gs://mine/first')
+    assert run(capsys, 'import', '--tvts', PLAIN, '--out', first)[0] == 0
+    assert (first / 'config.json').exists() and not pathlib.Path('gs:').exists()
+    (first / 'vocab.txt').write(b'[PAD]\n[UNK]\n')
+    (first / 'onnx/as_the_hub_has_it').write(b'')
+    code, out, err = run(capsys, 'export', first, '--format', 'folder', '--out', tmp_path / 'again')
+    assert (code, err) == (0, '') and (tmp_path / 'again/vocab.txt').exists()
+    weights.equal(convert.load_folder(tmp_path / 'again')[1], convert.import_tvts(PLAIN)[1])
+    assert run(capsys, 'import', '--tvts', 'gs://mine/first/model.safetensors', '--out', tmp_path / 'file')[0] == 0
+    (copied,) = {local('gs://mine/first'), local(storage.path('gs://mine/first'))}
+    (tmp_path / 'tvts_jax-99999999-dead').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    assert [path.name for path in local('gs://mine/first', ('vocab.txt',)).iterdir()] == ['vocab.txt']
+    assert not (tmp_path / 'tvts_jax-99999999-dead').exists() and (copied / 'model.safetensors').exists()
+    code, _, err = run(capsys, 'inspect', 'gs://mine/none')
+    assert code == 1 and err == 'error: gs://mine/none is not there, or may not be read from here\n'
 
 
 def test_a_folder_of_another_kind_or_version_is_refused(tmp_path):

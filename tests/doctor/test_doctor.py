@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pathlib
 import platform
 import re
 import shutil
@@ -13,7 +14,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from etils import epath
 
 from tests.support import folders
 from tests.support.paths import ROOT
@@ -365,7 +365,7 @@ def test_a_work_directory_that_can_not_be_written(tmp_path):
 
 
 def test_storage_that_gives_back_something_else(examine, tmp_path, monkeypatch):
-  monkeypatch.setattr(type(epath.Path('/')), 'read_text', lambda self: 'something else')
+  monkeypatch.setattr(type(pathlib.Path('/')), 'read_text', lambda self: 'something else')
   told = problems(examine(f'--workdir={tmp_path}'))
   assert list(told) == ['storage', 'lock'] and "gave back 'something else'" in told['storage']
   assert not list(tmp_path.iterdir())

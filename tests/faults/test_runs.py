@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from etils import epath
 
 from tests.faults import small
 from tests.support import folders, runs
@@ -79,7 +78,7 @@ def test_a_full_disk_stops_a_run_and_costs_nothing(root, undisturbed):
   kept, (why,) = small.steps(folder), [line for line in said.splitlines() if line.startswith('error: ')]
   assert f'File too large; the newest complete one is {kept[-1]}; saves that failed in a row: 3, so the run' in why
   assert said.count('could not be saved in') == 4
-  assert len(kept) == 3 and all(checksums.damage(epath.Path(folder / 'checkpoints' / str(s))) is None for s in kept)
+  assert len(kept) == 3 and all(checksums.damage(folder / 'checkpoints' / str(s)) is None for s in kept)
 
   run = small.fork(root, 'full', '--config.checkpoint.failures=1000')
   wait_for(run, lambda: small.steps(folder)[-1] > kept[-1])
@@ -114,7 +113,7 @@ def test_the_next_run_sweeps_up_what_a_death_has_left_half_written(tmp_path, mon
     raise Death
 
   monkeypatch.setattr(os, 'fsync', die)
-  monkeypatch.setattr(type(epath.Path(tmp_path)), 'unlink', lambda *_, **__: None)  # As the dead do.
+  monkeypatch.setattr(type(tmp_path), 'unlink', lambda *_, **__: None)  # As the dead do.
   with pytest.raises(Death):
     write_whole(tmp_path / 'clock.json', 'half')
   monkeypatch.undo()

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import saved
+from tests.support import bucket, saved
 from tests.support.paths import ROOT
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
@@ -28,6 +27,7 @@ from tvts_jax.run.checkpoint_folder import CheckpointError
 from tvts_jax.run.checkpoint_reader import CheckpointReader, of_run
 from tvts_jax.run.stop import EXIT_CODE
 from tvts_jax.run.workdir_lock import hold
+from tvts_jax.shards import storage
 
 DEVICES = 8
 
@@ -160,19 +160,19 @@ def test_only_the_owner_cleans_up(tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == ['1', '2']
 
 
-def test_in_a_bucket_only_the_list_makes_it_complete(tmp_path, monkeypatch):
-  """As if folders could not be renamed; what a save leaves that is killed there is all but the list."""
-  monkeypatch.setattr(checkpoint_folder, 'is_local', lambda path: False)
-  monkeypatch.setattr(checkpoint, 'is_local', lambda path: False)
-  save(tmp_path, 1, 2)
-  (tmp_path / '2' / checksums.LIST).unlink()
-  assert CheckpointReader(tmp_path).latest() == 1
-  with Checkpoints(tmp_path, CheckpointConfig()) as checkpoints:
-    step, restored, _ = checkpoints.resume(spec(), lambda meta: None)
-    assert step == 1 and saved.exact(restored, 1, spec())
-    assert [p.name for p in tmp_path.iterdir()] == ['1']
-    checkpoints.save(2, saved.state(2, spec()), {})
-  assert saved.exact(CheckpointReader(tmp_path).restore(spec())[0], 2, spec())
+def test_in_a_bucket_only_the_list_makes_it_complete():
+  """What a save leaves that is killed there is all but the list."""
+  with bucket.server():
+    folder = storage.path('gs://bucket/checkpoints')
+    save(folder, 1, 2)
+    (folder / '2' / checksums.LIST).unlink()
+    assert CheckpointReader(folder).latest() == 1
+    with Checkpoints(folder, CheckpointConfig()) as checkpoints:
+      step, restored, _ = checkpoints.resume(spec(), lambda meta: None)
+      assert step == 1 and saved.exact(restored, 1, spec())
+      assert [p.name for p in folder.iterdir()] == ['1']
+      checkpoints.save(2, saved.state(2, spec()), {})
+    assert saved.exact(CheckpointReader(folder).restore(spec())[0], 2, spec())
 
 
 def test_what_is_missing_is_said(tmp_path):
@@ -190,7 +190,7 @@ def test_what_is_missing_is_said(tmp_path):
 
 def test_a_later_format_is_refused(tmp_path):
   save(tmp_path, 1)
-  meta = epath.Path(tmp_path) / '1' / checkpoint_folder.META
+  meta = tmp_path / '1' / checkpoint_folder.META
   meta.write_text(meta.read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 99'))
   checksums.write(meta.parent)
   with pytest.raises(CheckpointError, match='has the format 99, and this version reads 2'):
@@ -204,9 +204,9 @@ def flip(data: bytes, bit: int) -> bytes:
 
 
 def test_each_change_of_each_file_is_seen_and_named(ready, tmp_path):
-  folder, rng = epath.Path(tmp_path / 'copy'), np.random.default_rng(0)
+  folder, rng = tmp_path / 'copy', np.random.default_rng(0)
   shutil.copytree(ready / 'checkpoints' / '1', folder)
-  files = {path: path.read_bytes() for path in checksums.files(folder)}
+  files = {path: path.read_bytes() for path in storage.files_below(folder)}
   assert len(files) >= 10 and folder / checksums.LIST in files
   assert checksums.damage(folder) is None
   tried = 0
@@ -289,7 +289,7 @@ def test_files_as_they_were_saved_are_not_enough(ready, tmp_path, kind, caplog):
   else:
     shutil.rmtree(tmp_path / '2' / 'state')
     shutil.copytree(tmp_path / '1' / 'state', tmp_path / '2' / 'state')
-  checksums.write(epath.Path(tmp_path / '2'))
+  checksums.write(tmp_path / '2')
   told = {'other arrays': ' is not what was saved, though the files are', 'unreadable': '2 cannot be read: '}[kind]
   for devices in (8, 1):
     with pytest.raises(CheckpointError, match=told):

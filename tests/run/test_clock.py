@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvts_jax.run import clock as clock_lib
+from tvts_jax.run.background import Background
 from tvts_jax.run.clock import PARTS, Clock
 
 
@@ -203,9 +204,9 @@ def test_the_file(tmp_path, caplog):
   clock = time.clock()
   spend(time, clock, 'save', 1.5)
   assert clock_lib.read(tmp_path) is None
-  clock.write(tmp_path)
+  clock.write(tmp_path, Background())
   spend(time, clock, 'save', 1)
-  clock.write(tmp_path)
+  clock.write(tmp_path, Background())
   assert clock_lib.read(tmp_path) == clock.state()
   assert [path.name for path in tmp_path.iterdir()] == ['clock.json'], 'nothing else is left'
 
@@ -219,5 +220,5 @@ def test_a_damaged_file_is_told_and_left_aside(tmp_path, caplog, text):
 
 def test_times_that_cannot_be_written_stop_no_run(tmp_path, caplog):
   (tmp_path / 'file').write_text('')
-  Time().clock().write(tmp_path / 'file')
+  Time().clock().write(tmp_path / 'file', Background())
   assert 'file/clock.json cannot be written: Not a directory' in caplog.text

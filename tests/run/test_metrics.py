@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import bucket
 from tvts_jax import machine
 from tvts_jax.errors import UserError
 from tvts_jax.run import metrics
+from tvts_jax.run.background import Background
 from tvts_jax.run.clock import Rates
 
 
@@ -31,7 +33,7 @@ def timeless(path):
 
 
 def test_lines(tmp_path, no_board):
-  writers = metrics.Writers(tmp_path / 'run', 0, 0)
+  writers = metrics.Writers(tmp_path / 'run', 0, 0, Background())
   writers.write(20, {'loss': 0.1, 'sort/item': 1 / 3})
   path = tmp_path / 'run' / 'metrics.jsonl'
   assert timeless(path) == [{'step': 20, 'loss': 0.1, 'sort/item': 1 / 3}], 'on disk before the writers are closed'
@@ -41,7 +43,7 @@ def test_lines(tmp_path, no_board):
 
 
 def test_only_the_first_process_writes(tmp_path):
-  writers = metrics.Writers(tmp_path / 'run', 1, 0)
+  writers = metrics.Writers(tmp_path / 'run', 1, 0, Background())
   writers.write(1, {'loss': 1.0})
   writers.close()
   assert not (tmp_path / 'run').exists()
@@ -51,12 +53,12 @@ def test_only_the_first_process_writes(tmp_path):
 @pytest.mark.parametrize('name', ['step', 'time'])
 def test_names_of_fields_are_taken(tmp_path, no_board, process, name):
   with pytest.raises(ValueError, match=f'no metric can be called {name!r}'):
-    metrics.Writers(tmp_path, process, 0).write(1, {name: 1.0})
+    metrics.Writers(tmp_path, process, 0, Background()).write(1, {name: 1.0})
 
 
 def test_a_fresh_start_drops_what_is_there(tmp_path, no_board):
-  metrics.Writers(tmp_path, 0, 0).write(0, {'loss': 1.0})
-  metrics.Writers(tmp_path, 0, 0)
+  metrics.Writers(tmp_path, 0, 0, Background()).write(0, {'loss': 1.0})
+  metrics.Writers(tmp_path, 0, 0, Background())
   assert (tmp_path / 'metrics.jsonl').read_text() == ''
 
 
@@ -69,7 +71,7 @@ class Killed(Exception):
 
 def run(workdir, first, kill_at, again):
   """A loop in the trainer's order; → the last checkpoint. again: whether a resume evaluates its first state again."""
-  writers, saved, writes = metrics.Writers(workdir, 0, first), first, 0
+  writers, saved, writes = metrics.Writers(workdir, 0, first, Background()), first, 0
 
   def write(step, values):
     nonlocal writes
@@ -117,24 +119,28 @@ def test_a_run_that_is_killed_leaves_the_lines_of_an_undisturbed_one(tmp_path_fa
 def test_unreadable_lines_are_dropped_and_told(tmp_path, no_board, caplog):
   good = '{"step": 1, "time": 1.0, "loss": 0.5}\n'
   (tmp_path / 'metrics.jsonl').write_bytes(good.encode() + b'\x00\xff\n[1]\n{"step": "1"}\n' + good.encode() + b'{"st')
-  metrics.Writers(tmp_path, 0, 9)
+  metrics.Writers(tmp_path, 0, 9, Background())
   assert (tmp_path / 'metrics.jsonl').read_text() == 2 * good
   assert 'dropped what is unreadable, lines 2, 3, 4, 6' in caplog.text
 
 
-def test_a_bucket_gets_the_same_file(tmp_path, no_board, monkeypatch):
-  for name in ('disk', 'bucket'):
-    if name == 'bucket':
-      monkeypatch.setattr(metrics, 'is_local', lambda path: False)
-    for first in (0, 2):
-      writers = metrics.Writers(tmp_path / name, 0, first)
-      for step in range(first + 1, first + 4):
-        writers.write(step, {'loss': step / 3})
-  assert timeless(tmp_path / 'disk' / 'metrics.jsonl') == timeless(tmp_path / 'bucket' / 'metrics.jsonl')
+def test_a_bucket_gets_the_same_file_and_no_line_waits_for_it(tmp_path, no_board):
+  with bucket.server() as server:
+    for workdir in (tmp_path, 'gs://bucket/run'):
+      for first in (0, 2):
+        with Background() as background:
+          writers = metrics.Writers(workdir, 0, first, background)
+          background.flush()
+          server.zero()
+          for step in range(first + 1, first + 4):
+            writers.write(step, {'loss': step / 3})
+          assert not server.counts()['counts']
+    (tmp_path / 'copy').write_bytes(server.read('bucket/run/metrics.jsonl'))
+  assert timeless(tmp_path / 'metrics.jsonl') == timeless(tmp_path / 'copy')
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, no_board):
-  writers = metrics.Writers(tmp_path, 0, 0)
+  writers = metrics.Writers(tmp_path, 0, 0, Background())
   (tmp_path / 'metrics.jsonl').unlink()
   (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
   with pytest.raises(UserError, match='No space left on device.* run again: the run goes on from its last checkpoint'):
@@ -144,7 +150,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, no_board):
 def test_a_work_directory_that_cannot_be_is_one_sentence(tmp_path, no_board):
   (tmp_path / 'file').write_text('')
   with pytest.raises(UserError, match='metrics cannot be written to .*file'):
-    metrics.Writers(tmp_path / 'file' / 'run', 0, 0)
+    metrics.Writers(tmp_path / 'file' / 'run', 0, 0, Background())
 
 
 # TensorBoard.
@@ -163,7 +169,7 @@ def events(folder):
 
 
 def test_tensorboard_through_clu(tmp_path):
-  writers = metrics.Writers(tmp_path, 0, 0)
+  writers = metrics.Writers(tmp_path, 0, 0, Background())
   assert type(writers._board).__module__.startswith('clu.')
   writers.write(5, {'loss': 0.5, 'sort/item': 0.25})
   writers.write(6, {'loss': 0.125})
@@ -179,7 +185,9 @@ sys.modules[{module!r}] = None
 from absl import logging as absl_logging
 absl_logging.set_verbosity('info')
 from tvts_jax.run import metrics
-writers = metrics.Writers({str(workdir)!r}, 0, 0)
+from tests.support import bucket
+from tvts_jax.run.background import Background
+writers = metrics.Writers({str(workdir)!r}, 0, 0, Background())
 writers.write(5, {{'loss': 0.5}})
 writers.write(6, {{'loss': 0.125}})
 if writers._board: writers._board._file.flush()
@@ -195,7 +203,7 @@ os.kill(os.getpid(), 9)
 def test_without_tensorflow(tmp_path, no_board):
   without('tensorflow', tmp_path)
   assert events(tmp_path) == {('loss', 5): 0.5, ('loss', 6): 0.125}
-  metrics.Writers(tmp_path, 0, 6)
+  metrics.Writers(tmp_path, 0, 6, Background())
   assert timeless(tmp_path / 'metrics.jsonl') == [{'step': 5, 'loss': 0.5}, {'step': 6, 'loss': 0.125}]
 
 

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import pytest
 
 from tvts_jax.run import profiling
+from tvts_jax.run.background import Background
 
 
 def loop(workdir, steps, at=0, every=2, ask_at=None):
   """A run in miniature, of which someone asks for a trace while step `ask_at` is computed."""
   step_fn, state = jax.jit(lambda x: x @ x), jnp.eye(8)
-  with profiling.Profile(workdir, at, every) as profile:
+  with profiling.Profile(workdir, at, every, Background()) as profile:
     for s in range(steps):
       profile.before(s, state)
       with jax.profiler.StepTraceAnnotation('train', step_num=s):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support import bucket
+from tvts_jax.errors import UserError
 from tvts_jax.shards import patience, storage
 from tvts_jax.shards.hedge import Hedge
 
@@ -41,7 +42,7 @@ def test_paths_are_those_of_pathlib():
   assert path.relative_to(storage.path('gs://b/run')).as_posix() == 'a/metrics.jsonl'
   assert path == storage.path('gs://b/run/a/metrics.jsonl') and len({path, path.parent, path.parent}) == 2
   assert str(storage.path('/tmp/x')) == '/tmp/x' and not storage.is_local('s3://b/x')
-  with pytest.raises(OSError, match='kind is unknown; known: gs://, s3://, az://.*ftp://b/x'):
+  with pytest.raises(UserError, match='ftp://b/x is of an unknown kind; known: gs://, s3://, az://'):
     storage.path('ftp://b/x')
 
 

@@ -3,10 +3,8 @@
 import json
 import os
 
-from etils import epath
-
 from tvts_jax.input.host_tf import tensorflow
-from tvts_jax.shards import index, records, writer
+from tvts_jax.shards import index, records, storage, writer
 
 
 def jpeg(height, width, quality=75, value=None):
@@ -71,7 +69,7 @@ def flip(path, at):
 
 def write(folder, splits, config=None, sampling=None):
   """splits: {'train': [[record, ...] for each shard]}. An entry may be (serialized, video_id, window) instead."""
-  folder = epath.Path(folder)
+  folder = storage.path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   done = {}
   for split, contents in splits.items():

@@ -190,10 +190,11 @@ def write(study: Study, out: Path, jobs: list[Job], line: str) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
   parser = command.parser('tvts_jax.ablate', __doc__)
-  parser.add_argument('study', metavar='FILE', help='a config file with a STUDY')
-  parser.add_argument('--out', type=Path, default=Path('runs/ablations'), help='where all of it goes (%(default)s)')
-  parser.add_argument('--only', nargs='+', default=[], metavar='NAME', help='variants, or patterns such as "mask*"')
-  parser.add_argument('--seeds', type=int, help='of each variant; by default as many as the study says')
+  add = parser.add_argument
+  add('study', metavar='FILE', help='a config file with a STUDY')
+  add('--out', type=command.local_place, default=Path('runs/ablations'), help='where all of it goes (%(default)s)')
+  add('--only', nargs='+', default=[], metavar='NAME', help='variants, or patterns such as "mask*"')
+  add('--seeds', type=int, help='of each variant; by default as many as the study says')
   args = parser.parse_args(argv)
   if args.seeds is not None and args.seeds < 1:
     parser.error(f'--seeds {args.seeds} must be at least 1')

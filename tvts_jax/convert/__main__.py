@@ -20,6 +20,7 @@ from tvts_jax.convert import folder, load, names, read_weights, vivit, workdir, 
 from tvts_jax.convert.load_report import ConvertError, LoadError, plain
 from tvts_jax.files import appear, local
 from tvts_jax.input import tokens
+from tvts_jax.shards import storage
 
 FORMATS = {
   'folder': 'all that PyTorch needs, and this package reads',
@@ -133,7 +134,7 @@ def run_export(arguments):
     config, params, report = folder.load_folder(arguments.model)
     print(report)
     known = {'tokenizer': known_tokenizer(arguments.model), **folder.load_run(arguments.model)}
-  out = pathlib.Path(arguments.out)
+  out = storage.path(arguments.out)
   match arguments.format:
     case 'folder':
       known['tokenizer'] = arguments.tokenizer or known['tokenizer']
@@ -159,7 +160,7 @@ def run_inspect(arguments):
 
 def refuse_existing(path: str):
   """At once, and not after minutes of reading."""
-  if pathlib.Path(path).exists():
+  if storage.path(path).exists():
     raise ConvertError(f'{path} exists already; move it away or choose another place')
 
 

@@ -1,22 +1,22 @@
 """A training run's newest checkpoint, as something to export."""
 
 import jax
-from etils import epath
 
 from tvts_jax.convert import names
 from tvts_jax.files import local, read_rows
 from tvts_jax.input import tokens
 from tvts_jax.models.tvts import HEADS, TVTSConfig
 from tvts_jax.run.checkpoint_reader import FOLDER, of_run
+from tvts_jax.shards import storage
 
 
 def is_workdir(path) -> bool:
-  return (epath.Path(path) / FOLDER).is_dir()
+  return (storage.path(path) / FOLDER).is_dir()
 
 
 def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
   """(config, params, what save_folder wants to know besides); parameters on the host, their running mean if kept."""
-  workdir = epath.Path(workdir)
+  workdir = storage.path(workdir)
   checkpoints = of_run(workdir)
   step, meta = checkpoints.latest(), checkpoints.read_meta()
   config = TVTSConfig.from_dict(meta['model'])
@@ -32,5 +32,5 @@ def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
     'version': meta['version'],
     'config': dict(line.split(': ', 1) for line in meta['config'].splitlines()),
   }
-  tokenizer = local(meta['tokenizer'], tokens.FILES) if epath.Path(meta['tokenizer']).is_dir() else None
+  tokenizer = local(meta['tokenizer'], tokens.FILES) if storage.path(meta['tokenizer']).is_dir() else None
   return config, jax.device_get(params), {'tokenizer': tokenizer, 'metrics': metrics, 'run': run}

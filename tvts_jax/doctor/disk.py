@@ -11,11 +11,10 @@ from tvts_jax.doctor.examination import Run, within
 from tvts_jax.doctor.weights import state_bytes
 from tvts_jax.errors import UserError
 from tvts_jax.human import size
+from tvts_jax.shards import storage as storage_lib
 
 
 def storage(run: Run) -> str:
-  from etils import epath
-
   from tvts_jax.files import write_whole
 
   def use(path) -> None:
@@ -33,7 +32,7 @@ def storage(run: Run) -> str:
       raise UserError(f'{run.workdir} cannot be a work directory: {why}; mend that or give another --workdir') from e
 
   late = f'{run.workdir} has not answered within {examination.WAIT} s; see that its storage is there'
-  within(examination.WAIT, late, use, epath.Path(run.workdir) / f'.doctor-{secrets.token_hex(4)}')
+  within(examination.WAIT, late, use, storage_lib.path(run.workdir) / f'.doctor-{secrets.token_hex(4)}')
   return f'{run.workdir} can be written, read back, renamed in and deleted from'
 
 
@@ -41,10 +40,9 @@ def lock(run: Run) -> str:
   """No run lives there, and it is one and the same folder to all processes."""
   import jax
   import numpy as np
-  from etils import epath
   from jax.experimental import multihost_utils
 
-  from tvts_jax.files import is_local, write_whole
+  from tvts_jax.files import write_whole
   from tvts_jax.run import workdir_lock
 
   def share() -> None:
@@ -52,7 +50,7 @@ def lock(run: Run) -> str:
       if jax.process_count() == 1:
         return
       token = int(multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31))))
-      path = epath.Path(run.workdir) / f'.doctor-{token:x}'
+      path = storage_lib.path(run.workdir) / f'.doctor-{token:x}'
       if run.index == 0:
         write_whole(path, '')
       multihost_utils.sync_global_devices('written')
@@ -71,19 +69,16 @@ def lock(run: Run) -> str:
     f'the processes have not agreed about {run.workdir} within {examination.WAIT} s; see that all reach it',
     share,
   )
-  if not is_local(run.workdir):
-    return f'{run.workdir} knows no locks, so see yourself that one run at a time lives there'
   return f'no run lives in {run.workdir}'
 
 
 def space(run: Run) -> str:
   """Room for all checkpoints that a run keeps and the one that it writes, less those that are there."""
-  from tvts_jax.files import is_local
   from tvts_jax.run.checkpoint_reader import FOLDER
 
   each, keep = state_bytes(run.shapes), run.config.checkpoint.keep
   what = f'a checkpoint takes {size(each)}, and up to {keep + 1} lie in {run.workdir} at a time'
-  if not is_local(run.workdir):
+  if not storage_lib.is_local(run.workdir):
     return f'{what}; how much is free there is not known'
   there = sum(path.name.isdigit() for path in pathlib.Path(run.workdir, FOLDER).glob('*'))
   need = each * (keep + 1 - min(there, keep))

@@ -29,19 +29,18 @@ def model(run: Run) -> str:
 
 def weights(run: Run) -> str:
   """Reads every file as a run does, so that a damaged or unfitting one shows here."""
-  from etils import epath
-
   from tvts_jax import convert
   from tvts_jax.config import INIT
   from tvts_jax.models.tvts import HEADS
   from tvts_jax.run.checkpoint_reader import of_run
+  from tvts_jax.shards import storage
 
   found, wrong = [], []
   for part, path in run.config.init.items():
     if not path:
       continue
     try:
-      if part == 'run' and not (epath.Path(path) / 'config.json').exists():
+      if part == 'run' and not (storage.path(path) / 'config.json').exists():
         of_run(path).read_meta()
       else:  # A folder of weights brings every part.
         parts = [name for name in run.shapes.params if not name.startswith(HEADS)]

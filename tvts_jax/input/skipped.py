@@ -9,10 +9,10 @@ import threading
 import time
 
 from absl import logging
-from etils import epath
 
 from tvts_jax.errors import UserError
 from tvts_jax.files import read_rows, write_whole
+from tvts_jax.shards import storage
 
 FOLDER = 'skipped'  # In a work directory: PROCESS.jsonl, a line for each example and step it was missed at.
 WAITS_S = (2, 4, 8, 16)  # Before storage is asked again.
@@ -48,7 +48,7 @@ class Trouble:
   def keep(self, workdir, process: int, first: int) -> None:
     """Also writes what is skipped into a work directory, whose run goes on from step `first`."""
     with self._lock:
-      self._path = epath.Path(workdir) / FOLDER / f'{process}.jsonl'
+      self._path = storage.path(workdir) / FOLDER / f'{process}.jsonl'
       # What an earlier process skipped later than that will be skipped again.
       self._earlier = [row for row in read_rows(self._path)[0] if row['step'] < first]
       if self._skipped or self._path.exists():

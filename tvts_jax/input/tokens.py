@@ -9,10 +9,10 @@ import json
 import os
 
 import numpy as np
-from etils import epath
 
 from tvts_jax.errors import UserError
 from tvts_jax.files import local
+from tvts_jax.shards import storage
 
 # Else transformers tells everybody that its models need PyTorch; of it only tokenizers are taken.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
@@ -91,7 +91,7 @@ def open_tokenizer(name: str):
 
 def from_file(name: str):
   """A tokenizer that lies in a folder with all that is asked of it; None if it does not."""
-  folder = epath.Path(name)
+  folder = storage.path(name)
   if not (folder / 'tokenizer.json').exists() or not (folder / 'tokenizer_config.json').exists():
     return None
   if not json.loads((folder / 'tokenizer_config.json').read_text()).get('pad_token'):

@@ -18,9 +18,8 @@ import threading
 import time
 from typing import NoReturn
 
-from tvts_jax.errors import UserError
+from tvts_jax.errors import RESTART, UserError
 
-RESTART = os.EX_PROTOCOL  # 76: a process died or stood still; start all of them again to go on.
 CONNECT_S = 60  # For the connections; the processes have met already.
 GOODBYE_S = 300  # In which all processes come to their end once the first has.
 SIGNS = 6  # Of life, in the time after which their lack counts.

@@ -12,6 +12,7 @@ import json
 import math
 import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,11 +20,11 @@ import jax
 from absl import logging
 
 from tvts_jax.errors import UserError
-from tvts_jax.files import is_local
 from tvts_jax.pod import messages
 from tvts_jax.run import checkpoint_folder, checksums, save_times
 from tvts_jax.run.checkpoint_folder import CheckpointError, describe, named
 from tvts_jax.run.checkpoint_reader import FORMAT, CheckpointReader, DamagedError
+from tvts_jax.shards import storage
 
 UNFINISHED = '.unfinished'  # Ends the name of a checkpoint until it is complete.
 DAMAGED = '.damaged'
@@ -49,9 +50,10 @@ class CheckpointConfig:
 class Checkpoints(CheckpointReader):
   """Those of a run that owns their folder. All processes make the same calls in the same order."""
 
-  def __init__(self, folder, config: CheckpointConfig):
+  def __init__(self, folder, config: CheckpointConfig, before: Callable[[], None] = lambda: None):
+    """before: called in the background before a checkpoint counts: what is known of its steps must be written."""
     super().__init__(folder)
-    self.config = config
+    self.config, self._before = config, before
     self._token = messages.share(secrets.token_hex(4), messages.number())
     self._background = ThreadPoolExecutor(1, 'checkpoints')
     self._saving = None  # (step, future) of a save that may still be running.
@@ -64,7 +66,7 @@ class Checkpoints(CheckpointReader):
     for path in paths:
       if path.name.isdecimal() or path.name.endswith(UNFINISHED):
         logging.info('removing %s, which was never completed', path)
-        path.rmtree()
+        storage.remove_tree(path)
 
   def latest(self) -> int | None:
     """The newest complete step; waits for a save that is running."""
@@ -111,7 +113,7 @@ class Checkpoints(CheckpointReader):
     }
     number = messages.number()
     # A name that no try had before, whose processes may still write. A bucket, which cannot rename, has but one.
-    name = f'{step}-{number}-{self._token}{UNFINISHED}' if is_local(self.folder) else str(step)
+    name = f'{step}-{number}-{self._token}{UNFINISHED}' if storage.is_local(self.folder) else str(step)
     path = self.folder / name
     text = json.dumps(content)
     writes = checkpoint_folder.begin(path, arrays)
@@ -137,7 +139,7 @@ class Checkpoints(CheckpointReader):
     """In the background: (why the step could not be saved, the same in all processes, or None; the steps there)."""
     why = messages.gather(checkpoint_folder.wait(writes), number)
     if jax.process_index() == 0:
-      why = why or checkpoint_folder.complete(path, content, self.folder / str(step))
+      why = why or checkpoint_folder.complete(path, content, self.folder / str(step), self._before)
       if why:
         checkpoint_folder.remove(path)  # It may be what fills the disk.
       else:

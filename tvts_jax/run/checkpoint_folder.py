@@ -12,6 +12,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import jax
@@ -19,9 +20,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from tvts_jax.errors import UserError
-from tvts_jax.files import is_local, write_whole
+from tvts_jax.files import write_whole
 from tvts_jax.run import checksums
+from tvts_jax.run.orbax_files import orbax_path
 from tvts_jax.sharding import path_name
+from tvts_jax.shards import storage
 
 STATE = 'state'
 META = 'meta.json'
@@ -38,7 +41,7 @@ def begin(folder, arrays: dict) -> list:
   """Starts to write; the arrays may be donated once this returns. What it gives is for wait(), and so are errors."""
   try:
     (folder / STATE).mkdir(parents=True, exist_ok=True)
-    return run(ocp.PyTreeCheckpointHandler().async_save(folder / STATE, args=ocp.args.PyTreeSave(arrays)))
+    return run(ocp.PyTreeCheckpointHandler().async_save(orbax_path(folder / STATE), args=ocp.args.PyTreeSave(arrays)))
   except ERRORS as e:
     failed = Future()
     failed.set_exception(e)
@@ -56,11 +59,12 @@ def wait(writes: list) -> str | None:
   return None
 
 
-def complete(folder, content: str, final) -> str | None:
+def complete(folder, content: str, final, before: Callable[[], None]) -> str | None:
   """For one process, when all have written: adds what is lacking, and the name under which it counts. → why not."""
   try:
-    ocp.PyTreeCheckpointHandler().finalize(folder / STATE)
+    ocp.PyTreeCheckpointHandler().finalize(orbax_path(folder / STATE))
     write_whole(folder / META, content)
+    before()
     checksums.write(folder)
     if folder != final:
       folder.rename(final)
@@ -71,7 +75,7 @@ def complete(folder, content: str, final) -> str | None:
 
 def is_complete(folder) -> bool:
   """A bucket cannot rename a folder: there it has its name from the start, and its list tells that all has come."""
-  return is_local(folder) or (folder / checksums.LIST).exists()
+  return storage.is_local(folder) or (folder / checksums.LIST).exists()
 
 
 def read_content(folder) -> dict:
@@ -87,7 +91,7 @@ def read_arrays(folder, wanted: dict) -> tuple[dict, str | None]:
     wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
   )
   try:
-    restored = ocp.PyTreeCheckpointHandler().restore(folder / STATE, args=args)
+    restored = ocp.PyTreeCheckpointHandler().restore(orbax_path(folder / STATE), args=args)
     return {name: restored[name] for name in wanted}, None
   except ERRORS as e:
     return {}, reason(e)
@@ -96,7 +100,7 @@ def read_arrays(folder, wanted: dict) -> tuple[dict, str | None]:
 def remove(folder) -> None:
   """A folder that stays does no harm but to the space it takes."""
   try:
-    folder.rmtree(missing_ok=True)
+    storage.remove_tree(folder)
   except OSError as e:
     logging.warning('%s could not be removed: %s', folder, reason(e))
 

@@ -3,12 +3,11 @@
 import os
 
 import jax
-from etils import epath
 
-from tvts_jax.files import is_local
 from tvts_jax.pod import messages
 from tvts_jax.run import checkpoint_folder, checksums
 from tvts_jax.run.checkpoint_folder import CheckpointError, describe, named, refuse_differing
+from tvts_jax.shards import storage
 
 FOLDER = 'checkpoints'  # Their place in a work directory.
 FORMAT = 2
@@ -23,7 +22,7 @@ class CheckpointReader:
 
   def __init__(self, folder):
     # Orbax takes absolute paths alone.
-    self.folder = epath.Path(os.path.abspath(folder)) if is_local(folder) else epath.Path(folder)
+    self.folder = storage.path(os.path.abspath(folder)) if storage.is_local(folder) else storage.path(folder)
     listed = self._list() if jax.process_index() == 0 else None
     self._steps, why = messages.share(listed, messages.number())
     if why is not None:
@@ -134,5 +133,5 @@ class CheckpointReader:
 
 def of_run(folder) -> CheckpointReader:
   """Those of another run, which may be alive, to read them; folder: its work directory, or that of its checkpoints."""
-  folder = epath.Path(folder)
+  folder = storage.path(folder)
   return CheckpointReader(folder / FOLDER if (folder / FOLDER).exists() else folder)

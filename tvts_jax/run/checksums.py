@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tvts_jax.files import is_local, sync, write_whole
+from tvts_jax.files import sync, write_whole
+from tvts_jax.shards import storage
 
 LIST = 'checksums.sha256'  # In the folder itself, and as sha256sum writes it: `sha256sum -c` reads it, too.
 BLOCK = 2**22  # Bytes.
@@ -17,7 +18,7 @@ BLOCK = 2**22  # Bytes.
 def write(folder) -> None:
   """Lists all files of a folder, as the last one that comes into it."""
   found = digests(folder)
-  if is_local(folder):
+  if storage.is_local(folder):
     for name in found:  # Only then do they outlive a power cut, and only then do some storages tell that they are full.
       sync(folder / name)
   lines = ''.join(f'{digest}  {name}\n' for name, digest in found.items())
@@ -54,13 +55,9 @@ def seal(lines: bytes) -> str:
 
 
 def digests(folder) -> dict[str, str]:
-  paths = [path for path in files(folder) if path != folder / LIST]
+  paths = [path for path in storage.files_below(folder) if path != folder / LIST]
   with ThreadPoolExecutor(8) as threads:
     return dict(zip((path.relative_to(folder).as_posix() for path in paths), threads.map(digest, paths)))
-
-
-def files(folder) -> list:
-  return sorted(path / name for path, _, names in folder.walk() for name in names)  # iterdir() hides names like 'a~'.
 
 
 def digest(path) -> str:

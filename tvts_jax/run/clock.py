@@ -12,9 +12,9 @@ import math
 import time
 
 from absl import logging
-from etils import epath
 
-from tvts_jax.files import write_whole
+from tvts_jax.run.background import Background
+from tvts_jax.shards import storage
 
 # What time goes to. 'start' and 'other' are what is left over before and after the first span.
 PARTS = {
@@ -123,18 +123,18 @@ class Clock:
     self._turn(self._doing)
     return {'seconds': dict(self._seconds), 'down': self._down, 'restarts': self._restarts, 'wall': self._wall()}
 
-  def write(self, workdir):
+  def write(self, workdir, background: Background):
     """No run stops because its times cannot be written: a disk may be full for a while."""
-    path = epath.Path(workdir) / FILE
+    path = storage.path(workdir) / FILE
     try:
-      write_whole(path, json.dumps(self.state(), indent=2) + '\n')
+      background.write(path, json.dumps(self.state(), indent=2) + '\n')
     except OSError as e:
       logging.warning('%s cannot be written: %s; nothing but the times that a report shows needs it', path, e.strerror)
 
 
 def read(workdir) -> dict | None:
   """What a clock wrote last; None if none did, or if the file is damaged."""
-  path = epath.Path(workdir) / FILE
+  path = storage.path(workdir) / FILE
   if not path.exists():
     return None
   try:

@@ -3,12 +3,11 @@
 import dataclasses
 import json
 
-from etils import epath
-
 from tvts_jax.errors import UserError
 from tvts_jax.files import read_rows
 from tvts_jax.input.skipped import FOLDER as SKIPPED
 from tvts_jax.run import clock
+from tvts_jax.shards import storage
 
 SOURCES = ('metrics.jsonl', 'config.txt', 'clock.json', 'eval')
 
@@ -42,7 +41,7 @@ class Run:
 
 
 def read(workdir) -> Run:
-  workdir = epath.Path(workdir)
+  workdir = storage.path(workdir)
   if not any((workdir / source).exists() for source in SOURCES):
     raise UserError(f'{workdir} is no work directory of a run: it has none of {", ".join(SOURCES)}')
   notes = []

@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 
 from absl import logging
 from clu import asynclib
-from etils import epath
 
 from tvts_jax import machine, objectives
 from tvts_jax.errors import UserError
-from tvts_jax.files import is_local, read_rows, write_whole
+from tvts_jax.files import read_rows
 from tvts_jax.human import duration, number, percent
 from tvts_jax.input import host_tf
+from tvts_jax.run.background import Background
 from tvts_jax.run.clock import Rates
+from tvts_jax.shards import storage
 
 FILE = 'metrics.jsonl'
 TENSORBOARD = 'tensorboard'  # The folder for `tensorboard --logdir`.
@@ -33,11 +34,12 @@ class Writers:
   that it left. A checkpoint must be saved only after the numbers of all its steps are written.
   """
 
-  def __init__(self, workdir, process_index: int, first: int):
+  def __init__(self, workdir, process_index: int, first: int, background: Background):
+    self._background = background
     self._active = process_index == 0
     if not self._active:
       return
-    self._path = epath.Path(workdir) / FILE
+    self._path = storage.path(workdir) / FILE
     rows, broken = read_rows(self._path)
     if broken:
       logging.warning('%s: dropped what is unreadable, lines %s', self._path, ', '.join(map(str, broken)))
@@ -47,11 +49,11 @@ class Writers:
     self._written = {(row['step'], frozenset(row) - {'step', 'time'}) for row in rows}
     with telling(self._path):
       self._path.parent.mkdir(parents=True, exist_ok=True)
-      write_whole(self._path, self._text)
-      self._board = open_board(epath.Path(workdir) / TENSORBOARD)
+      background.write(self._path, self._text)
+      self._board = open_board(background.local(storage.path(workdir) / TENSORBOARD))
 
   def write(self, step: int, scalars: Mapping[str, float]):
-    """On disk on return, so that a killed process loses nothing."""
+    """On a local disk on return, so that a killed process loses nothing; in a bucket soon."""
     if taken := {'step', 'time'} & set(scalars):
       raise ValueError(f'no metric can be called {taken.pop()!r}: each line of {FILE} has a field of that name')
     if not self._active or (step, frozenset(scalars)) in self._written:
@@ -60,12 +62,12 @@ class Writers:
     values = {name: value if math.isfinite(value) else None for name, value in scalars.items()}  # JSON has no NaN.
     line = json.dumps({'step': step, 'time': round(time.time(), 3), **values}) + '\n'
     with telling(self._path):
-      if is_local(self._path):
+      if storage.is_local(self._path):
         with self._path.open('ab') as file:
           file.write(line.encode())
       else:  # What lies in a bucket cannot grow.
         self._text += line
-        write_whole(self._path, self._text)
+        self._background.write(self._path, self._text)
       if self._board:
         self._board.write_scalars(step, scalars)
 
@@ -80,6 +82,8 @@ def telling(path):
   """A full disk in one sentence."""
   try:
     yield
+  except storage.StorageError:
+    raise
   except (OSError, asynclib.AsyncError) as error:
     raise UserError(
       f'metrics cannot be written to {path.parent} ({getattr(error, "strerror", None) or error}); put that right and '

@@ -8,7 +8,9 @@ import contextlib
 
 import jax
 from absl import logging
-from etils import epath
+
+from tvts_jax.run.background import Background
+from tvts_jax.shards import storage
 
 FILE = 'profile'
 STEPS = 5
@@ -17,11 +19,11 @@ STEPS = 5
 class Profile:
   """Entered around the loop; what is being traced when it is left is written all the same."""
 
-  def __init__(self, workdir, at: int, every: int):
+  def __init__(self, workdir, at: int, every: int, background: Background):
     """at: a step to begin with, or 0; every: steps between two looks for the file."""
-    workdir = epath.Path(workdir)
+    workdir = storage.path(workdir)
     self._asked, self._folder = workdir / FILE, workdir / 'tensorboard'
-    self._at, self._every = at, every
+    self._at, self._every, self._background = at, every, background
     self._end = None  # The step before which the trace ends that is being taken.
 
   def __enter__(self):
@@ -42,13 +44,13 @@ class Profile:
         if step == self._at > 0 or self._file_asks(step):
           options = jax.profiler.ProfileOptions()
           options.python_tracer_level = 0  # Each call in each thread that reads data would fill most of the trace.
-          jax.profiler.start_trace(self._folder, profiler_options=options)
+          jax.profiler.start_trace(self._background.local(self._folder), profiler_options=options)
           self._end = step + STEPS
 
   def _file_asks(self, step: int) -> bool:
-    if step % self._every or not self._asked.exists():
+    if step % self._every or not self._background.seen(self._asked):
       return False
-    self._asked.unlink()
+    self._asked.unlink(missing_ok=True)
     return True
 
   def close(self) -> None:

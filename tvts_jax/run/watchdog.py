@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from tvts_jax.pod import distributed
 from tvts_jax.run.clock import PARTS
+from tvts_jax.shards import storage
 
 PATIENCE, PATIENCE_S = 'TVTS_PATIENCE_S', 300
 USUAL = 20  # How many times the usual step a step may take.
@@ -45,7 +46,7 @@ class Watchdog:
     before, still = None, 0.0
     # Time is counted in looks, because a machine that slept, or a process that was paused, does not hang.
     while not self._stop.wait(TICK):
-      now = *self._clock.doing(), self.beats
+      now = *self._clock.doing(), self.beats, storage.RETRIES.count  # What waits for storage has patience of its own.
       still = still + TICK if now == before else 0.0
       before = now
       if still >= self.limit_s(now[1]):

@@ -24,9 +24,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from tvts_jax.errors import UserError
+from tvts_jax.shards import storage
 
 NEGATED = ('subj', 'verb', 'obj')
 MAKE = 'python -m data.check NAME PATH --out DIR makes one'
@@ -84,7 +84,7 @@ class Annotations(NamedTuple):
 
 def read(path, split: str | None = None) -> Annotations:
   """The clips of a split, or of all, and the classes of the whole file; UserError, in one sentence, if it is wrong."""
-  path = epath.Path(path)
+  path = storage.path(path)
   if not path.exists():
     raise UserError(f'{path} is not there; {MAKE}')
   rows, places = [], {}
@@ -170,7 +170,7 @@ def hashes(config) -> list[str]:
   """sha256 of the files that decide what the batches of an InputConfig hold."""
   parts, _ = config.parts()
   used = [part.annotations for part in parts if 'label' in part.fields or part.caption == 'drawn']
-  return [hashlib.sha256(epath.Path(path).read_bytes()).hexdigest() for path in used]
+  return [hashlib.sha256(storage.path(path).read_bytes()).hexdigest() for path in used]
 
 
 def field(row: dict, name: str, path: str):

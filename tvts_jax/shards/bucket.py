@@ -14,12 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import NamedTuple
 
+from tvts_jax.errors import UserError
 from tvts_jax.shards.hedge import Hedge
 from tvts_jax.shards.patience import patiently
 
 READ_AHEAD = 16 * 2**20  # Bytes of a request of a file that is read from its begin to its end.
 SCHEMES = ('gs', 's3', 'az')
 OPTIONS = {'connect_timeout': timedelta(seconds=10), 'timeout': timedelta(minutes=5)}
+TOKEN = 'emulator'  # Which emulators do not look at.
 # A blink is over before anybody needs to hear of it; what lasts longer is patience.py's.
 RETRY = {
   'max_retries': 3,
@@ -31,6 +33,12 @@ RETRY = {
 class Stat(NamedTuple):
   size: int  # Bytes.
   time: float  # When it was last written, in seconds since 1970, as its storage says.
+
+
+def emulator() -> str | None:
+  """The URL of a server that stands for Google's."""
+  host = os.environ.get('STORAGE_EMULATOR_HOST')
+  return host and (host if '://' in host else f'http://{host}')
 
 
 @functools.cache
@@ -50,8 +58,8 @@ def open_store(scheme: str, bucket: str):
 
   if scheme == 'gs':
     options, config = dict(OPTIONS), {}
-    if host := os.environ.get('STORAGE_EMULATOR_HOST'):
-      config = {'base_url': host if '://' in host else f'http://{host}', 'bearer_token': 'emulator'}
+    if host := emulator():
+      config = {'base_url': host, 'bearer_token': TOKEN}
       options['allow_http'] = True
     return store.GCSStore(bucket, config=config, client_options=options, retry_config=RETRY)
   if scheme == 's3':
@@ -67,7 +75,7 @@ class BucketPath(os.PathLike):
   def __init__(self, url: str):
     self.scheme, _, rest = os.fspath(url).partition('://')
     if self.scheme not in SCHEMES:
-      raise OSError(0, f'its kind is unknown; known: {", ".join(f"{known}://" for known in SCHEMES)}', str(url))
+      raise UserError(f'{url} is of an unknown kind; known: {", ".join(f"{known}://" for known in SCHEMES)}')
     self.bucket, _, key = rest.partition('/')
     self.key = '/'.join(part for part in key.split('/') if part not in ('', '.'))
 

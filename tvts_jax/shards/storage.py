@@ -16,11 +16,14 @@ from tvts_jax.shards.patience import RETRIES, StorageError, patiently
 __all__ = ['RETRIES', 'BucketPath', 'Stat', 'StorageError', 'patiently']
 
 
+Path = pathlib.Path | BucketPath
+
+
 def is_local(path) -> bool:
   return '://' not in os.fspath(path)
 
 
-def path(where) -> pathlib.Path | BucketPath:
+def path(where) -> Path:
   return pathlib.Path(where) if is_local(where) else BucketPath(where)
 
 

@@ -27,7 +27,7 @@ from data.builder import shard as shard_lib
 from data.builder.windows import WindowConfig
 from data.outcomes import EXITS, BuildError
 from data.sources.items import Item
-from tests.support import folders, leases, media, tasks
+from tests.support import leases, media, tasks
 from tests.support.paths import ROOT
 from tvts_jax.files import HALF
 from tvts_jax.shards import index, records
@@ -264,13 +264,13 @@ def test_a_shard_is_done_whoever_owns_it(tmp_path, monkeypatch):
     raise KeyError(f'getpwuid(): uid not found: {uid}')
 
   monkeypatch.setattr(pwd, 'getpwuid', unknown)
-  folder, planned = folders.epath.Path(tmp_path), shard_plan.PlannedShard('train-00000-of-00001', ())
+  folder, planned = tmp_path, shard_plan.PlannedShard('train-00000-of-00001', ())
   content = shard_lib.finish_shard(folder, planned, 'plan', [])
   assert shard_lib.read_done(folder, [planned], 'plan') == {planned.name: content}
 
 
 def test_what_was_left_is_removed_whatever_the_folder_is_called(tmp_path):
-  folder = folders.epath.Path(tmp_path / 'run[1]')
+  folder = tmp_path / 'run[1]'
   for name in ('outcomes/.a.jsonl-0123abcd', '.a.idx-0123abcd', '.parts-0123abcd/0'):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text('')
@@ -301,7 +301,7 @@ def test_output_that_can_not_be_written(source, tmp_path):
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
   (tmp_path / 'thesis.txt').write_text('')
-  with pytest.raises(BuildError, match='holds other things .thesis.txt.'), builder.lock(folders.epath.Path(tmp_path)):
+  with pytest.raises(BuildError, match='holds other things .thesis.txt.'), builder.lock(tmp_path):
     pass
   assert os.listdir(tmp_path) == ['thesis.txt']
 
