@@ -114,6 +114,7 @@ def test_a_run_and_converted_weights_are_what_they_hold(root):
     evaluate.evaluate(config, 'random')
 
 
+@pytest.mark.long
 def test_two_processes_find_what_one_finds(root, random):
   (root / 'config.py').write_text(CONFIG.format(root=str(root)))
   pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '1', '--']

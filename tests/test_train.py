@@ -58,6 +58,7 @@ def test_a_work_directory_has_one_run(demo, undisturbed):
   assert 'optim.lr: 0.002 → 0.5' in output and 'ema: 0.0 → 0.9' in output
 
 
+@pytest.mark.long
 def test_a_next_stage_starts_from_another_run(demo, undisturbed):
   settings = [f'--config.init.run={demo}/undisturbed', '--config.optim.lr=0.0', '--config.micro_batches=2']
   settings += ['--config.init.text=', '--config.ema=0.5', '--config.model.video.frames=8', '--config.profile_at=2']

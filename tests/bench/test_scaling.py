@@ -25,6 +25,7 @@ def one_clip():
   return dataclasses.replace(config, input=dataclasses.replace(config.input, batch=1))
 
 
+@pytest.mark.long
 def test_a_device_sends_what_the_sizes_of_split_parameters_say():
   """Around a ring of n devices a sum is 2 (n-1)/n of its size, and a gathering (n-1)/n."""
   config = scaling.on(one_clip(), 'fsdp', WAYS)

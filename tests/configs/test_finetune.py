@@ -160,6 +160,7 @@ def test_ssv2_is_never_mirrored(root):
   assert flips == {'ssv2': False, 'k400': True, 'ucf101': True, 'hmdb51': True}
 
 
+@pytest.mark.long
 def test_retrieval_trains_all_but_the_sorter_and_tells_both_directions(root):
   values = config_of(root, 'retrieval', f'set=msvd,batch=8,run={root}/weights')
   values['steps'], values['checkpoint'] = 3, {'every_steps': 1}

@@ -97,6 +97,7 @@ def test_all_but_the_sorter_learns_from_the_weights_it_was_given(trained):
   assert all('contrastive/loss' in row and 'sort/loss' not in row for row in told)
 
 
+@pytest.mark.long
 def test_a_run_that_stopped_between_the_sources_ends_like_an_undisturbed_one(root, trained):
   again = root / 'again'
   shutil.copytree(trained, again)

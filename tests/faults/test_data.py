@@ -418,6 +418,7 @@ def train(root, name, folder, tokenizer, *settings, code=0) -> str:
   return runs.finish(runs.Fork(root, name, arguments), code)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_over_damage_and_tells(folder, tokenizer, tmp_path):
   """It may skip nothing and stops; the same run, told that it may, ends like one that was never stopped."""
   flip(folder, BAD)

@@ -43,7 +43,7 @@ def undisturbed(root):
   return root / 'undisturbed'
 
 
-@pytest.mark.parametrize('kills', [4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize('kills', [2, pytest.param(20, marks=pytest.mark.long)])
 def test_killed_at_many_moments_a_run_ends_like_an_undisturbed_one(root, undisturbed, kills):
   seed = secrets.randbelow(10**6)
   print('seed', seed)
@@ -67,6 +67,7 @@ def test_killed_at_many_moments_a_run_ends_like_an_undisturbed_one(root, undistu
   assert small.names(folder) <= small.names(undisturbed)
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_a_run_and_costs_nothing(root, undisturbed):
   """For good: it stops after three saves. For a while: it goes on. In the end no bit differs."""
   folder = root / 'full'

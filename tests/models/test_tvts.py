@@ -194,6 +194,7 @@ def test_dropout_acts_in_training_only_and_follows_its_key():
   )
 
 
+@pytest.mark.long
 def test_eight_devices_give_the_loss_and_gradient_of_one():
   model, params, batch = make(B=16)
   mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))

@@ -173,6 +173,7 @@ def kept(config, **mesh):
   return bill.estimate(config, parts, sharding.state_layout(parts.shapes, config.sharding, mesh), mesh)
 
 
+@pytest.mark.long
 def test_memory_follows_what_is_kept_and_split(config):
   of = lambda remat: dataclasses.replace(config, model=dataclasses.replace(config.model, remat=remat))
   by_remat = [kept(of(remat))['kept for the backward pass'] for remat in ('none', 'matmuls', 'attention', 'full')]

@@ -46,13 +46,25 @@ def is_ours(pid: int) -> bool:
   return parent == os.getpid()
 
 
+def is_starting(pid: int) -> bool:
+  """Whether it has no environment yet, by which it would be known."""
+  state, _ = status(pid)
+  with contextlib.suppress(OSError):
+    return state not in (b'X', b'Z') and (PROC / str(pid)).stat().st_uid == os.getuid() and not read(pid, 'environ')
+  return False
+
+
 @pytest.fixture(autouse=True)
 def no_process_outlives_its_test():
   """Kills those that do, and fails the test. What fixtures of a module or session started stays, being older."""
   before = pids()
   yield
   end = time.monotonic() + GRACE_S  # Workers whose parent was killed end by themselves.
-  while (left := [pid for pid in pids() - before if is_ours(pid)]) and time.monotonic() < end:
+  while True:
+    new = pids() - before
+    left = [pid for pid in new if is_ours(pid)]
+    if not left and not any(map(is_starting, new)) or time.monotonic() > end:
+      break
     time.sleep(0.02)
   commands = [read(pid, 'cmdline').replace(b'\0', b' ').decode(errors='replace').strip() for pid in left]
   for pid in left:
