@@ -23,7 +23,7 @@ from tvts_jax.run.checkpoint import Checkpoints
 from tvts_jax.run.checkpoint_reader import FOLDER
 from tvts_jax.run.profiling import Profile
 from tvts_jax.run.watchdog import Watchdog
-from tvts_jax.shards import annotations, storage
+from tvts_jax.shards import annotations, lease, storage
 
 EXAMPLES = 8  # Clips that the report shows.
 
@@ -53,7 +53,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
     stop_lib.Stop() as stop,
     jax.set_mesh(mesh),
     Background() as background,
-    Checkpoints(workdir / FOLDER, config.checkpoint, background.flush) as checkpoints,
+    Checkpoints(workdir / FOLDER, config.checkpoint, lambda: safe_to_save(background)) as checkpoints,
     Profile(workdir, config.profile_at, config.log_every, background) as profile,
   ):
     identity = {
@@ -131,6 +131,12 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
     if done:
       write_report(workdir, evals, state.ema or state.params)
   return done
+
+
+def safe_to_save(background: Background) -> None:
+  """A checkpoint counts once what is known of its steps is written, and only in a folder that is still ours."""
+  background.flush()
+  lease.renew()
 
 
 @dataclasses.dataclass
