@@ -27,7 +27,7 @@ from tvts_jax.run import checksums
 DEVICES = 8
 
 HALF = small.STEPS // 2
-KILLS = {4: ('starting', 'training', 'saving', 'saving'), 20: (*['starting'] * 10, *['training'] * 5, *['saving'] * 5)}
+KILLS = {2: ('training', 'saving'), 20: (*['starting'] * 10, *['training'] * 5, *['saving'] * 5)}
 DEAD = 'http://127.0.0.1:9'  # Where nobody listens.
 
 
@@ -60,7 +60,7 @@ def test_killed_at_many_moments_a_run_ends_like_an_undisturbed_one(root, undistu
     hit['amid a save'] += bool(small.unfinished(folder) - left)
   said += finish(small.fork(root, name))
   print(hit)
-  assert sum(hit[moment] for moment in small.MOMENTS) >= kills - 2 and hit['amid a save'] >= kills // 10
+  assert sum(hit[moment] for moment in small.MOMENTS) >= max(1, kills - 2) and hit['amid a save'] >= kills // 10
   assert 'is damaged' not in said and said.count('which was never completed') >= hit['amid a save']
   runs.assert_equal_ends(undisturbed, folder)
   # Nothing stays but what an undisturbed run leaves, of whose checkpoints some were not kept.

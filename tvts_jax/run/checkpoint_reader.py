@@ -23,6 +23,10 @@ class CheckpointReader:
   def __init__(self, folder):
     # Orbax takes absolute paths alone.
     self.folder = storage.path(os.path.abspath(folder)) if storage.is_local(folder) else storage.path(folder)
+    if getattr(self.folder, 'scheme', 'gs') != 'gs':
+      raise CheckpointError(
+        f'{self.folder} cannot hold checkpoints: orbax writes to disks and to gs:// alone; give such a work directory'
+      )
     listed = self._list() if jax.process_index() == 0 else None
     self._steps, why = messages.share(listed, messages.number())
     if why is not None:

@@ -272,4 +272,4 @@ class BucketFile(io.RawIOBase):
 
 
 def version(meta) -> dict:
-  return {'e_tag': meta['e_tag'], 'version': meta['version']}
+  return {name: meta[name] for name in ('e_tag', 'version') if meta[name] is not None}

@@ -209,7 +209,7 @@ def test_interrupted_cleanly(source, tmp_path):
     process = start(source, out, '--workers', '1', start_new_session=True)
     wait_for_files(process, out, 5)
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does: the children get it as well.
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=60)
   assert process.returncode == EXITS['interrupted'], stderr
   assert 'give the same command again' in stderr and 'Traceback' not in stderr
   assert not [n for n in names_in(out) if HALF.fullmatch(n)]
