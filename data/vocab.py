@@ -7,12 +7,12 @@ Exit code 0: FOLDER is complete; 2: a bad request, with one sentence on stderr a
 """
 
 import argparse
-import os
 import sys
 
 from tvts_jax import command
 from tvts_jax.errors import UserError
 from tvts_jax.input import vocab
+from tvts_jax.shards import storage
 
 
 def main(argv=None) -> int:
@@ -26,7 +26,7 @@ def main(argv=None) -> int:
 
 
 def make(args: argparse.Namespace) -> None:
-  if os.path.exists(args.out):
+  if storage.path(args.out).exists():
     raise UserError(f'{args.out} is there already; name a folder that is not, or delete it')
   counts = vocab.words(args.folder, args.split)
   tokenizer = vocab.train(counts, args.size)
