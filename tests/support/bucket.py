@@ -266,7 +266,7 @@ class Handler(BaseHTTPRequestHandler):
         bucket.zero()
       elif path == '/_set':
         for name, value in json.loads(body).items():
-          setattr(bucket, name, value)
+          bucket.random.seed(value) if name == 'seed' else setattr(bucket, name, value)
     self.answer(200)
 
 
@@ -306,7 +306,7 @@ class Client:
 
   def set(self, **values) -> None:
     """rules: [{match: a pattern for 'KIND BUCKET/NAME CLIENT', do: status, reset, lost, truncate or slow, and status,
-    delay, share of the requests, count, skip}]; latency: seconds of every request."""
+    delay, share of the requests, count, skip}]; latency: seconds of every request; seed of the shares."""
     self.ask('_set', json.dumps(values).encode())
 
   def zero(self) -> None:
