@@ -96,7 +96,7 @@ class Checkpoints(CheckpointReader):
     `config.failures` saves in a row is raised, here."""
     self._collect(wait=True)
     if self._failures >= self.config.failures:
-      raise CheckpointError(
+      raise self._failure(
         f'{self._failed}; saves that failed in a row: {self._failures}, so the run stops; make room or mend it there, '
         'then run the same command again'
       )
@@ -130,7 +130,7 @@ class Checkpoints(CheckpointReader):
         return
       if pause is not None:
         time.sleep(pause)
-    raise CheckpointError(
+    raise self._failure(
       f'{self._failed}; it was tried {len(LAST_RETRIES) + 1} times, and what was trained since is lost; make room or '
       'mend it there, then run the same command again'
     )
@@ -209,7 +209,7 @@ class Checkpoints(CheckpointReader):
     self._collect(wait=True)
     self._background.shutdown()
     if error is None and self._failed is not None:
-      raise CheckpointError(self._failed)
+      raise self._failure(self._failed)
 
   def __enter__(self):
     return self

@@ -1,5 +1,6 @@
 """Reads the checkpoints of a run, which may be alive: nothing in their folder is created, renamed or deleted."""
 
+import errno
 import os
 
 import jax
@@ -43,6 +44,12 @@ class CheckpointReader:
       return sorted(int(path.name) for path in complete), None
     except OSError as e:
       return [], checkpoint_folder.reason(e)
+
+  def _failure(self, sentence: str) -> Exception:
+    """A disk is mended by a person, a bucket by itself: then the same command goes on."""
+    if storage.is_local(self.folder):
+      return CheckpointError(sentence)
+    return storage.StorageError(errno.EIO, sentence, str(self.folder))
 
   def _clear(self, paths: list) -> None:
     """What was never completed is for the owner to remove."""
@@ -127,6 +134,8 @@ class CheckpointReader:
   def _arrays(self, step: int, wanted: dict, content: dict) -> dict:
     arrays, why = checkpoint_folder.read_arrays(self.folder / str(step), wanted)
     if why := messages.ask_all(why):
+      if not storage.is_local(self.folder):  # Its files have come and were sound, so it is the bucket's fault.
+        raise self._failure(f'{self.folder / str(step)} cannot be read: {why}')
       raise DamagedError(f'{self.folder / str(step)} cannot be read: {why}')
     found, saved = checksums.fingerprints(arrays), content['fingerprints']
     wrong = next((name for name in wanted if found[name] != saved[name]), None)
