@@ -1,7 +1,7 @@
 """Does a folder of shards still hold what its manifest says? One line for each thing that it does not.
 
 python -m data.validate DIR           reads every byte
-python -m data.validate DIR --quick   looks at names, sizes and indexes only
+python -m data.validate DIR --quick   looks at names, sizes and indices only
 """
 
 import hashlib
@@ -14,15 +14,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from etils import epath
 
 from data.outcomes import ENDS, ERRORS, EXITS
 from tvts_jax import command
 from tvts_jax.errors import UserError
 from tvts_jax.machine import cores
-from tvts_jax.shards import index, records, tfrecord
+from tvts_jax.shards import index, records, storage, tfrecord
 from tvts_jax.shards.index import Manifest, Shard
-from tvts_jax.shards.writer import DONE
+from tvts_jax.shards.writer import DONE, ROW, row_of
 
 SHOWN = 20  # Findings of one class that concern the folder as a whole.
 
@@ -34,7 +33,7 @@ CLASSES = {
   'cut': (13, 'a shard is shorter than listed'),
   'grown': (14, 'a shard is longer than listed'),
   'added': (15, 'there is a shard that the manifest does not list'),
-  'index': (16, 'an .idx file is missing, damaged or not of its shard'),
+  'index': (16, 'an index is missing, damaged or not of its shards'),
   'checksum': (17, 'bytes of a shard are not those that were written'),
   'schema': (18, 'a record is not of the schema, or of another version of it'),
   'times': (19, 'times of a record are unsorted or outside their window'),
@@ -57,31 +56,32 @@ class Finding:
 
 def check(folder, quick: bool = False, decode: bool = False, workers: int = 1) -> list[Finding]:
   """Everything that is wrong with a folder. quick: no record is read. decode: every frame is decoded, too."""
-  folder = epath.Path(folder)
+  folder = storage.path(folder)
   try:
     manifests = [index.load(folder, split) for split in index.splits(folder)]
-  except UserError as e:
+  except (UserError, OSError) as e:
     return [Finding('manifest', str(e))]
-  listed = [shard for m in manifests for shard in m.shards]
-  found = check_manifest(folder, manifests) + check_metadata(folder, manifests)
-  jobs = [(folder, shard, quick, decode) for shard in listed]
+  found, rows = check_manifest(folder, manifests) + check_metadata(folder, manifests), {}
+  for manifest in manifests:
+    findings, rows_S = check_index(manifest)
+    found += findings
+    rows |= {shard.name: rows for shard, rows in zip(manifest.shards, rows_S)}
+  jobs = [(folder, shard, rows[shard.name], quick, decode) for m in manifests for shard in m.shards]
   if workers == 1 or len(jobs) == 1:
     checked = list(itertools.starmap(check_shard, jobs))
   else:
     with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context('spawn')) as pool:
       checked = list(pool.map(check_shard, *zip(*jobs)))
-  found += [finding for findings, _ in checked for finding in findings]
-  rows = {shard.name: rows for shard, (_, rows) in zip(listed, checked)}
-  return found + check_ids(manifests, rows)
+  return found + sum(checked, []) + check_ids(manifests, rows)
 
 
-def check_shard(folder, shard: Shard, quick: bool, decode: bool) -> tuple[list[Finding], np.ndarray]:
-  """What is wrong with one shard, and the rows of its index as far as they can be trusted."""
+def check_shard(folder, shard: Shard, rows: np.ndarray, quick: bool, decode: bool) -> list[Finding]:
+  """What is wrong with one shard; `rows` are what its index says."""
   path = folder / shard.name
   try:
-    return check_readable_shard(path, shard, quick, decode)
+    return check_readable_shard(path, shard, rows, quick, decode)
   except OSError as e:
-    return [unreadable(path, e)], np.zeros(0, index.INDEX_ROW)
+    return [unreadable(path, e)]
 
 
 def unreadable(path, e: OSError) -> Finding:
@@ -90,56 +90,62 @@ def unreadable(path, e: OSError) -> Finding:
   )
 
 
-def check_readable_shard(path, shard: Shard, quick: bool, decode: bool) -> tuple[list[Finding], np.ndarray]:
+def check_readable_shard(path, shard: Shard, rows: np.ndarray, quick: bool, decode: bool) -> list[Finding]:
   if not path.exists():
-    return [Finding('missing', f'{path} is not there')], np.zeros(0, index.INDEX_ROW)
-  found, rows = check_index(path, shard)
-  if (size := index.size_and_time(path)[0]) != shard.bytes:
+    return [Finding('missing', f'{path} is not there')]
+  if (size := storage.stat(path).size) != shard.bytes:
     kind = 'emptied' if not size else 'cut' if size < shard.bytes else 'grown'
     whole = f': {whole_records(rows, size)} are left' if kind == 'cut' and len(rows) else ''
-    return [*found, Finding(kind, f'{path} has {size} bytes instead of {shard.bytes}{whole}')], rows
-  return found if quick else found + check_records(path, shard, rows, decode), rows
+    return [Finding(kind, f'{path} has {size} bytes instead of {shard.bytes}{whole}')]
+  return [] if quick else check_records(path, shard, rows, decode)
 
 
-def check_index(path, shard: Shard) -> tuple[list[Finding], np.ndarray]:
-  sidecar, none = index.index_path(path), np.zeros(0, index.INDEX_ROW)
-  if not sidecar.exists():
-    return [Finding('index', f'{sidecar} is not there')], none
-  data = sidecar.read_bytes()
-  if hashlib.sha256(data).hexdigest() != shard.index_sha256:
-    return [Finding('index', f'{sidecar} is not what was written: its sha256 differs from the manifest')], none
-  rows = np.frombuffer(data, index.INDEX_ROW, offset=len(index.INDEX_MAGIC))
-  sizes = rows['length'] + tfrecord.HEADER + tfrecord.FOOTER
-  starts = np.cumsum(sizes) - sizes
-  if len(rows) != shard.count or sizes.sum() != shard.bytes or (starts != rows['offset']).any():
-    return [Finding('index', f'{sidecar} describes {len(rows)} records in {sizes.sum()} bytes, not this shard')], none
-  return [], rows
+def check_index(manifest: Manifest) -> tuple[list[Finding], list[np.ndarray]]:
+  """What is wrong with the index of a split, and of each shard the ROWs in it, as far as they can be trusted."""
+  none = [np.zeros(0, ROW)] * len(manifest.shards)
+  path = manifest.folder / manifest.index.name
+  try:
+    columns = index.read_columns(manifest)
+  except OSError as e:
+    return [unreadable(path, e)], none
+  except UserError as e:
+    return [Finding('index', str(e))], none
+  rows_N = np.zeros(manifest.count, ROW)
+  rows_N['size'] = np.diff(columns['offset'])
+  for name in ('video', 'example_id', 'head'):
+    rows_N[name] = columns[name]
+  rows_S = np.split(rows_N, np.cumsum([shard.count for shard in manifest.shards])[:-1])
+  for shard, rows in zip(manifest.shards, rows_S):
+    if (size := sum(rows['size'].tolist())) != shard.bytes:
+      return [Finding('index', f'{path} describes {len(rows)} records in {size} bytes, not {shard.name}')], none
+  return [], rows_S
 
 
 def whole_records(rows: np.ndarray, size: int) -> str:
-  ends = rows['offset'] + rows['length'] + tfrecord.HEADER + tfrecord.FOOTER
+  ends = np.cumsum(rows['size'])
   whole = int((ends <= size).sum())
   return f'{whole} of {len(rows)} records{"" if size in ends else " and part of one"}'
 
 
 def check_records(path, shard: Shard, rows: np.ndarray, decode: bool) -> list[Finding]:
-  found, sha = [], hashlib.sha256()
+  found, sha, begin = [], hashlib.sha256(), 0
   with path.open('rb') as f:
     for i, row in enumerate(rows):
-      framed = f.read(int(row['length']) + tfrecord.HEADER + tfrecord.FOOTER)
+      at, framed = f'{path}: record {i} at byte {begin}', f.read(int(row['size']))
+      begin += int(row['size'])
       sha.update(framed)
       try:
-        record = records.decode(tfrecord.unframe(framed))
+        payload = tfrecord.unframe(framed)
+        record = records.decode(payload)
       except records.RecordError as e:
-        found.append(Finding(e.kind, f'{path}: record {i} at byte {row["offset"]}: {e}'))
+        found.append(Finding(e.kind, f'{at}: {e}'))
         continue
       except ValueError as e:
-        found.append(Finding('checksum', f'{path}: record {i} at byte {row["offset"]}: {e}'))
+        found.append(Finding('checksum', f'{at}: {e}'))
         continue
       name = f'{path}: record {i}, video {record.video_id!r:.80} window {record.window_index}'
-      hashes = index.video_hash(record.video_id), index.example_hash(record.video_id, record.window_index)
-      if hashes != (row['video'], row['example_id']):
-        found.append(Finding('index', f'{name}: the index has other hashes'))
+      if row.tolist() != row_of(payload, record.video_id, record.window_index):
+        found.append(Finding('index', f'{name}: the index has another record here'))
       if decode:
         found += [Finding('jpeg', f'{name}: {problem}') for problem in undecodable(record)]
     while rest := f.read(1 << 24):  # Everything, where the index is of no use.
@@ -205,7 +211,7 @@ def check_ids(manifests: list[Manifest], rows: dict[str, np.ndarray]) -> list[Fi
   """Across shards: windows that are there twice, videos that are in two splits. The first SHOWN of each."""
   found, of_split = [], {}
   for m in manifests:
-    of_split[m.split] = np.concatenate([np.zeros(0, index.INDEX_ROW), *(rows[s.name] for s in m.shards)])
+    of_split[m.split] = np.concatenate([np.zeros(0, ROW), *(rows[s.name] for s in m.shards)])
 
   def places(split: str, column: str, value) -> list[str]:
     """Names of the records with that value, in order."""
@@ -258,7 +264,7 @@ def parse(argv):
   codes = '\n'.join(f'  {code:>3}  {what}' for code, what in exits.items())
   parser = command.parser('data.validate', f'{__doc__}\nexit codes, of several the first:\n{codes}')
   parser.add_argument('folder', metavar='DIR')
-  parser.add_argument('--quick', action='store_true', help='names, sizes and indexes only')
+  parser.add_argument('--quick', action='store_true', help='names, sizes and indices only')
   parser.add_argument('--decode', action='store_true', help='decode every frame, too')
   parser.add_argument('--workers', type=int, default=cores(), help='processes (default %(default)s)')
   args = parser.parse_args(argv)

@@ -48,7 +48,10 @@ def check_identity(meta, identity, workdir):
   """Resuming another run than the one that was saved would be a mistake of which nobody would hear."""
   for name in ('data', 'vocabulary'):
     if meta[name] != identity[name]:
-      raise UserError(f'{workdir} was trained on other {name}; give a new --workdir, or bring the old {name} back')
+      raise UserError(
+        f'{workdir} was trained on other {name}; bring the old {name} back, or start from its weights in a new '
+        f'--workdir with --config.init.run={workdir}'
+      )
   free = roles.lines(config_lib.RunConfig, 'resume')
   changed = [line for line in config_lib.differences(meta['config'], identity['config']) if not line.startswith(free)]
   if changed:

@@ -1,12 +1,11 @@
-"""The last step of a build: one manifest.json over all shards, and the metadata by which TFDS opens the folder."""
+"""The last step of a build: indices, one manifest.json over all shards, and the metadata by which TFDS opens them."""
 
-import json
 from collections import Counter
 
+from data.builder.shard import rows_of
 from data.builder.shard_plan import Plan
 from data.outcomes import BuildError
-from tvts_jax.files import write_whole
-from tvts_jax.shards import index, records
+from tvts_jax.shards import index, records, writer
 
 SAMPLING = ('transcripts', 'seconds', 'gap_s', 'min_words')  # Of the config: what windows were chosen to serve.
 SHARD_TEMPLATE = '{SPLIT}-{SHARD_X_OF_Y}.tfrecord'
@@ -16,24 +15,24 @@ def write(folder, plan: Plan, done: dict[str, dict]) -> dict:
   """done: name of each planned shard → content of its shard.json. Returns the content of manifest.json."""
   splits = {}
   for planned in plan.shards:
-    listed, counts = splits.setdefault(planned.split, ([], Counter()))
+    listed, rows, counts = splits.setdefault(planned.split, ([], [], Counter()))
     listed.append(index.Shard(**done[planned.name]['shard']))
+    rows.append(rows_of(done[planned.name]))
     counts.update(done[planned.name]['outcomes'])
-  for split, (listed, counts) in splits.items():
+  for split, (listed, _, counts) in splits.items():
     if not any(s.count for s in listed):
       raise BuildError(
         f'split {split!r} has no record, its items were left out ({describe(counts)}); see {folder / "outcomes"}',
         'failures',
       )
   config = plan.content['config']
-  content = index.manifest_json(
+  write_tfds(folder, {split: listed for split, (listed, *_) in splits.items()})
+  return writer.write_manifest(
+    folder,
     config,
     {k: config[k] for k in SAMPLING},
-    {split: (listed, dict(sorted(counts.items()))) for split, (listed, counts) in splits.items()},
+    {split: (listed, rows, dict(sorted(counts.items()))) for split, (listed, rows, counts) in splits.items()},
   )
-  write_tfds(folder, {split: listed for split, (listed, _) in splits.items()})
-  write_whole(folder / index.MANIFEST, json.dumps(content, indent=2, sort_keys=True))
-  return content
 
 
 def describe(counts: dict[str, int]) -> str:

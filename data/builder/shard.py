@@ -1,9 +1,11 @@
 """The work itself, on one item and on one shard: the same functions under local processes and under Beam.
 
 An item's records wait in a part file, on disk rather than in somebody's memory, until all items of the shard
-have an outcome. Then the shard is written in one go, and last its NAME.shard.json, which says that it is done.
+have an outcome. Then the shard is written in one go, and last its NAME.shard.json, which says that it is done, and
+keeps what the index of the split will say of its records.
 """
 
+import base64
 import json
 import os
 import tempfile
@@ -14,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data import outcomes
 from data.builder import windows
 from data.builder.shard_plan import PlannedShard
@@ -21,7 +25,7 @@ from data.builder.workers import Answer, Limits, Runner
 from data.outcomes import BuildError
 from data.sources.items import Item
 from tvts_jax.files import write_whole
-from tvts_jax.shards import index, records, writer
+from tvts_jax.shards import index, records, storage, tfrecord, writer
 
 OUTCOMES = 'outcomes'  # The folder of what became of each item.
 
@@ -34,7 +38,7 @@ class Job:
 
 
 def make_item(job: Job) -> dict:
-  """Runs in a child: {'rows': (length, video_hash, example_hash) of each record, 'totals': ..., 'quality': ...}."""
+  """Runs in a child: {'rows': a writer.ROW of each record, 'totals': ..., 'quality': ...}."""
   made, quality = windows.records(job.item, job.config)
   if not made:
     raise RuntimeError(f'no record and no reason for item {job.item.id!r}')
@@ -44,10 +48,7 @@ def make_item(job: Job) -> dict:
       f.writelines(payloads)
   except OSError as e:
     raise BuildError(f'{job.part} cannot be written: {e.strerror}', 'output') from e
-  rows = [
-    (len(p), index.video_hash(r.video_id), index.example_hash(r.video_id, r.window_index))
-    for p, r in zip(payloads, made)
-  ]
+  rows = [writer.row_of(p, r.video_id, r.window_index) for p, r in zip(payloads, made)]
   totals = {
     'video_ms': made[0].duration_ms,
     'window_ms': sum(r.end_ms - r.start_ms for r in made),
@@ -74,19 +75,20 @@ def build_shard(folder, planned: PlannedShard, plan_sha256: str, config, limits:
 
 
 def finish_shard(folder, planned: PlannedShard, plan_sha256: str, done: list[tuple[Job, Answer]]) -> dict:
-  """Writes shard, index, outcome lines and NAME.shard.json, in this order; returns the latter's content."""
-  shard = writer.write_shard(folder / f'{planned.name}.tfrecord', rows_of(done))
+  """Writes shard, outcome lines and NAME.shard.json, in this order; returns the latter's content."""
+  shard, rows = writer.write_shard(folder / f'{planned.name}.tfrecord', records_of(done))
   lines = [json.dumps(outcome(job, answer), sort_keys=True) for job, answer in done]
   log = log_path(folder, planned)
   log.parent.mkdir(exist_ok=True)
   write_whole(log, ''.join(line + '\n' for line in lines))
-  content = {'plan_sha256': plan_sha256, 'shard': asdict(shard), **sums(done)}
+  rows = base64.b64encode(rows.tobytes()).decode()
+  content = {'plan_sha256': plan_sha256, 'shard': asdict(shard), 'rows': rows, **sums(done)}
   write_whole(done_path(folder, planned), json.dumps(content, indent=2, sort_keys=True))
   return content
 
 
 def read_done(folder, planned: Iterable[PlannedShard], plan_sha256: str) -> dict[str, dict]:
-  """Name → content of NAME.shard.json, for the shards that are done: of this plan, every file of its right size."""
+  """Name → content of NAME.shard.json, for the shards that are done: of this plan, and of their right size."""
   with ThreadPoolExecutor(32) as pool:  # A bucket takes its time for each.
     contents = pool.map(lambda p: (p.name, read_one_done(folder, p, plan_sha256)), planned)
     return {name: content for name, content in contents if content}
@@ -100,14 +102,17 @@ def read_one_done(folder, planned: PlannedShard, plan_sha256: str) -> dict | Non
     content = json.loads(path.read_text())
     shard = index.Shard(**content['shard'])
     whole = content['plan_sha256'] == plan_sha256 and sum(content['outcomes'].values()) == len(planned.items)
+    whole = whole and len(rows_of(content)) == shard.count
   except (ValueError, TypeError, KeyError, AttributeError):
     return None  # Unreadable is as good as not there: the shard is built again.
-  sizes = {
-    folder / shard.name: shard.bytes,
-    index.index_path(folder / shard.name): len(index.INDEX_MAGIC) + shard.count * index.INDEX_ROW.itemsize,
-  }
-  whole = whole and log_path(folder, planned).exists()
-  return content if whole and all(p.exists() and index.size_and_time(p)[0] == n for p, n in sizes.items()) else None
+  shard_path = folder / shard.name
+  whole = whole and log_path(folder, planned).exists() and shard_path.exists()
+  return content if whole and storage.stat(shard_path).size == shard.bytes else None
+
+
+def rows_of(content: dict) -> np.ndarray:
+  """writer.ROW [n], out of the content of a NAME.shard.json."""
+  return np.frombuffer(base64.b64decode(content['rows']), writer.ROW)
 
 
 def sums(done: list[tuple[Job, Answer]]) -> dict:
@@ -132,12 +137,12 @@ def done_path(folder, planned: PlannedShard):
   return folder / f'{planned.name}{writer.DONE}'
 
 
-def rows_of(done):
+def records_of(done):
   for job, answer in done:
     if answer.code == 'ok':
       with open(job.part, 'rb') as f:
-        for length, video, example in answer.value['rows']:
-          yield f.read(length), video, example
+        for row in answer.value['rows']:
+          yield f.read(row[0] - tfrecord.HEADER - tfrecord.FOOTER), row
       Path(job.part).unlink()
 
 

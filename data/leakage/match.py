@@ -47,7 +47,8 @@ class Shards:
 
   def place(self, n: int) -> str:
     manifest, ids, row = self._at(n)
-    return f'{manifest.folder / manifest.shards[ids.shard[row]].name}: record {ids.number(row)}'
+    place = ids.place(row)
+    return f'{manifest.path(place.shard)}: record {place.number}'
 
   def read(self, n: int) -> Record:
     manifest, ids, row = self._at(n)

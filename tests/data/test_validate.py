@@ -1,6 +1,7 @@
 import json
 import pwd
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -46,7 +47,7 @@ def write(path, change):
 def record_bytes(folder, i):
   """Where the i-th record of SHARD begins."""
   m = index.load(folder, 'train')
-  return int(index.load_index(m).offset[i])
+  return index.load_index(m).place(i).begin
 
 
 def flip(at, bit=3):
@@ -116,16 +117,17 @@ DAMAGES = {
     False,
     'record 1 at byte',
   ),
-  'index missing': (lambda d: (d / SHARD).with_suffix('.idx').unlink(), 'index', True, '.idx is not there'),
-  'index flipped': (lambda d: write((d / SHARD).with_suffix('.idx'), flip(50)), 'index', True, 'not what was written'),
-  'index unreadable': (lambda d: become_folder((d / SHARD).with_suffix('.idx')), 'unreadable', True, 'Is a directory'),
-  'manifest missing': (lambda d: (d / 'manifest.json').unlink(), 'manifest', True, 'no finished data set'),
+  'index missing': (lambda d: (d / 'train.idx').unlink(), 'index', True, 'train.idx is missing'),
+  'index flipped': (lambda d: write(d / 'train.idx', flip(50)), 'index', True, 'is not the index that the manifest'),
+  'index of another split': (lambda d: shutil.copy(d / 'val.idx', d / 'train.idx'), 'index', True, 'is not the index'),
+  'index unreadable': (lambda d: become_folder(d / 'train.idx'), 'unreadable', True, 'Is a directory'),
+  'manifest missing': (lambda d: (d / 'manifest.json').unlink(), 'manifest', True, 'not a finished data set'),
   'manifest unreadable': (lambda d: become_folder(d / 'manifest.json'), 'manifest', True, 'Is a directory'),
   'manifest of another version': (
-    edit_manifest(lambda c: c.update(schema_version=2)),
+    edit_manifest(lambda c: c.update(schema_version=1)),
     'manifest',
     True,
-    'schema_version 2',
+    'schema_version 1',
   ),
   'manifest miscounts': (
     edit_manifest(lambda c: c['splits']['train'].update(records=6)),
@@ -189,7 +191,8 @@ def test_exchanged_records_are_seen(folder):
 
 
 BAD_RECORDS = {
-  'version': ({'schema_version': [2]}, 'schema', 'schema_version is 2'),
+  'version': ({'schema_version': [1]}, 'schema', 'schema_version is 1'),
+  'table of frames': ({'frames/crc32c': [1, 2, 3]}, 'schema', 'its table of frames'),
   'feature missing': ({'lang': None}, 'schema', "missing: ['lang']"),
   'unsorted words': ({'words/start_ms': [0, 15000, 7500, 22500]}, 'times', 'not sorted'),
   'word outside': ({'words/end_ms': [7500, 15000, 22500, 99000]}, 'times', 'word 3'),
@@ -248,10 +251,10 @@ def test_command(folder):
   result = run(folder)
   assert result.returncode == 0 and 'train: 5 records in 2 shards are as the manifest says' in result.stdout
   write(folder / SHARD, flip(60))
-  (folder / 'val-00000-of-00001.idx').unlink()
+  (folder / 'val.idx').unlink()
   result = run(folder, '--workers', '2')
   assert result.returncode == validate.CLASSES['index'][0]  # the first of the two classes
-  assert [line.split(':')[0] for line in result.stdout.splitlines()] == ['checksum', 'index']
+  assert [line.split(':')[0] for line in result.stdout.splitlines()] == ['index', 'checksum']
   assert result.stderr == '' and run(folder, '--quick').returncode == validate.CLASSES['index'][0]
   assert run('/nowhere').returncode == validate.CLASSES['manifest'][0]
 

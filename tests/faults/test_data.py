@@ -10,11 +10,11 @@ import pytest
 
 from tests.support import folders, runs
 from tvts_jax.errors import UserError
-from tvts_jax.input import pipeline, skipped, vocab
+from tvts_jax.input import pipeline, vocab
 from tvts_jax.input.order import Order
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.run import history
-from tvts_jax.shards import index, reader
+from tvts_jax.shards import index, patience, reader, storage
 
 STEPS = 18  # three epochs of 24 records
 RUN = 8  # steps of a whole run
@@ -72,11 +72,11 @@ def same(a, b):
 
 
 def offset(folder, record, into=60):
-  return int(index.load_index(index.load(folder, 'train')).offset[record]) + into
+  return index.load_index(index.load(folder, 'train')).place(record).begin + into
 
 
 def flip(folder, record, into=60):
-  shard = int(index.load_index(index.load(folder, 'train')).shard[record])
+  shard = index.load_index(index.load(folder, 'train')).place(record).shard
   folders.flip(folder / SHARDS[shard], offset(folder, record, into))
 
 
@@ -90,13 +90,13 @@ CUT_JPEG = GOOD_JPEG[: len(GOOD_JPEG) * 2 // 3] + GOOD_JPEG[-2:]
 SIZE = GOOD_JPEG.index(b'\xff\xc0') + 5
 HUGE_JPEG = GOOD_JPEG[:SIZE] + (8000).to_bytes(2, 'big') * 2 + GOOD_JPEG[SIZE + 4 :]
 POISONS = {
-  'no proto': (b'\xff' * 200, 'is no record'),
+  'no proto': (folders.junk(), 'is no record'),
   'JPEGs cut': ({'frames/jpeg': [CUT_JPEG] * 8}, 'is a damaged JPEG'),
   'a header that lies': ({'frames/jpeg': [HUGE_JPEG] * 8}, 'says 8000x8000 in its header, the record 16x24'),
   'no JPEG': ({'frames/jpeg': [b'GIF89a' + bytes(100)] * 8}, 'not a JPEG'),
   'no begin': ({'words/start_ms': [29_999] * 40}, 'no begin in'),
   'a window beyond all time': ({'window/end_ms': [2**63 - 1]}, 'it is [0, 9223372036854775807] ms'),
-  'a bit': (None, 'cannot be read: the checksum of the record is wrong'),
+  'a bit': (None, 'cannot be read: the checksum of its head is wrong'),
 }
 
 
@@ -263,8 +263,7 @@ def test_the_first_one_stops_who_allows_none(config, folder):
 def test_a_batch_without_enough_others_says_so(config, tmp_path):
   """Four videos fill a batch of four: nobody is left to stand in."""
   folder = folders.write(tmp_path, {'train': [[folders.record(f'v{i}', height=16) for i in range(4)]]})
-  flip_at = int(index.load_index(index.load(folder, 'train')).offset[2]) + 60
-  folders.flip(folder / 'train-00000-of-00001.tfrecord', flip_at)
+  folders.flip(folder / 'train-00000-of-00001.tfrecord', offset(folder, 2))
   with pytest.raises(UserError, match='nor can any of 0 others stand in for it: find all that is damaged'):
     opened(config, folder).batch(0)
 
@@ -327,50 +326,46 @@ class Storage:
   """Fails at the given reads, counted from 0, by raising or by a wrong bit."""
 
   def __init__(self, monkeypatch, fails, at):
-    self.reads, self._fails, self._at, self._real = 0, fails, at, reader.Reader._read_bytes
-    monkeypatch.setattr(reader.Reader, '_read_bytes', lambda *args: self.read(*args))
-    monkeypatch.setattr(skipped, 'WAITS_S', (0.01, 0.02, 0.03, 0.04))
+    self.reads, self._fails, self._at, self._real = 0, fails, at, storage.read_local
+    monkeypatch.setattr(storage, 'read_local', self.read)
+    monkeypatch.setattr(patience, 'WAIT_S', 0.01)
+    monkeypatch.setattr(patience, 'PATIENCE_S', 0.1)
 
-  def read(self, *args):
+  def read(self, file, ranges):
     nth, self.reads = self.reads, self.reads + 1
     if nth not in self._at:
-      return self._real(*args)
+      return self._real(file, ranges)
     if isinstance(self._fails, Exception):
       raise self._fails
-    data = bytearray(self._real(*args))
-    data[self._fails] ^= 1
-    return bytes(data)
+    first, *others = map(bytearray, self._real(file, ranges))
+    first[self._fails] ^= 1
+    return list(map(bytes, [first, *others]))
 
 
-class CloudError(Exception):
-  """As a library for some cloud may raise."""
-
-
-@pytest.mark.parametrize('error', [OSError(5, 'Input/output error'), TimeoutError('no answer'), CloudError('503')])
+@pytest.mark.parametrize('error', [OSError(5, 'Input/output error'), TimeoutError('no answer')])
 def test_storage_that_fails_twice_costs_time_only(config, sound, folder, monkeypatch, error):
   source = opened(config, folder)
-  storage = Storage(monkeypatch, error, {0, 1})
+  failing = Storage(monkeypatch, error, {0, 1})
   told = []
-  monkeypatch.setattr(skipped.logging, 'warning', lambda text, *values: told.append(text % values))
+  monkeypatch.setattr(patience.logging, 'warning', lambda text, *values: told.append(text % values))
   for step, batch in enumerate(drain(source)):
     same(batch, sound[step])
-  assert str(source.trouble) == 'reads retried: 2' and storage.reads > 2
-  assert len(told) == 2 and all('tfrecord cannot be read: ' in line for line in told)
-  assert told[0].endswith('trying again in 0.01 s (retry 1)') and told[1].endswith('(retry 2)')
+  assert str(source.trouble) == 'reads retried: 2' and failing.reads > 2
+  assert len(told) == 2 and all(f'.tfrecord: {error.strerror or error}; trying again in' in line for line in told)
 
 
-@pytest.mark.parametrize('block', [reader.BLOCK_BYTES, 0])
-def test_storage_that_fails_for_good_stops_the_run_and_blames_no_record(config, folder, monkeypatch, block):
-  monkeypatch.setattr(reader, 'BLOCK_BYTES', block)
+@pytest.mark.parametrize('whole', [reader.WHOLE_BYTES, 0])
+def test_storage_that_fails_for_good_stops_the_run_and_blames_no_record(config, folder, monkeypatch, whole):
+  monkeypatch.setattr(reader, 'WHOLE_BYTES', whole)
   source = opened(config, folder, max_bad=1.0)
-  storage = Storage(monkeypatch, OSError(5, 'Input/output error'), range(1, 10**9))
-  with pytest.raises(skipped.StorageError, match=r'tfrecord cannot be read: Input/output error, 5 times in 0.1 s'):
+  failing = Storage(monkeypatch, OSError(5, 'Input/output error'), range(1, 10**9))
+  with pytest.raises(storage.StorageError, match=r'tfrecord: Input/output error, \d+ times in 0 s'):
     drain(source)
-  assert 'skipped' not in str(source.trouble) and storage.reads >= 5
+  assert 'skipped' not in str(source.trouble) and failing.reads >= 3
 
 
 @pytest.mark.parametrize(
-  'error, kind', [(PermissionError(13, 'Permission denied'), skipped.StorageError), (TypeError('a bug'), Exception)]
+  'error, kind', [(PermissionError(13, 'Permission denied'), PermissionError), (TypeError('a bug'), Exception)]
 )
 def test_what_waiting_does_not_change_is_not_tried_again(config, folder, monkeypatch, error, kind):
   source = opened(config, folder, threads=1)
@@ -380,17 +375,19 @@ def test_what_waiting_does_not_change_is_not_tried_again(config, folder, monkeyp
   assert not str(source.trouble)
 
 
-def test_a_bit_that_flips_on_the_way_is_read_again(config, sound, folder, monkeypatch):
+@pytest.mark.parametrize('whole', [reader.WHOLE_BYTES, 0])
+def test_a_bit_that_flips_on_the_way_is_read_again(config, sound, folder, monkeypatch, whole):
+  monkeypatch.setattr(reader, 'WHOLE_BYTES', whole)
   source = opened(config, folder)
-  Storage(monkeypatch, 100, {0, 2})
+  Storage(monkeypatch, 100, {0, 3, 6})
   for step, batch in enumerate(drain(source)):
     same(batch, sound[step])
   assert not str(source.trouble)
 
 
-def test_sidecars_are_asked_for_again(config, sound, folder, monkeypatch):
-  monkeypatch.setattr(skipped, 'WAITS_S', (0.01,))
-  real, failed = index.size_and_time, []
+def test_a_folder_that_cannot_be_listed_is_asked_again(config, sound, folder, monkeypatch):
+  monkeypatch.setattr(patience, 'WAIT_S', 0.01)
+  real, failed = index.os.scandir, []
 
   def fail_once(path):
     if not failed:
@@ -398,7 +395,7 @@ def test_sidecars_are_asked_for_again(config, sound, folder, monkeypatch):
       raise OSError(116, 'Stale file handle')
     return real(path)
 
-  monkeypatch.setattr(index, 'size_and_time', fail_once)
+  monkeypatch.setattr(index.os, 'scandir', fail_once)
   same(opened(config, folder).batch(0), sound[0])
   assert failed
 

@@ -15,7 +15,7 @@ from tests.support import folders, media
 from tvts_jax.errors import UserError
 from tvts_jax.input import graph, pipeline, vocab
 from tvts_jax.input.settings import InputConfig
-from tvts_jax.shards import records
+from tvts_jax.shards import index
 from tvts_jax.shards.reader import Reader
 
 SIDE, PATCH, FRAMES = 64, 16, 8
@@ -165,8 +165,8 @@ def test_a_batch_is_a_function_of_the_step(config, source):
 
 def test_a_far_step_reads_what_the_first_reads(config, monkeypatch):
   """A resume finds its place in the order by arithmetic: nothing before it is read or walked through."""
-  read, rows = Reader.read, []
-  monkeypatch.setattr(Reader, 'read', lambda self, row: rows.append(row) or read(self, row))
+  read, rows = Reader.head, []
+  monkeypatch.setattr(Reader, 'head', lambda self, row: rows.append(row) or read(self, row))
   counts = []
   for step in (0, 10**6):
     source = pipeline.open(config)
@@ -187,7 +187,7 @@ def test_an_epoch_holds_everything_once_and_no_video_twice_in_a_batch(source, ta
   for step in range(13):
     names = source.examples(step)
     assert len({video for video, _ in names}) == 4
-    assert [folders.index.example_hash(*n) for n in names] == ids[4 * step : 4 * step + 4].tolist()
+    assert [index.example_hash(*n) for n in names] == ids[4 * step : 4 * step + 4].tolist()
 
 
 def test_a_process_makes_the_rows_that_it_holds(source):
@@ -278,7 +278,7 @@ def test_evaluation_goes_once_in_order_and_marks_the_padding(config, talks):
   batches = list(source.batches())
   assert len(batches) == 4 and {k: (v.shape, v.dtype) for k, v in batches[0].items()} == source.spec
   ids, valid = (np.concatenate([b[k] for b in batches]) for k in ('example_id', 'valid'))
-  assert ids[valid].tolist() == [folders.index.example_hash(*name) for name in talks] and (~valid).sum() == 3
+  assert ids[valid].tolist() == [index.example_hash(*name) for name in talks] and (~valid).sum() == 3
   again = pipeline.open(dataclasses.replace(config, mode='eval', mask_ratio=0.0))
   same(again.batch(2), batches[2])
   with pytest.raises(UserError, match='not among'):
@@ -318,7 +318,7 @@ def test_sources_mix_by_weight_or_take_turns(config, folder, talks, tmp_path, to
   for step in range(4):
     names = [video for video, _ in mixed.examples(step)]
     assert [int(n.split()[1]) >= 20 for n in names].count(True) == 1 and len(set(names)) == 4
-    assert mixed.batch(step)['example_id'].tolist() == [folders.index.example_hash(*n) for n in mixed.examples(step)]
+    assert mixed.batch(step)['example_id'].tolist() == [index.example_hash(*n) for n in mixed.examples(step)]
   assert mixed.spec['patches'][0][0] == 4 and mixed.num_examples == 23 and mixed.steps_per_epoch == 10
 
   changes = {'folder': captions, 'transcripts': 1, 'frames': 2, 'mask_ratio': 0.0}
@@ -390,20 +390,17 @@ def test_a_damaged_frame_names_shard_record_and_video(config, tmp_path):
 
 def test_a_header_that_lies_is_refused_before_decoding(config, tmp_path):
   whole = talk(9)
-  example = records.example_class().FromString(records.encode(whole))
   huge = jpeg(np.zeros((8, 1024, 3), np.uint8))
   at = huge.index(b'\xff\xc0') + 5
-  example.features.feature['frames/jpeg'].bytes_list.value[:] = [huge[:at] + b'\xff\xff' + huge[at + 2 :]] * len(
-    whole.frames
-  )
-  source = broken(config, tmp_path, (example.SerializeToString(), 'video 9', 0))
+  lying = [huge[:at] + b'\xff\xff' + huge[at + 2 :]] * len(whole.frames)
+  source = broken(config, tmp_path, (folders.example(whole, {'frames/jpeg': lying}), 'video 9', 0))
   with pytest.raises(UserError, match=r'video 9.*says 65535x1024 in its header'):
     source.batch(0)
 
 
 def test_what_is_no_example_is_named(config, tmp_path):
   with pytest.raises(UserError, match='train-00001-of-00002.tfrecord: record 0 .* is no record'):
-    broken(config, tmp_path, (b'\xff' * 100, 'video 9', 0)).batch(0)
+    broken(config, tmp_path, (folders.junk(), 'video 9', 0)).batch(0)
 
 
 def test_a_flipped_bit_names_shard_and_record(config, tmp_path):

@@ -64,7 +64,9 @@ def test_pixels_are_those_of_whole_pictures(root, settings):
     stored = part.stored(row)
     drawn, (top, left, side, _), _ = part.sample(stored, row, epoch)[:3]
     assert top % 16 == left % 16 == 0 and top + side <= HEIGHT and left + side <= WIDTH
-    clip = np.stack([whole(jpeg)[top : top + side, left : left + side] for jpeg in stored.frames(drawn.frames)])
+    clip = np.stack(
+      [whole(jpeg)[top : top + side, left : left + side] for jpeg in part.frames(row, stored, drawn.frames)]
+    )
     for name in names:
       for position, got in zip(batch[name.replace('patches', 'positions')][b], batch[name][b]):
         slot, place = divmod(int(position), given.grid)

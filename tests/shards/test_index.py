@@ -1,5 +1,6 @@
 import hashlib
 import json
+import mmap
 
 import numpy as np
 import pytest
@@ -30,11 +31,24 @@ def test_every_record_is_found(folder):
   assert manifest.count == len(ids) == 4 and index.splits(folder) == ['train', 'val']
   found = [records.decode(index.read_record(manifest, ids, i)) for i in (3, 0, 2, 1)]
   assert [(r.video_id, r.window_index) for r in found] == [('c', 0), ('a', 0), ('b', 0), ('a', 1)]
-  assert ids.shard.tolist() == [0, 0, 0, 2]
-  assert [ids.shard.dtype, ids.offset.dtype, ids.length.dtype] == [np.int32, np.int64, np.int64]
-  assert ids.video.dtype == ids.example_id.dtype == np.uint64
+  places = [ids.place(i) for i in range(4)]
+  assert [(place.shard, place.number) for place in places] == [(0, 0), (0, 1), (0, 2), (2, 0)]
+  ends = [(place.shard, place.begin + place.size) for place in places]
+  assert [(place.shard, place.begin) for place in places] == [(0, 0), *ends[:2], (2, 0)]
+  assert [manifest.shards[shard].bytes for shard, _ in (ends[2], ends[3])] == [ends[2][1], ends[3][1]]
   assert ids.video[0] == ids.video[1] == index.video_hash('a') and len(set(ids.video.tolist())) == 3
   assert ids.example_id.tolist() == [index.example_hash(*k) for k in [('a', 0), ('a', 1), ('b', 0), ('c', 0)]]
+
+
+def test_an_index_is_one_mapped_file_of_28_bytes_a_record(folder):
+  manifest = index.load(folder, 'train')
+  ids = index.load_index(manifest)
+  assert not list(folder.glob('*-of-*.idx')) and (folder / 'train.idx').stat().st_size == manifest.index.bytes
+  assert manifest.index.bytes == 16 + 28 * len(ids)
+  for column in (ids.offset, ids.video, ids.example_id, ids.head):
+    while isinstance(column.base, np.ndarray):
+      column = column.base
+    assert isinstance(column.base.obj, mmap.mmap)
 
 
 def test_hashes_are_fixed():
@@ -79,13 +93,14 @@ def test_a_flipped_bit_costs_one_record(folder):
   manifest = index.load(folder, 'train')
   ids = index.load_index(manifest)
   path = folder / manifest.shards[0].name
+  begin = ids.place(1).begin
   data = bytearray(path.read_bytes())
-  data[int(ids.offset[1]) + 100] ^= 4
+  data[begin + 100] ^= 4
   path.write_bytes(bytes(data))
   assert len(index.load_index(manifest)) == 4  # sizes agree
   with pytest.raises(index.DamagedRecord) as e:
     index.read_record(manifest, ids, 1)
-  assert str(path) in str(e.value) and f'record 1 at byte {ids.offset[1]}' in str(e.value)
+  assert str(path) in str(e.value) and f'record 1 at byte {begin}' in str(e.value)
   for i in (0, 2, 3):
     records.decode(index.read_record(manifest, ids, i))
 
@@ -109,10 +124,12 @@ def cut(path):
   'damage, says',
   [
     (lambda d: (d / 'train-00000-of-00003.tfrecord').unlink(), 'is listed in the manifest but missing'),
-    (lambda d: (d / 'train-00000-of-00003.idx').unlink(), 'train-00000-of-00003.idx is missing'),
+    (lambda d: (d / 'train.idx').unlink(), 'train.idx is missing'),
     (lambda d: cut(d / 'train-00000-of-00003.tfrecord'), 'the manifest says'),
     (lambda d: (d / 'train-00000-of-00003.tfrecord').write_bytes(b''), 'has 0 bytes, the manifest says'),
-    (lambda d: cut(d / 'train-00000-of-00003.idx'), 'is not the index that the manifest lists'),
+    (lambda d: cut(d / 'train.idx'), 'is not the index that the manifest lists'),
+    (lambda d: (d / 'train.idx').write_bytes(b''), 'is not the index that the manifest lists'),
+    (lambda d: (d / 'val.idx').replace(d / 'train.idx'), 'is not the index that the manifest lists'),
   ],
 )
 def test_a_changed_folder_is_refused(folder, damage, says):
@@ -129,10 +146,10 @@ def edit(**changes):
 @pytest.mark.parametrize(
   'damage, says',
   [
-    (lambda p: p.unlink(), 'is no finished data set'),
+    (lambda p: p.unlink(), 'is not a finished data set'),
     (lambda p: p.write_text('{"sche'), 'is damaged'),
     (lambda p: p.write_text('[]'), 'is damaged'),
-    (edit(schema_version=9), 'has schema_version 9, this code reads 1'),
+    (edit(schema_version=1), 'has schema_version 1, this code reads 2; build the data again with python -m data.build'),
     (edit(splits={'val': {}}), "no split 'train'; it has: val"),
     (edit(splits={'train': {'shards': [{'name': 'x'}], 'outcomes': {}}}), 'is damaged'),
   ],
@@ -143,8 +160,9 @@ def test_a_bad_manifest_is_refused(folder, damage, says):
     index.load(folder, 'train')
 
 
-def test_a_manifest_cannot_point_out_of_its_folder(folder):
+@pytest.mark.parametrize('name, other', [('val-00000-of-00001.tfrecord', '../x.tfrecord'), ('val.idx', '/etc/x.idx')])
+def test_a_manifest_cannot_point_out_of_its_folder(folder, name, other):
   path = folder / 'manifest.json'
-  path.write_text(path.read_text().replace('val-00000-of-00001.tfrecord', '../../etc/x.tfrecord'))
-  with pytest.raises(index.FolderError, match='names no shard in its own folder'):
+  path.write_text(path.read_text().replace(name, other))
+  with pytest.raises(index.FolderError, match='names no file of its own folder'):
     index.load(folder, 'val')

@@ -2,13 +2,15 @@ import dataclasses
 import subprocess
 import sys
 
+import google_crc32c
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import folders
 from tvts_jax.input.host_tf import tensorflow
-from tvts_jax.shards import records
+from tvts_jax.shards import layout, records
+from tvts_jax.shards.head import Head
 
 GOOD = folders.record(frames=3, words=4)
 
@@ -22,6 +24,7 @@ def test_names_are_the_published_ones():
     'video/id', 'window/index', 'window/start_ms', 'window/end_ms', 'video/duration_ms', 'frames/jpeg',
     'frames/time_ms', 'frames/height', 'frames/width', 'words/text', 'words/start_ms', 'words/end_ms', 'lang',
     'transcript/source', 'transcript/timing', 'source/sha256', 'schema_version',
+    'frames/offset', 'frames/length', 'frames/crc32c', 'head/crc32c',
   }  # fmt: skip
   assert {f for f, _, _ in records.FEATURES.values() if f} == {f.name for f in dataclasses.fields(records.Record)}
 
@@ -43,7 +46,7 @@ def any_record(draw):
     start_ms=start,
     end_ms=start + length,
     duration_ms=duration,
-    frames=[GOOD.frames[0]] * len(times),
+    frames=[GOOD.frames[i % 3] for i in range(len(times))],
     frame_times_ms=times,
     words=[w for _, _, w in words],
     word_starts_ms=[start + a for a, _, _ in words],
@@ -60,20 +63,51 @@ def test_round_trip(record):
 
 @settings(max_examples=10, deadline=None)
 @given(any_record())
-def test_bytes_are_those_of_tensorflow(record):
+def test_tensorflow_reads_a_record(record):
   tf = tensorflow()
 
   serialized = records.encode(record)
   theirs = tf.train.Example.FromString(serialized)
-  assert theirs.SerializeToString(deterministic=True) == serialized
+  assert set(theirs.features.feature) == set(records.FEATURES) and theirs.ByteSize() == len(serialized)
+  assert list(theirs.features.feature['frames/jpeg'].bytes_list.value) == record.frames
   assert theirs.features.feature['video/id'].bytes_list.value[0].decode() == record.video_id
   assert list(theirs.features.feature['words/start_ms'].int64_list.value) == record.word_starts_ms
+
+
+@settings(max_examples=30, deadline=None)
+@given(any_record())
+def test_the_head_says_what_the_record_says_and_where_its_frames_are(record):
+  serialized = records.encode(record)
+  size = layout.head_bytes(serialized)
+  layout.check_head(serialized[:size])
+  head = Head(serialized[:size])
+  for name in ('video_id', 'window_index', 'start_ms', 'end_ms', 'height', 'width', 'transcript_timing'):
+    assert getattr(head, name) == getattr(record, name)
+  assert list(head.words) == head.words[:] == record.words and head.words[1:3] == record.words[1:3]
+  assert head.word_starts_ms.tolist() == record.word_starts_ms and head.frame_times_ms.tolist() == record.frame_times_ms
+  offsets, lengths, sums = map(list, head.table)
+  assert [serialized[size + at :][:length] for at, length in zip(offsets, lengths)] == record.frames
+  assert sums == [google_crc32c.value(jpeg) for jpeg in record.frames]
+  assert offsets == sorted(offsets) and size + offsets[-1] + lengths[-1] == len(serialized)
+
+
+def test_no_byte_of_a_head_can_change_unseen():
+  serialized = records.encode(GOOD)
+  head = serialized[: layout.head_bytes(serialized)]
+  for at in range(len(head)):
+    for bit in (0, 5, 7):
+      flipped = head[:at] + bytes([head[at] ^ 1 << bit]) + head[at + 1 :]
+      with pytest.raises(ValueError, match='the checksum of its head is wrong'):
+        layout.check_head(flipped)
+  for part in (head[:-1], head[1:], b''):
+    with pytest.raises(ValueError, match='the checksum of its head is wrong'):
+      layout.check_head(part)
 
 
 @pytest.mark.parametrize(
   'changes, kind, says',
   [
-    ({'schema_version': [2]}, 'schema', 'schema_version is 2, this code reads 1'),
+    ({'schema_version': [1]}, 'schema', 'schema_version is 1, this code reads 2'),
     ({'schema_version': None}, 'schema', 'schema_version is missing'),
     ({'lang': None}, 'schema', "missing: ['lang']"),
     ({'audio': [b'x']}, 'schema', "unknown: ['audio']"),
@@ -82,6 +116,10 @@ def test_bytes_are_those_of_tensorflow(record):
     ({'words/text': [b'\xff', b'a', b'b', b'c']}, 'schema', 'words/text is not UTF-8'),
     ({'frames/time_ms': [0, 5000, 4000]}, 'times', 'not rising'),
     ({'frames/jpeg': [b'RIFF', b'', b'']}, 'jpeg', 'not a JPEG'),
+    ({'frames/offset': [20, 21, 22]}, 'schema', 'its table of frames, a checksum or the order'),
+    ({'frames/length': [1, 2, 3]}, 'schema', 'its table of frames, a checksum or the order'),
+    ({'frames/crc32c': [1, 2, 3]}, 'schema', 'its table of frames, a checksum or the order'),
+    ({'head/crc32c': [b'00000000']}, 'schema', 'its table of frames, a checksum or the order'),
   ],
   ids=str,
 )
@@ -89,6 +127,13 @@ def test_decode_refuses(changes, kind, says):
   with pytest.raises(records.RecordError) as e:
     records.decode(folders.example(GOOD, changes))
   assert e.value.kind == kind and says in str(e.value)
+
+
+def test_decode_refuses_another_order():
+  """TensorFlow writes features by name: an Example of the same content, of which no part can be read."""
+  theirs = tensorflow().train.Example.FromString(records.encode(GOOD)).SerializeToString(deterministic=True)
+  with pytest.raises(records.RecordError, match='the order of its features'):
+    records.decode(theirs)
 
 
 @pytest.mark.parametrize('serialized', [b'\xff' * 20, records.encode(GOOD)[:-3], b''], ids=['noise', 'cut', 'empty'])

@@ -1,10 +1,8 @@
 """Finished folders of shards out of records made by hand, for tests of whatever reads them."""
 
-import json
 import os
 
-from tvts_jax.input.host_tf import tensorflow
-from tvts_jax.shards import index, records, storage, writer
+from tvts_jax.shards import layout, records, storage, writer
 
 
 def jpeg(height, width, quality=75, value=None):
@@ -43,20 +41,15 @@ def record(video_id='v', window=0, frames=8, words=40, seconds=30, height=16, wi
 
 
 def example(record, changes):
-  """A serialized tf.train.Example made by TensorFlow: the record with some features replaced, or gone (None)."""
-  tf = tensorflow()
+  """A record with some features replaced, or gone (None), as no encoder would write it, but for its checksums."""
+  features = {**records.features_of(record), **changes}
+  return layout.serialize({name: values for name, values in features.items() if values is not None})
 
-  features = dict(tf.train.Example.FromString(records.encode(record)).features.feature)
-  for name, values in changes.items():
-    if values is None:
-      del features[name]
-    elif isinstance(values[0], int):
-      features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-    elif isinstance(values[0], float):
-      features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=values))
-    else:
-      features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-  return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+def junk():
+  """Laid out like a record, and with right checksums, but no message of protobuf."""
+  head = layout.TAG + layout.varint(0) + layout.TAG + layout.varint(200) + b'\xff' * 200
+  return head + layout.head_crc(head) + layout.entry(layout.FRAMES, [b''])
 
 
 def flip(path, at):
@@ -75,14 +68,13 @@ def write(folder, splits, config=None, sampling=None):
   for split, contents in splits.items():
     written, ids = [], set()
     for i, content in enumerate(contents):
-      rows = []
+      entries = []
       for r in content:
         payload, video_id, window = r if isinstance(r, tuple) else (records.encode(r), r.video_id, r.window_index)
-        rows.append((payload, index.video_hash(video_id), index.example_hash(video_id, window)))
+        entries.append((payload, writer.row_of(payload, video_id, window)))
         ids.add(video_id)
-      written.append(writer.write_shard(folder / f'{split}-{i:05d}-of-{len(contents):05d}.tfrecord', rows))
-    done[split] = (written, {'ok': len(ids)})
+      written.append(writer.write_shard(folder / f'{split}-{i:05d}-of-{len(contents):05d}.tfrecord', entries))
+    done[split] = (*zip(*written), {'ok': len(ids)})
   sampling = sampling or {'transcripts': 4, 'seconds': [3, 4, 5], 'gap_s': 1.0, 'min_words': 3}
-  config = config or {'fps': 3.0, 'short_side': 16}
-  (folder / index.MANIFEST).write_text(json.dumps(index.manifest_json(config, sampling, done)))
+  writer.write_manifest(folder, config or {'fps': 3.0, 'short_side': 16}, sampling, done)
   return folder

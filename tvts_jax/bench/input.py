@@ -58,7 +58,7 @@ def stages(source, part, clips: int) -> dict[str, float]:
   again = clips // len(few) + 1
   timed('parse', part.parse, [(part.read(row), row) for row in few] * again)
   timed('sample', part.sample, [(s, row, 0) for row, s in zip(few, stored)] * again)
-  timed('take frames', lambda s, d: s.frames(d.frames), list(zip(stored, drawn)) * again)
+  timed('take frames', part.frames, [(row, s, d.frames) for row, s, d in zip(few, stored, drawn)] * again)
   timed('tokenise', part.tokenizer, [(d.texts,) for d in drawn] * again)
   made = [part.load(row, 0) for row in rows]
   jpegs, crops, positions = (tf.constant([getattr(e, name) for e in made]) for name in ('jpegs', 'crop', 'positions'))
@@ -164,7 +164,7 @@ def measure(args, folder: str, tokenizer: str, videos: list[str], restarts: str)
     'ms_a_clip': {name: 1000 * seconds for name, seconds in each.items()},
     'share_of_time': {name: seconds / total for name, seconds in each.items()},
     'mean_jpeg_bytes': statistics.mean(jpegs),
-    'record_bytes': int(part.index.length.mean()),
+    'record_bytes': int(part.index.offset[-1]) // len(part),
     'rounds': args.rounds,
     'clips_a_turn': args.batches * args.batch,
     'setting': {n: getattr(config, n) for n in ('frames', 'image_size', 'transcripts', 'mask_ratio', 'max_tokens')},

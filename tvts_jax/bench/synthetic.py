@@ -1,13 +1,11 @@
 """Made-up media for the input benchmark: textured pictures that move, as shards and as an mp4."""
 
-import json
-
 import av
 import cv2
 import numpy as np
 from etils import epath
 
-from tvts_jax.shards import index, records
+from tvts_jax.shards import records, writer
 
 FPS, SECONDS, SIZE, QUALITY = 3, 64, (456, 256), 75  # Of a record; SIZE is (width, height).
 MP4_FPS, MP4_SIZE, MP4_GOP = 25, (640, 360), 250
@@ -75,18 +73,15 @@ def make_record(number: int, restarts: bool = False) -> records.Record:
 
 def make_folder(folder: str, count: int, restarts: bool = False) -> None:
   """A finished folder with `count` records in one shard."""
-  from tvts_jax.shards import writer  # The one writer of shards.
-
   path = epath.Path(folder)
   path.mkdir(parents=True)
   made = (make_record(i, restarts) for i in range(count))
-  rows = (
-    (records.encode(r), index.video_hash(r.video_id), index.example_hash(r.video_id, r.window_index)) for r in made
-  )
-  written = writer.write_shard(path / 'train-00000-of-00001.tfrecord', rows)
+  encoded = ((records.encode(r), r) for r in made)
+  content = ((payload, writer.row_of(payload, r.video_id, r.window_index)) for payload, r in encoded)
+  shard, rows = writer.write_shard(path / 'train-00000-of-00001.tfrecord', content)
   sampling = {'transcripts': 4, 'seconds': [3, 4, 5], 'gap_s': 1.0, 'min_words': 1}
-  content = index.manifest_json({'fps': FPS, 'quality': QUALITY}, sampling, {'train': ([written], {'ok': count})})
-  (path / index.MANIFEST).write_text(json.dumps(content))
+  split = [shard], [rows], {'ok': count}
+  writer.write_manifest(path, {'fps': FPS, 'quality': QUALITY}, sampling, {'train': split})
 
 
 def make_mp4(path: str, seconds: int) -> None:

@@ -151,7 +151,7 @@ HELD: dict[str, list] = {}  # By the hash of the manifest: records without their
 
 def stored_examples(folder: str, split: str, sha256: str, examples: Examples) -> list:
   if sha256 not in HELD:
-    HELD[sha256] = [examples.parse(examples.read(row), row).without_jpegs() for row in range(len(examples))]
+    HELD[sha256] = [examples.parse((examples.read(row)[0], b''), row) for row in range(len(examples))]
   return HELD[sha256]
 
 
@@ -180,8 +180,8 @@ def decoded_frames(folder: str, sha256: str, shape: tuple[int, ...], examples: E
 def pictures(examples: Examples, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
   """uint8 [H, W, 3] of each frame."""
   for row in range(len(examples)):
-    stored = examples.parse(examples.read(row), row)
-    for number, jpeg in enumerate(stored.frames(np.arange(len(stored.frame_times_ms)))):
+    stored = examples.stored(row)
+    for number, jpeg in enumerate(examples.frames(row, stored, np.arange(len(stored.frame_times_ms)))):
       picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
       if picture is None or picture.shape != shape:
         raise examples.bad(row, f' (video {stored.video_id!r}): frame {number} is a damaged JPEG; {examples.advice}')

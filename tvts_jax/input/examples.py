@@ -8,12 +8,12 @@ from google.protobuf.message import DecodeError
 
 from tvts_jax.errors import UserError
 from tvts_jax.input import fields, masks
-from tvts_jax.input.order import BLOCK_RECORDS
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.skipped import BadExample, Trouble
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.shards import annotations, records
 from tvts_jax.shards import index as shard_index
+from tvts_jax.shards.head import Head
 from tvts_jax.shards.reader import Reader
 from tvts_jax.shards.rng import generator
 from tvts_jax.shards.sampling import Draw, SamplingConfig, draw, shortfall
@@ -52,8 +52,7 @@ class Examples:
       raise UserError(
         f'the records of {config.folder} cannot serve this sampling: {missing}; ask for less or build them again'
       )
-    self._reader = Reader(self.manifest, self.index, BLOCK_RECORDS, trouble)
-    self._message = records.example_class()
+    self._reader = Reader(self.manifest, self.index)
     self._undecodable: dict[tuple[int, int], str] = {}  # (row, epoch) → what is wrong with a frame that is drawn.
     self._bad: set[int] = set()  # Example ids.
     self.advice = f'find all that is damaged with python -m data.validate --decode {config.folder}, and build it again'
@@ -63,12 +62,12 @@ class Examples:
 
   def name(self, row: int) -> tuple[str, int]:
     """(video id, window index)"""
-    stored = self.parse(self.read(row), row)
+    stored = self.stored(row)
     return stored.video_id, stored.window_index
 
   def place(self, row: int) -> str:
     """Shard and record, for people."""
-    return f'{self._shard(row)}: record {self.index.number(row)}'
+    return '{}: record {}'.format(*self._place(row))
 
   def try_out(self) -> None:
     """BadExample if not one of a few examples can be made: that is not damage but a config that they cannot serve."""
@@ -104,28 +103,49 @@ class Examples:
       # Those of the tubelets whose pixels a batch holds.
       wanted = {'positions': positions} | {name: more[name] for name in more if name.endswith('_positions')}
       jpegs = self.pictures(row, stored, drawn.frames, crop, wanted)
-    except UserError as e:
+    except (shard_index.FolderError, BadExample):
+      raise
+    except (UserError, UnicodeDecodeError) as e:
       raise self.bad(row, f' (video {stored.video_id!r}, window {stored.window_index}): {e}') from e
     tokens, token_mask = self.tokenizer(drawn.texts)
     return Example(jpegs, crop, positions, tokens, token_mask, drawn.order, self.index.example_id[row], more)
 
-  def stored(self, row: int) -> 'Stored':
+  def stored(self, row: int) -> Head:
     return self.parse(self.read(row), row)
 
-  def pictures(self, row: int, stored: 'Stored', numbers_M: np.ndarray, crop, positions) -> list[bytes]:
-    return stored.frames(numbers_M)
+  def pictures(self, row: int, stored: Head, numbers_M: np.ndarray, crop, positions) -> list[bytes]:
+    return self.frames(row, stored, numbers_M)
 
-  def read(self, row: int) -> bytes:
-    """Nothing in a record that cannot be read can be trusted, not even its name: the index's hash is all we know."""
+  def frames(self, row: int, stored: Head, numbers: np.ndarray) -> list[bytes]:
+    """JPEGs that may be decoded. A few bytes can claim a picture that fills the memory: none here does."""
+    numbers = numbers.tolist()
     try:
-      return self._reader.read(row)
+      jpegs = self._reader.frames(row, stored, numbers)
     except shard_index.DamagedRecord as e:
-      reason = f'{e} (example {self._id(row):016x})'
-      raise BadExample(reason, self._shard(row), self.index.number(row), self._id(row)) from e
+      raise self._damaged(row, e) from e
+    seen = None  # The last header. Those of a video are most often the same, byte for byte.
+    for i, jpeg in zip(numbers, jpegs):
+      if seen is None or not jpeg.startswith(seen):
+        height, width = records.jpeg_size(jpeg)
+        if (height, width) != (stored.height, stored.width):
+          raise UserError(f'frame {i} says {height}x{width} in its header, the record {stored.height}x{stored.width}')
+        seen = jpeg[: records.size_place(jpeg) + 4]
+    return jpegs
 
-  def parse(self, data: bytes, row: int) -> 'Stored':
+  def read(self, row: int) -> tuple[bytes, bytes]:
+    """The head of a record, and what was read behind it."""
     try:
-      stored = Stored(self._message.FromString(data).features.feature)
+      return self._reader.head(row)
+    except shard_index.DamagedRecord as e:
+      raise self._damaged(row, e) from e
+
+  def _damaged(self, row: int, e: shard_index.DamagedRecord) -> BadExample:
+    """Nothing in a record that cannot be read can be trusted, not even its name: the index's hash is all we know."""
+    return BadExample(f'{e} (example {self._id(row):016x})', *self._place(row), self._id(row))
+
+  def parse(self, data: tuple[bytes, bytes], row: int) -> Head:
+    try:
+      stored = Head(*data)
     except (UserError, DecodeError, UnicodeDecodeError) as e:
       raise self.bad(row, f' (example {self._id(row):016x}) is no record: {e}') from e
     if shard_index.example_hash(stored.video_id, stored.window_index) != self._id(row):
@@ -140,7 +160,7 @@ class Examples:
     video, window = self.name(row)
     self._undecodable[row, epoch] = f' (video {video!r}, window {window}): {what}'
 
-  def sample(self, stored: 'Stored', row: int, epoch: int) -> tuple[Draw, np.ndarray, np.ndarray]:
+  def sample(self, stored: Head, row: int, epoch: int) -> tuple[Draw, np.ndarray, np.ndarray]:
     """Everything random, always drawn in this order: transcripts and frames, crop, positions, caption, those kept."""
     config = self.config
     rng = generator(config.seed, epoch=epoch, example=self._id(row))
@@ -156,7 +176,9 @@ class Examples:
       positions = np.sort(rng.choice(positions, config.keep, replace=False))
     return drawn, crop, positions
 
-  def _more(self, stored: 'Stored', positions: np.ndarray, row: int, epoch: int) -> dict[str, np.ndarray]:
+  def _more(self, stored: Head, positions: np.ndarray, row: int, epoch: int) -> dict[str, np.ndarray]:
+    if not self.config.fields:
+      return {}
     rng, made = generator(self.config.seed, epoch=epoch, example=self._id(row), stream=8), {}
     for name in self.config.fields:
       made |= fields.FIELDS[name].make(self.config, stored, positions, rng)
@@ -164,10 +186,12 @@ class Examples:
 
   def bad(self, row: int, what: str) -> BadExample:
     """One sentence that begins with shard and record, and goes on with `what`."""
-    return BadExample(f'{self.place(row)}{what}', self._shard(row), self.index.number(row), self._id(row))
+    return BadExample(f'{self.place(row)}{what}', *self._place(row), self._id(row))
 
-  def _shard(self, row: int) -> str:
-    return str(self.manifest.folder / self.manifest.shards[self.index.shard[row]].name)
+  def _place(self, row: int) -> tuple[str, int]:
+    """Shard and number of a record."""
+    place = self.index.place(row)
+    return str(self.manifest.path(place.shard)), place.number
 
   def _id(self, row: int) -> int:
     return int(self.index.example_id[row])
@@ -190,43 +214,6 @@ class Examples:
     return np.array([*offset * self.grain, side, side], np.int32)
 
 
-class Stored:
-  """A record's features under the names that sampling knows; checks what a sample needs and no more."""
-
-  def __init__(self, features):
-    version = one(features['schema_version'].int64_list, 'schema_version')
-    if version != records.SCHEMA_VERSION:
-      raise UserError(f'it has schema_version {version}, this code reads {records.SCHEMA_VERSION}')
-    number = lambda name: one(features[name].int64_list, name)
-    text = lambda name: one(features[name].bytes_list, name).decode()
-    self.video_id, self.window_index = text('video/id'), number('window/index')
-    self.start_ms, self.end_ms = number('window/start_ms'), number('window/end_ms')
-    self.height, self.width = number('frames/height'), number('frames/width')
-    self.transcript_timing = text('transcript/timing')
-    self._jpegs = features['frames/jpeg'].bytes_list.value  # Copied one by one, when asked for.
-    self.frame_times_ms = np.array(features['frames/time_ms'].int64_list.value)
-    self.words = [w.decode() for w in features['words/text'].bytes_list.value]
-    self.word_starts_ms = np.array(features['words/start_ms'].int64_list.value)
-    frames, times, words, starts = map(len, (self._jpegs, self.frame_times_ms, self.words, self.word_starts_ms))
-    if not frames == times > 0 or words != starts:
-      raise UserError(f'it has {frames} frames with {times} times and {words} words with {starts} starts')
-    if not 0 <= self.start_ms < self.end_ms < 1 << 40 or not (0 < self.height < 1 << 16 and 0 < self.width < 1 << 16):
-      raise UserError(f'it is [{self.start_ms}, {self.end_ms}] ms of a video of {self.height}x{self.width} pixels')
-
-  def without_jpegs(self) -> 'Stored':
-    self._jpegs = None
-    return self
-
-  def frames(self, numbers: np.ndarray) -> list[bytes]:
-    """JPEGs that may be decoded. A few bytes can claim a picture that fills the memory: none here does."""
-    jpegs = [self._jpegs[i] for i in numbers.tolist()]
-    for i, jpeg in zip(numbers.tolist(), jpegs):
-      height, width = records.jpeg_size(jpeg)
-      if (height, width) != (self.height, self.width):
-        raise UserError(f'frame {i} says {height}x{width} in its header, the record {self.height}x{self.width}')
-    return jpegs
-
-
 def part(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
   """int32 [4]: of random area, shape and place, as torchvision's RandomResizedCrop."""
   for _ in range(TRIES):
@@ -238,9 +225,3 @@ def part(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
   narrow, wide = PART_ASPECT
   h, w = min(height, round(width / narrow)), min(width, round(height * wide))
   return np.array([(height - h) // 2, (width - w) // 2, h, w], np.int32)
-
-
-def one(values, name: str):
-  if len(values.value) != 1:
-    raise UserError(f'{name} has {len(values.value)} values instead of one')
-  return values.value[0]

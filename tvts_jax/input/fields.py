@@ -16,7 +16,7 @@ from tvts_jax.shards import annotations
 
 class Field(NamedTuple):
   spec: Callable  # InputConfig → {array: (shape, dtype)} of one example.
-  # (InputConfig, examples.Stored, positions, rng) → {array: value}; what it draws changes no other draw.
+  # (InputConfig, shards.head.Head, positions, rng) → {array: value}; what it draws changes no other draw.
   make: Callable
 
 

@@ -20,7 +20,7 @@ ENDLESS = 2**62
 class GraphSource(Source):
   def __init__(self, *args):
     super().__init__(*args)
-    self._failures: dict[int, UserError] = {}  # By step.
+    self._failures: dict[int, UserError | OSError] = {}  # By step.
     self._graph = self._make_graph()
 
   def _kind(self) -> type[Examples]:
@@ -68,7 +68,7 @@ class GraphSource(Source):
     def load(step, place):
       try:
         _, _, example, valid = self._take(int(step), int(place))
-      except UserError as e:  # Of which TensorFlow would leave no more than its text.
+      except (UserError, OSError) as e:  # Of which TensorFlow would leave no more than its text.
         self._failures[int(step)] = e
         raise
       values = {**vars(example), **example.more, 'valid': np.bool_(valid)}

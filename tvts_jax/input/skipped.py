@@ -1,12 +1,11 @@
 """What goes wrong with data while a run reads it: told at once, counted, and never passed over in silence.
 
-A damaged example is skipped, and another stands in for it. Storage that fails is asked again after a while, in which a
-run waits for input, and stops the run if it goes on failing: that is no example's fault.
+A damaged example is skipped, and another stands in for it. Storage that fails is no example's fault: it is read again
+(shards/patience.py), and how often is told here.
 """
 
 import json
 import threading
-import time
 
 from absl import logging
 
@@ -15,11 +14,6 @@ from tvts_jax.files import read_rows, write_whole
 from tvts_jax.shards import storage
 
 FOLDER = 'skipped'  # In a work directory: PROCESS.jsonl, a line for each example and step it was missed at.
-WAITS_S = (2, 4, 8, 16)  # Before storage is asked again.
-
-
-class StorageError(UserError):
-  """Storage that cannot be read."""
 
 
 class BadExample(UserError):
@@ -37,12 +31,13 @@ class Trouble:
     self._lock = threading.Lock()
     self._skipped: dict[tuple[int, str, int], dict] = {}  # (step, shard, record) → a line of the file.
     self._path, self._earlier = None, []
-    self._retries = 0
+    self._retries_before = storage.RETRIES.count
 
   def __str__(self):
     """For the progress line; '' if nothing went wrong in this process."""
     with self._lock:
-      counts = {'skipped as damaged': len({key[1:] for key in self._skipped}), 'reads retried': self._retries}
+      skipped = len({key[1:] for key in self._skipped})
+    counts = {'skipped as damaged': skipped, 'reads retried': storage.RETRIES.count - self._retries_before}
     return '  '.join(f'{name}: {count}' for name, count in counts.items() if count)
 
   def keep(self, workdir, process: int, first: int) -> None:
@@ -72,30 +67,6 @@ class Trouble:
         logging.warning('step %d: %s: skipped, %s stands in for it', step, e, stand_in)
         if self._path is not None:
           self._write()
-
-  def patiently(self, path, read):
-    """read(), tried again while storage fails. StorageError in the end; FileNotFoundError at once."""
-    for tries, wait in enumerate((*WAITS_S, None), 1):
-      try:
-        return read()
-      except FileNotFoundError:
-        raise
-      except Exception as e:
-        # Libraries for the cloud have exceptions of their own; Python's own, but OSError, tell of a bug.
-        if not isinstance(e, OSError) and type(e).__module__ == 'builtins':
-          raise
-        why = getattr(e, 'strerror', None) or f'{type(e).__name__}: {str(e).partition(chr(10))[0][:300]}'
-        if isinstance(e, PermissionError | IsADirectoryError | NotADirectoryError):
-          raise StorageError(f'{path} cannot be read: {why}; put that right and run again') from e
-        if wait is None:
-          raise StorageError(
-            f'{path} cannot be read: {why}, {tries} times in {sum(WAITS_S)} s; put the storage right and run '
-            'again: a run goes on from its last checkpoint'
-          ) from e
-        with self._lock:
-          self._retries += 1
-          logging.warning('%s cannot be read: %s; trying again in %g s (retry %d)', path, why, wait, self._retries)
-        time.sleep(wait)
 
   def _write(self) -> None:
     try:

@@ -44,7 +44,7 @@ class SplicedExamples(Examples):
     super().__init__(config, tokenizer, trouble)
 
   def pictures(self, row: int, stored, numbers_M: np.ndarray, crop: np.ndarray, positions: dict) -> list[bytes]:
-    frames = stored.frames(numbers_M)
+    frames = self.frames(row, stored, numbers_M)
     wide = -(-stored.width // BLOCK)
     segments = [
       segments_of(jpeg, wide * -(-stored.height // BLOCK), f'frame {i}') for i, jpeg in zip(numbers_M, frames)

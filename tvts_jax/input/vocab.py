@@ -1,12 +1,15 @@
 """Trains a lower-casing WordPiece vocabulary from the transcripts in shards."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 from tvts_jax.errors import UserError
 from tvts_jax.files import appear
 from tvts_jax.shards import index as shard_index
-from tvts_jax.shards import records
+from tvts_jax.shards.head import Head
+from tvts_jax.shards.reader import Reader
 
+READS, CHUNK = 32, 1024  # Records that are read at the same time, and that are asked for.
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 MOST_LETTERS = 1000  # Rarer ones become [UNK], so that stray scripts do not fill the vocabulary.
 
@@ -14,10 +17,12 @@ MOST_LETTERS = 1000  # Rarer ones become [UNK], so that stray scripts do not fil
 def words(folder: str, split: str) -> Counter:
   """How often each word stands in the transcripts of a split."""
   manifest = shard_index.load(folder, split)
-  index = shard_index.load_index(manifest)
-  counts = Counter()
-  for i in range(len(index)):
-    counts.update(records.decode(shard_index.read_record(manifest, index, i)).words)
+  index, counts = shard_index.load_index(manifest), Counter()
+  reader = Reader(manifest, index)
+  with ThreadPoolExecutor(READS) as pool:
+    for first in range(0, len(index), CHUNK):
+      for read in pool.map(reader.head, range(first, min(first + CHUNK, len(index)))):
+        counts.update(Head(*read).words)
   return counts
 
 

@@ -1,32 +1,36 @@
-"""What a folder of shards holds and where each record lies: manifest, offset index, positioned reads.
+"""What a folder of shards holds and where each record lies: the manifest, and an index of each split.
 
-DIR/manifest.json lists the shards of every split. Beside each shard NAME.tfrecord lies NAME.idx: 8 bytes of
-magic, then one row of 32 bytes a record (INDEX_ROW). `load` and `load_index` refuse a folder that is not
-what the manifest says, before anybody trains on it.
+DIR/manifest.json lists the shards of every split, and its index: 8 bytes of magic and then, one after the other, the
+columns of all records of the split (COLUMNS), 28 bytes of each. So a run begins with two requests, however many shards
+there are. `load` and `load_index` refuse a folder that is not what the manifest says, before anybody trains on it; in a
+bucket, where it takes a request to look at a shard, a changed one is found when its checksums are.
 """
 
+import bisect
+import functools
 import hashlib
+import itertools
 import json
+import mmap
 import os
-from concurrent.futures import ThreadPoolExecutor
+import pathlib
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 
 from tvts_jax.errors import UserError
-from tvts_jax.files import is_local
-from tvts_jax.input.skipped import Trouble
-from tvts_jax.shards import records, tfrecord
+from tvts_jax.shards import records, storage, tfrecord
 
 MANIFEST = 'manifest.json'
-INDEX_MAGIC = b'TVTSIDX1'
-INDEX_ROW = np.dtype([('offset', '<i8'), ('length', '<i8'), ('video', '<u8'), ('example_id', '<u8')])
+INDEX_MAGIC = b'TVTSIDX2'
+# Type, and how many values more than there are records.
+COLUMNS = {'offset': ('<u8', 1), 'video': ('<u8', 0), 'example_id': ('<u8', 0), 'head': ('<u4', 0)}
 ADVICE = 'bring the folder back or build the data again (python -m data.validate says more)'
 
 
 class FolderError(UserError):
-  """A folder that is no finished data set, or no longer the one its manifest describes."""
+  """A folder that is not a finished data set, or no longer the one its manifest describes."""
 
 
 class DamagedRecord(UserError):
@@ -39,16 +43,23 @@ class Shard:
   count: int  # Records.
   bytes: int
   sha256: str
-  index_sha256: str  # Of NAME.idx.
+
+
+@dataclass(frozen=True)
+class IndexFile:
+  name: str  # In the manifest's folder.
+  bytes: int
+  sha256: str
 
 
 @dataclass(frozen=True)
 class Manifest:
   """One split of a folder."""
 
-  folder: epath.Path
+  folder: pathlib.Path | storage.BucketPath
   split: str
   shards: list[Shard]
+  index: IndexFile
   config: dict  # What the builder was told: window length, frame rate, frame size ...
   sampling: dict  # What every record can serve: transcripts, seconds, gap_s, min_words.
   outcomes: dict[str, int]  # Items by outcome: ok and the codes of those left out.
@@ -64,24 +75,45 @@ class Manifest:
     parts = {k: getattr(self, k) for k in ('split', 'config', 'sampling', 'outcomes')}
     return sha256_json({**parts, 'shards': [asdict(s) for s in self.shards]})
 
+  def path(self, shard: int):
+    return self.folder / self.shards[shard].name
+
+
+class Place(NamedTuple):
+  """Of a record."""
+
+  shard: int  # Index into manifest.shards.
+  number: int  # Within its shard, from 0.
+  begin: int  # Byte of its shard.
+  size: int  # Bytes, with its TFRecord frame.
+
 
 @dataclass(frozen=True)
 class Index:
-  """All records of a manifest in the order of its shards; every array is [N]."""
+  """All records of a split in the order of its shards. The columns of a local file are mapped, so that processes share
+  them.
+  """
 
-  shard: np.ndarray  # int32, index into manifest.shards.
-  offset: np.ndarray  # int64, bytes: where the framed record begins in its shard.
-  length: np.ndarray  # int64, bytes of the payload, without the frame.
-  video: np.ndarray  # uint64, video_hash.
-  example_id: np.ndarray  # uint64, example_hash.
-  changed: list[float]  # When each shard was last written, as its storage tells it.
+  shards: list[Shard]
+  offset: np.ndarray  # uint64 [N + 1], bytes: where each record begins, and the last ends, if the shards were one file.
+  video: np.ndarray  # uint64 [N], video_hash.
+  example_id: np.ndarray  # uint64 [N], example_hash.
+  head: np.ndarray  # uint32 [N], bytes of the serialized record before its JPEGs.
+  changed: list[float]  # When each shard was last written; empty for a bucket, where nobody has looked.
 
   def __len__(self) -> int:
-    return len(self.shard)
+    return len(self.example_id)
 
-  def number(self, row: int) -> int:
-    """Of a record within its shard, from 0."""
-    return row - int(np.searchsorted(self.shard, self.shard[row]))
+  def place(self, row: int) -> Place:
+    rows_S, begin_S = self._before
+    shard = bisect.bisect_right(rows_S, row) - 1
+    begin, end = self.offset[row : row + 2].tolist()
+    return Place(shard, row - rows_S[shard], begin - begin_S[shard], end - begin)
+
+  @functools.cached_property
+  def _before(self) -> tuple[list[int], list[int]]:
+    """Records and bytes before each shard."""
+    return tuple([0, *itertools.accumulate(values)] for values in zip(*((s.count, s.bytes) for s in self.shards)))
 
 
 def video_hash(video_id: str) -> int:
@@ -98,27 +130,14 @@ def sha256_json(value) -> str:
   return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(',', ':')).encode()).hexdigest()
 
 
-def manifest_json(config: dict, sampling: dict, splits: dict[str, tuple[list[Shard], dict[str, int]]]) -> dict:
-  """The content of manifest.json; splits: name → (shards, items by outcome)."""
-  return {
-    'schema_version': records.SCHEMA_VERSION,
-    'config': config,
-    'sampling': sampling,
-    'splits': {
-      name: {'records': sum(s.count for s in shards), 'outcomes': outcomes, 'shards': [asdict(s) for s in shards]}
-      for name, (shards, outcomes) in splits.items()
-    },
-  }
-
-
 def splits(folder) -> list[str]:
   """The splits that a finished folder has."""
-  return list(read_manifest(epath.Path(folder))['splits'])
+  return list(read_manifest(storage.path(folder))['splits'])
 
 
 def load(folder, split: str) -> Manifest:
   """The manifest of one split. FolderError if there is none that this code can read."""
-  folder = epath.Path(folder)
+  folder = storage.path(folder)
   content = read_manifest(folder)
   if split not in content['splits']:
     raise FolderError(
@@ -127,103 +146,125 @@ def load(folder, split: str) -> Manifest:
     )
   part = content['splits'][split]
   try:
-    shards = [Shard(**s) for s in part['shards']]
+    shards, index = [Shard(**s) for s in part['shards']], IndexFile(**part['index'])
     listed = frozenset(s['name'] for p in content['splits'].values() for s in p['shards'])
-    manifest = Manifest(folder, split, shards, content['config'], content['sampling'], part['outcomes'], listed)
+    manifest = Manifest(folder, split, shards, index, content['config'], content['sampling'], part['outcomes'], listed)
   except (TypeError, KeyError) as e:
     raise FolderError(f'{folder / MANIFEST} is damaged ({e!r}); build the data again') from e
-  for s in shards:
-    if s.name != os.path.basename(s.name) or not s.name.endswith('.tfrecord'):
-      raise FolderError(f'{folder / MANIFEST} lists {s.name!r}, which names no shard in its own folder')
+  for name in (*(s.name for s in shards), index.name):
+    if name != os.path.basename(name) or not name.endswith('.idx' if name == index.name else '.tfrecord'):
+      raise FolderError(f'{folder / MANIFEST} lists {name!r}, which names no file of its own folder; {ADVICE}')
   return manifest
 
 
 def load_index(manifest: Manifest) -> Index:
-  """Reads every sidecar and looks at every shard's size. FolderError if one is missing, added or not as listed."""
-  folder, trouble = manifest.folder, Trouble()
-  there = trouble.patiently(folder, lambda: [path.name for path in folder.iterdir()])
-  if added := sorted(n for n in there if n.endswith('.tfrecord') and n not in manifest.listed):
+  """Reads the index, and of a local folder the names and sizes of all shards.
+
+  FolderError if a file is missing, added or not as listed.
+  """
+  changed = look_at_shards(manifest) if storage.is_local(manifest.folder) else []
+  return Index(manifest.shards, **read_columns(manifest), changed=changed)
+
+
+def read_columns(manifest: Manifest) -> dict[str, np.ndarray]:
+  """Those of the index. FolderError if it is not as listed."""
+  path, count = manifest.folder / manifest.index.name, manifest.count
+  try:
+    data, sha256 = mapped(path) if storage.is_local(path) else hashed(storage.read_bytes(path))
+  except FileNotFoundError as e:
+    raise FolderError(f'{path} is missing; {ADVICE}') from e
+  if sha256 != manifest.index.sha256 or len(data) != index_bytes(count):
+    raise FolderError(f'{path} is not the index that the manifest lists; {ADVICE}')
+  columns, at = {}, len(INDEX_MAGIC)
+  for name, (dtype, more) in COLUMNS.items():
+    columns[name] = np.frombuffer(data, dtype, count + more, at)
+    at += columns[name].nbytes
+  return columns
+
+
+def index_bytes(count: int) -> int:
+  """Of an index of so many records."""
+  return len(INDEX_MAGIC) + sum(np.dtype(dtype).itemsize * (count + more) for dtype, more in COLUMNS.values())
+
+
+def hashed(data: bytes) -> tuple[bytes, str]:
+  return data, hashlib.sha256(data).hexdigest()
+
+
+def mapped(path: pathlib.Path) -> tuple[mmap.mmap | bytes, str]:
+  """The content of a file, and its sha256, for which no more than a part of it is in memory at a time."""
+
+  def read():
+    with path.open('rb') as file:
+      sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
+      return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b'', sha256
+
+  return storage.patiently(path, read)
+
+
+def look_at_shards(manifest: Manifest) -> list[float]:
+  """When each shard of a local folder was last written. FolderError if one is missing, added or not of its size."""
+  folder = manifest.folder
+
+  def scan():
+    with os.scandir(folder) as entries:
+      return {entry.name: entry.stat() for entry in entries if entry.name.endswith('.tfrecord')}
+
+  there = storage.patiently(folder, scan)
+  if added := sorted(there.keys() - manifest.listed):
     more = f' and {len(added) - 1} more' if len(added) > 1 else ''
     raise FolderError(f'{folder / added[0]}{more}: not in the manifest, so nobody would read it; move it away')
-  with ThreadPoolExecutor(32) as pool:
-    shards = list(pool.map(lambda s: read_shard_index(folder, s, trouble), manifest.shards))
-  rows = [rows for rows, _ in shards]
-  shard_N = np.repeat(np.arange(len(rows), dtype=np.int32), [len(r) for r in rows])
-  rows_N = np.concatenate([np.zeros(0, INDEX_ROW), *rows])
-  return Index(shard_N, *(np.ascontiguousarray(rows_N[k]) for k in INDEX_ROW.names), [time for _, time in shards])
+  for shard in manifest.shards:
+    path = folder / shard.name
+    if shard.name not in there:
+      raise vanished(path)
+    if (size := there[shard.name].st_size) != shard.bytes:
+      raise FolderError(f'{path} has {size} bytes, the manifest says {shard.bytes}; {ADVICE}')
+  return [there[shard.name].st_mtime for shard in manifest.shards]
 
 
 def read_record(manifest: Manifest, index: Index, i: int) -> bytes:
-  """The serialized record i, by one positioned read. DamagedRecord if its checksums don't agree."""
-  path = manifest.folder / manifest.shards[index.shard[i]].name
-  offset, size = int(index.offset[i]), int(index.length[i]) + tfrecord.HEADER + tfrecord.FOOTER
+  """The serialized record i, whole. DamagedRecord if its checksums don't agree."""
+  place = index.place(i)
+  path = manifest.path(place.shard)
   try:
-    with path.open('rb') as f:
-      f.seek(offset)
-      return tfrecord.unframe(f.read(size))
-  except ValueError as e:
-    raise DamagedRecord(f'{path}: record {index.number(i)} at byte {offset} cannot be read: {e}') from e
-
-
-def refuse_changed(manifest: Manifest, index: Index, shard: int, trouble: Trouble) -> None:
-  """FolderError if a shard is no longer the file that it was when the index was loaded."""
-  listed = manifest.shards[shard]
-  path = manifest.folder / listed.name
-  try:
-    size, time = trouble.patiently(path, lambda: size_and_time(path))
+    return tfrecord.unframe(storage.read_range(path, place.begin, place.size))
   except FileNotFoundError as e:
     raise vanished(path) from e
-  if (size, time) != (listed.bytes, index.changed[shard]):
-    raise FolderError(f'{path} was changed while it was in use (of {listed.bytes} bytes it has {size}): {ADVICE}')
+  except ValueError as e:
+    raise DamagedRecord(f'{path}: record {place.number} at byte {place.begin} cannot be read: {e}') from e
+
+
+def refuse_changed(manifest: Manifest, index: Index, shard: int) -> None:
+  """FolderError if a shard is no longer the file that it was when the index was loaded."""
+  listed, path = manifest.shards[shard], manifest.path(shard)
+  try:
+    size, time = storage.stat(path)
+  except FileNotFoundError as e:
+    raise vanished(path) from e
+  if size != listed.bytes or index.changed and index.changed[shard] != time:
+    raise FolderError(f'{path} was changed while it was in use (of {listed.bytes} bytes it has {size}); {ADVICE}')
 
 
 def vanished(path) -> FolderError:
-  return FolderError(f'{path} is listed in the manifest but missing: {ADVICE}')
-
-
-def index_path(shard_path):
-  return shard_path.with_suffix('.idx')
-
-
-def size_and_time(path) -> tuple[int, float]:
-  """Of a file: its bytes, and when it was last written, as its storage tells it."""
-  if is_local(path):  # Epath would look up the owner's name as well, which not every machine knows.
-    found = os.stat(path)
-    return found.st_size, found.st_mtime
-  found = path.stat()
-  return found.length, found.mtime
-
-
-def read_shard_index(folder, shard: Shard, trouble: Trouble) -> tuple[np.ndarray, float]:
-  """INDEX_ROW [n], and when the shard was last written."""
-  path = folder / shard.name
-  try:
-    size, time = trouble.patiently(path, lambda: size_and_time(path))
-  except FileNotFoundError as e:
-    raise vanished(path) from e
-  if size != shard.bytes:
-    raise FolderError(f'{path} has {size} bytes, the manifest says {shard.bytes}: {ADVICE}')
-  sidecar = index_path(path)
-  try:
-    data = trouble.patiently(sidecar, sidecar.read_bytes)
-  except FileNotFoundError as e:
-    raise FolderError(f'{sidecar} is missing: {ADVICE}') from e
-  if hashlib.sha256(data).hexdigest() != shard.index_sha256:
-    raise FolderError(f'{sidecar} is not the index that the manifest lists: {ADVICE}')
-  return np.frombuffer(data, INDEX_ROW, offset=len(INDEX_MAGIC)), time
+  return FolderError(f'{path} is listed in the manifest but missing; {ADVICE}')
 
 
 def read_manifest(folder) -> dict:
   path = folder / MANIFEST
-  if not path.exists():
-    raise FolderError(f'{path} does not exist: {folder} is no finished data set (python -m data.build makes one)')
-  data = Trouble().patiently(path, path.read_bytes)
   try:
-    content = json.loads(data)
+    content = json.loads(storage.read_bytes(path))
     version = content['schema_version']
     content['splits'].items(), content['config'], content['sampling']
+  except (FileNotFoundError, NotADirectoryError) as e:
+    raise FolderError(
+      f'{path} does not exist, so {folder} is not a finished data set; make one with python -m data.build'
+    ) from e
   except (ValueError, TypeError, KeyError, AttributeError) as e:
     raise FolderError(f'{path} is damaged ({e!r}); build the data again') from e
   if version != records.SCHEMA_VERSION:
-    raise FolderError(f'{path} has schema_version {version}, this code reads {records.SCHEMA_VERSION}')
+    raise FolderError(
+      f'{path} has schema_version {version}, this code reads {records.SCHEMA_VERSION}; build the data again with '
+      'python -m data.build SOURCE --out ANOTHER_FOLDER'
+    )
   return content

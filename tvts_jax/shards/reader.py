@@ -1,101 +1,94 @@
-"""Reads records in an order made of permuted blocks, so that storage far away sees few large requests.
+"""Reads of a record what a sample takes: its head, and then the frames that were drawn.
 
-Large records are read one at a time. Small ones (captions) are read a block at a time, and the block is kept until
-its other records are asked for: the order spreads a block over neighbouring batches and never comes back to it.
+From a bucket those are two requests, the second for all bytes from the first of the frames to the last; from a local
+disk no other frames are read. A small record, such as one with a caption, is read in one go. Every byte that is used is
+checked against a checksum.
 """
 
-import threading
-from collections import OrderedDict
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 
+import google_crc32c
 from absl import logging
 
-from tvts_jax.input.skipped import Trouble
-from tvts_jax.shards import tfrecord
-from tvts_jax.shards.index import DamagedRecord, Index, Manifest, refuse_changed, vanished
+from tvts_jax.errors import UserError
+from tvts_jax.shards import layout, storage, tfrecord
+from tvts_jax.shards.head import Head
+from tvts_jax.shards.index import DamagedRecord, Index, Manifest, Place, refuse_changed, vanished
 
-BLOCK_BYTES = 8 << 20  # A block larger than this is read record by record: each is a large request by itself.
-KEEP_BYTES = 512 << 20
+WHOLE_BYTES = 64 << 10  # A record of so many bytes is read in one go.
 
 
 class Reader:
-  """Thread-safe; `block_records` as in the order."""
+  """Thread-safe.
 
-  def __init__(self, manifest: Manifest, index: Index, block_records: int, trouble: Trouble):
-    self._manifest, self._index, self._trouble = manifest, index, trouble
-    self._block = block_records if index.length.mean() * block_records <= BLOCK_BYTES else 1
-    self._lock = threading.Lock()
-    self._runs: OrderedDict[tuple[int, int], Future] = OrderedDict()  # (shard, block) → (first byte, bytes).
-    self._held = 0
+  All that reads may raise DamagedRecord if a checksum is wrong, FolderError if the shard is gone or was changed, and
+  OSError if it cannot be read.
+  """
 
-  def read(self, row: int) -> bytes:
-    """The serialized record.
+  def __init__(self, manifest: Manifest, index: Index):
+    self._manifest, self._index, self._local = manifest, index, storage.is_local(manifest.folder)
 
-    DamagedRecord if its checksums don't agree, FolderError if its shard is gone or was changed, StorageError if it
-    cannot be read.
-    """
-    begin, data = self._run_of(row) if self._block > 1 else self._fetch(row, row + 1)
-    first, last = int(self._index.offset[row]) - begin, self._stop(row) - begin
+  def head(self, row: int) -> tuple[bytes, bytes]:
+    """The head of a record, and what was read behind it: all, or nothing."""
+    place, size, room = self._place(row)
+
+    def read():
+      (data,) = self._ranges(place, [(0, size + room if size + room <= WHOLE_BYTES else size)])
+      head = data[:size]
+      layout.check_head(head)
+      return head, data[size:]
+
+    return self._checked(place, read)
+
+  def frames(self, row: int, head: Head, numbers: Sequence[int]) -> list[bytes]:
+    """JPEGs. UserError if the head of the record is wrong about where they are."""
+    place, size, room = self._place(row)
+    offset_F, length_F, crc_F = head.table
+    wanted = {number: (offset_F[number], length_F[number]) for number in numbers}
+    first, stop = min(at for at, _ in wanted.values()), max(at + length for at, length in wanted.values())
+    if first < 0 or min(length for _, length in wanted.values()) < 0 or stop > room:
+      raise UserError('its table of frames leads out of the record')
+
+    def read(behind=b''):
+      if behind or not self._local:
+        span, begin = (behind, 0) if behind else (self._ranges(place, [(size + first, stop - first)])[0], first)
+        jpegs = [span[at - begin : at - begin + length] for at, length in wanted.values()]
+      else:
+        jpegs = self._ranges(place, [(size + at, length) for at, length in wanted.values()])
+      for number, jpeg in zip(wanted, jpegs):
+        if google_crc32c.value(jpeg) != crc_F[number]:
+          raise ValueError(f'the checksum of frame {number} is wrong')
+      return dict(zip(wanted, jpegs))
+
+    jpegs = self._checked(place, read, head.behind)
+    return [jpegs[number] for number in numbers]
+
+  def _place(self, row: int) -> tuple[Place, int, int]:
+    """Of a record; and the bytes of its head and of its JPEGs."""
+    place, head = self._index.place(row), int(self._index.head[row])
+    return place, head, place.size - tfrecord.HEADER - tfrecord.FOOTER - head
+
+  def _ranges(self, place: Place, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Some (begin, count) of the serialized record."""
+    path, begin = self._manifest.path(place.shard), place.begin + tfrecord.HEADER
     try:
-      return tfrecord.unframe(data[first:last])
-    except ValueError as e:
-      return self._read_again(row, e)
-
-  def _read_again(self, row: int, error: ValueError) -> bytes:
-    """Only what is wrong twice is wrong in storage, and only in a shard that is as it was is it the record's fault."""
-    at = f'{self._path(row)}: record {self._index.number(row)} at byte {self._index.offset[row]}'
-    try:
-      record = tfrecord.unframe(self._fetch(row, row + 1)[1])
-    except ValueError as e:
-      refuse_changed(self._manifest, self._index, self._index.shard[row], self._trouble)
-      raise DamagedRecord(f'{at} cannot be read: {e}') from e
-    logging.warning('%s was read wrong (%s) and then right', at, error)
-    return record
-
-  def _run_of(self, row: int) -> tuple[int, bytes]:
-    """The bytes of the records of `row`'s block that lie in its shard; one thread fetches, others wait for it."""
-    key = (int(self._index.shard[row]), row // self._block)
-    with self._lock:
-      run = self._runs.get(key)
-      if mine := run is None:
-        run = self._runs[key] = Future()
-      self._runs.move_to_end(key)
-    if mine:
-      self._fill(key, run, row)
-    return run.result()
-
-  def _fill(self, key: tuple[int, int], run: Future, row: int) -> None:
-    shard_R = self._index.shard[key[1] * self._block : (key[1] + 1) * self._block]
-    rows = [key[1] * self._block + i for i in range(len(shard_R)) if shard_R[i] == key[0]]
-    try:
-      fetched = self._fetch(rows[0], rows[-1] + 1)
-    except BaseException as e:
-      with self._lock:
-        del self._runs[key]  # The next one to ask tries again.
-      run.set_exception(e)
-      raise
-    run.set_result(fetched)
-    with self._lock:
-      self._held += len(fetched[1])
-      while self._held > KEEP_BYTES and next(iter(self._runs.values())).done():
-        _, old = self._runs.popitem(last=False)
-        self._held -= len(old.result()[1])
-
-  def _fetch(self, first: int, stop: int) -> tuple[int, bytes]:
-    """(place of the first byte, the bytes) of neighbouring records of one shard, in one request."""
-    begin, path = int(self._index.offset[first]), self._path(first)
-    try:
-      return begin, self._trouble.patiently(path, lambda: self._read_bytes(path, begin, self._stop(stop - 1) - begin))
+      return storage.read_ranges(path, [(begin + at, count) for at, count in ranges])
     except FileNotFoundError as e:
       raise vanished(path) from e
 
-  def _read_bytes(self, path, begin: int, count: int) -> bytes:
-    with path.open('rb') as f:
-      f.seek(begin)
-      return f.read(count)
-
-  def _stop(self, row: int) -> int:
-    return int(self._index.offset[row]) + int(self._index.length[row]) + tfrecord.HEADER + tfrecord.FOOTER
-
-  def _path(self, row: int):
-    return self._manifest.folder / self._manifest.shards[self._index.shard[row]].name
+  def _checked(self, place: Place, read: Callable, *first):
+    """read(*first), or read() if a checksum is wrong there: only what is wrong twice is wrong in storage, and only in a
+    shard that is as it was is it the record's fault.
+    """
+    try:
+      return read(*first)
+    except ValueError as e:
+      error = e
+    at = f'{self._manifest.path(place.shard)}: record {place.number} at byte {place.begin}'
+    try:
+      content = read()
+    except ValueError as e:
+      refuse_changed(self._manifest, self._index, place.shard)
+      raise DamagedRecord(f'{at} cannot be read: {e}') from e
+    logging.warning('%s was read wrong (%s) and then right', at, error)
+    return content

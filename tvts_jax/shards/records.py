@@ -1,19 +1,19 @@
 """The record: one window of one video, as words, frames and their times.
 
 Names, types and units of everything in a shard live here. The builder writes with `encode`, tools read with
-`decode`; the input pipeline checks and takes only what a sample needs (examples.py). All times are integer
-milliseconds on the video's own clock, never relative to the window.
+`decode`; the input pipeline reads a part of the bytes (layout.py), and checks and takes only what a sample needs
+(head.py). All times are integer milliseconds on the video's own clock, never relative to the window.
 """
 
-import functools
 import re
 from dataclasses import dataclass
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf import message
 
 from tvts_jax.errors import UserError
+from tvts_jax.shards import layout
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TIMINGS = ('word', 'interpolated', 'caption')
 JPEG_BEGIN, JPEG_END = b'\xff\xd8', b'\xff\xd9'
 
@@ -40,14 +40,14 @@ class Record:
   source_sha256: str  # Of the video file.
 
 
-# Feature in the shard → field of Record, its type, and whether it is a list.
+# Feature in the shard → field of Record, its type, and whether it is a list. Those without a field are of the layout.
 FEATURES = {
   'video/id': ('video_id', str, False),
   'video/duration_ms': ('duration_ms', int, False),
   'window/index': ('window_index', int, False),
   'window/start_ms': ('start_ms', int, False),
   'window/end_ms': ('end_ms', int, False),
-  'frames/jpeg': ('frames', bytes, True),
+  layout.FRAMES: ('frames', bytes, True),
   'frames/time_ms': ('frame_times_ms', int, True),
   'frames/height': ('height', int, False),
   'frames/width': ('width', int, False),
@@ -59,6 +59,8 @@ FEATURES = {
   'transcript/timing': ('transcript_timing', str, False),
   'source/sha256': ('source_sha256', str, False),
   'schema_version': (None, int, False),
+  **dict.fromkeys([layout.OFFSET, layout.LENGTH, layout.CRC], (None, int, True)),
+  layout.HEAD_CRC: (None, str, False),
 }
 
 
@@ -73,22 +75,23 @@ class RecordError(UserError):
 def encode(record: Record) -> bytes:
   """A serialized tf.train.Example; equal records give equal bytes. RecordError if the record is not valid."""
   check(record)
-  example = example_class()()
+  return layout.serialize(features_of(record))
+
+
+def features_of(record: Record) -> dict[str, list]:
+  """The features of a record but those of its layout, as protobuf takes them."""
+  features = {'schema_version': [SCHEMA_VERSION]}
   for name, (field, kind, many) in FEATURES.items():
-    value = SCHEMA_VERSION if field is None else getattr(record, field)
-    values = value if many else [value]
-    feature = example.features.feature[name]
-    if kind is int:
-      feature.int64_list.value.extend(values)
-    else:
-      feature.bytes_list.value.extend(v.encode() if kind is str else v for v in values)
-  return example.SerializeToString(deterministic=True)
+    if field is not None:
+      values = getattr(record, field) if many else [getattr(record, field)]
+      features[name] = [value.encode() for value in values] if kind is str else values
+  return features
 
 
 def decode(serialized: bytes) -> Record:
   """The record in a serialized tf.train.Example, checked. RecordError if there is no valid one in it."""
   try:
-    features = example_class().FromString(serialized).features.feature
+    features = layout.message_class('Example').FromString(serialized).features.feature
   except message.DecodeError as e:
     raise RecordError('schema', f'not a tf.train.Example: {e}') from e
   if 'schema_version' not in features:
@@ -101,6 +104,8 @@ def decode(serialized: bytes) -> Record:
     raise RecordError('schema', f'features missing: {missing or "none"}, unknown: {unknown or "none"}')
   record = Record(**{field: values_of(features, name, *t) for name, (field, *t) in FEATURES.items() if field})
   check(record)
+  if layout.serialize(features_of(record)) != serialized:
+    raise RecordError('schema', 'its table of frames, a checksum or the order of its features is not as it must be')
   return record
 
 
@@ -165,14 +170,20 @@ def check_times(r: Record) -> None:
 
 
 def jpeg_size(jpeg: bytes) -> tuple[int, int]:
-  """(height, width) as the header of a JPEG says; RecordError if it is no JPEG."""
+  """(height, width) as the header of a JPEG says; RecordError if it is not a JPEG."""
+  at = size_place(jpeg)
+  return int.from_bytes(jpeg[at : at + 2], 'big'), int.from_bytes(jpeg[at + 2 : at + 4], 'big')
+
+
+def size_place(jpeg: bytes) -> int:
+  """Where the header of a JPEG has its height and width; RecordError if it is not a JPEG."""
   if jpeg[:2] != JPEG_BEGIN:
     raise RecordError('jpeg', f'not a JPEG: begins with {jpeg[:8].hex() or "nothing"}')
   at = 2
   while at + 9 <= len(jpeg) and jpeg[at] == 0xFF:
     marker = jpeg[at + 1]
     if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # Start of frame, whatever the coding.
-      return int.from_bytes(jpeg[at + 5 : at + 7], 'big'), int.from_bytes(jpeg[at + 7 : at + 9], 'big')
+      return at + 5
     # A fill byte is one byte, a marker without content two, any other segment says its length.
     at += 1 if marker == 0xFF else 2
     if marker != 0xFF and not (marker == 0x01 or 0xD0 <= marker <= 0xD8):
@@ -203,31 +214,3 @@ def values_of(features, name, kind, many):
   if len(values) != 1:
     raise RecordError('schema', f'{name} has {len(values)} values, not 1')
   return values[0]
-
-
-@functools.cache
-def example_class():
-  """tf.train.Example from its public definition: TensorFlow's own class costs importing TensorFlow."""
-  field = descriptor_pb2.FieldDescriptorProto
-  file = descriptor_pb2.FileDescriptorProto(name='example.proto', package='tensorflow', syntax='proto3')
-
-  def add(owner, name, number, kind, label=field.LABEL_OPTIONAL, **kwargs):
-    owner.field.add(name=name, number=number, type=kind, label=label, **kwargs)
-
-  lists = {'bytes_list': field.TYPE_BYTES, 'float_list': field.TYPE_FLOAT, 'int64_list': field.TYPE_INT64}
-  feature = descriptor_pb2.DescriptorProto(name='Feature')
-  feature.oneof_decl.add(name='kind')
-  for number, (name, kind) in enumerate(lists.items(), 1):
-    values = file.message_type.add(name=name.title().replace('_', ''))
-    add(values, 'value', 1, kind, field.LABEL_REPEATED)
-    add(feature, name, number, field.TYPE_MESSAGE, type_name=f'.tensorflow.{values.name}', oneof_index=0)
-  file.message_type.append(feature)
-  features = file.message_type.add(name='Features')
-  entry = features.nested_type.add(name='FeatureEntry', options={'map_entry': True})
-  add(entry, 'key', 1, field.TYPE_STRING)
-  add(entry, 'value', 2, field.TYPE_MESSAGE, type_name='.tensorflow.Feature')
-  add(features, 'feature', 1, field.TYPE_MESSAGE, field.LABEL_REPEATED, type_name='.tensorflow.Features.FeatureEntry')
-  add(file.message_type.add(name='Example'), 'features', 1, field.TYPE_MESSAGE, type_name='.tensorflow.Features')
-  pool = descriptor_pool.DescriptorPool()
-  pool.Add(file)
-  return message_factory.GetMessageClass(pool.FindMessageTypeByName('tensorflow.Example'))

@@ -249,7 +249,9 @@ def test_what_is_damaged_is_built_again(undisturbed, source, tmp_path):
   shutil.copytree(undisturbed, out)
   shard = out / 'train-00000-of-00004.tfrecord'
   shard.write_bytes(shard.read_bytes()[:-5])
-  (out / 'train-00001-of-00004.idx').unlink()
+  (out / 'train.idx').unlink()
+  done = out / 'train-00001-of-00004.shard.json'
+  done.write_text(json.dumps(json.loads(done.read_text()) | {'rows': ''}))
   (out / 'train-00002-of-00004.shard.json').write_text('{"coun')
   (out / 'outcomes/train-00003-of-00004.jsonl').unlink()
   (out / '.val-00000-of-00001.idx-0123abcd').write_text('left by a dead process')

@@ -295,7 +295,7 @@ def test_refusals(folder, tmp_path, capsys):
     assert words in message and len(message.strip().splitlines()) == 1, message
     assert not list(tmp_path.glob('page*')), 'a page was left'
 
-  refused(1, 'is no finished data set', tmp_path)
+  refused(1, 'is not a finished data set', tmp_path)
   refused(1, "has no split 'test'; it has: train, val", folder, '--split', 'test')
   refused(1, "no video 'nobody'", folder, '--id', 'nobody')
   refused(1, 'batch of at most', folder, '--step', 0, '--batch', 24)
