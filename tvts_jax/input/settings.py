@@ -8,8 +8,12 @@ from tvts_jax.roles import names, setting
 from tvts_jax.shards.sampling import SamplingConfig
 
 MODES = {
-  'train': 'endless, every example once an epoch in random order',
+  'train': 'endless, epoch after epoch in random order',
   'eval': 'every example once in storage order, the middle draw and no random crop; the last batch is filled up',
+}
+EPOCHS = {
+  'windows': 'every window of every video once',
+  'videos': 'one window of every video, drawn anew in each epoch',
 }
 CROPS = {
   'random': 'one random place per clip',
@@ -37,6 +41,7 @@ class InputConfig(SamplingConfig):
   mode: str = setting('train', 'views', 'run')
   batch: int = setting(1024, 'unseen', 'run')  # Examples in the global batch of all processes.
   seed: int = setting(0, 'run')
+  epoch: str = setting('windows', 'unseen', 'run')
   image_size: int = setting(224, 'alike', follows='model.video.image_size')
   patch: int = setting(16, 'alike', follows='model.video.patch')
   tubelet: int = setting(2, 'alike', follows='model.video.tubelet')  # Frames.
@@ -81,7 +86,8 @@ class InputConfig(SamplingConfig):
     super().__post_init__()
     object.__setattr__(self, 'sources', tuple(self.sources))
     object.__setattr__(self, 'fields', tuple(self.fields))
-    for name, table in (('mode', MODES), ('crop', CROPS), ('mask', masks.MASKS), ('mix', MIXES), ('caption', CAPTIONS)):
+    tables = {'mode': MODES, 'epoch': EPOCHS, 'crop': CROPS, 'mask': masks.MASKS, 'mix': MIXES, 'caption': CAPTIONS}
+    for name, table in tables.items():
       if getattr(self, name) not in table:
         raise UserError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
     if not self.annotations and (self.caption != 'record' or 'label' in self.fields):

@@ -214,7 +214,7 @@ def order_of(part: Examples, batch: int) -> Order | InOrder:
   try:
     if part.config.mode == 'eval':
       return InOrder(len(part), batch)
-    return Order(part.index.video, batch, part.config.seed)
+    return Order(part.index.video, batch, part.config.seed, part.config.epoch)
   except UserError as e:
     raise UserError(f'{part.config.folder}, split {part.config.split!r}: {e}') from e
 

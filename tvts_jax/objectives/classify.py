@@ -52,6 +52,8 @@ class Classifier(nn.Module):
   pool: str = 'cls'
   # Each clip is mixed with the one before it in the batch by one of two: by `mixup` all its pixels, in a proportion
   # drawn from Beta(mixup, mixup); by `cutmix` a box of it is replaced, whose share is drawn likewise. 0 leaves one out.
+  # The one before is another at each step, for input/order.py deals the clips of a batch in random order. To draw a
+  # partner here, each device would have to gather the global batch.
   mixup: float = 0.0
   cutmix: float = 0.0
   switch: float = 0.5  # The share of clips that are cut where there are both.
