@@ -65,8 +65,8 @@ def share_of_begins(record: Record, config: SamplingConfig) -> float | None:
   for l_ms in config.lengths_ms:
     places = record.end_ms - record.start_ms - config.span_ms(l_ms) + 1
     if places > 0:
-      valid = valid_starts(record.word_starts_ms, record.start_ms, record.end_ms, l_ms, config)
-      shares.append(sum(hi - lo + 1 for lo, hi in valid) / places)
+      lo_J, hi_J = valid_starts(record.word_starts_ms, record.start_ms, record.end_ms, l_ms, config)
+      shares.append(int((hi_J - lo_J + 1).sum()) / places)
   return float(np.mean(shares)) if shares else None
 
 

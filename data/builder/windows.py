@@ -150,22 +150,19 @@ class Begins:
 
   def __init__(self, word_starts, duration_ms, sampling):
     self._lengths = [
-      (sampling.span_ms(l_ms), list(zip(*valid_starts(word_starts, 0, duration_ms, l_ms, sampling))))
+      (sampling.span_ms(l_ms), *(ends.tolist() for ends in valid_starts(word_starts, 0, duration_ms, l_ms, sampling)))
       for l_ms in sampling.lengths_ms
     ]
 
   def latest(self) -> list[int]:
     """The last begin of each stretch of valid ones, of every length."""
-    return [high for _, valid in self._lengths if valid for high in valid[1]]
+    return [high for *_, highs in self._lengths for high in highs]
 
   def all_within(self, start_ms, end_ms) -> bool:
     """Whether a sample of every length lies in a window."""
-    return all(self._one_within(start_ms, end_ms - span_ms, valid) for span_ms, valid in self._lengths)
+    return all(self._one_within(start_ms, end_ms - span_ms, *valid) for span_ms, *valid in self._lengths)
 
-  def _one_within(self, first_ms, last_ms, valid):
-    if not valid:
-      return False
-    lows, highs = valid
+  def _one_within(self, first_ms, last_ms, lows, highs):
     i = bisect_left(highs, first_ms)
     return i < len(highs) and max(lows[i], first_ms) <= last_ms
 

@@ -190,6 +190,16 @@ def test_an_epoch_holds_everything_once_and_no_video_twice_in_a_batch(source, ta
     assert [index.example_hash(*n) for n in names] == ids[4 * step : 4 * step + 4].tolist()
 
 
+def test_an_epoch_may_be_of_videos(config, talks):
+  source = pipeline.open(dataclasses.replace(config, epoch='videos'))
+  assert source.steps_per_epoch == 2 and source.num_examples == 13
+  names = [name for step in range(25) for name in source.examples(step)]
+  for epoch in range(10):
+    assert len({video for video, _ in names[10 * epoch : 10 * epoch + 10]}) == 10
+  assert set(names) == set(talks)
+  assert source.batch(3)['example_id'].tolist() == [index.example_hash(*name) for name in names[12:16]]
+
+
 def test_a_process_makes_the_rows_that_it_holds(source):
   for step in (0, 3):
     whole = source.batch(step)
@@ -438,7 +448,8 @@ def test_what_opening_refuses(config, change, says):
 @pytest.mark.parametrize(
   'change, says',
   [
-    ({'mode': 'test'}, 'known: train, eval'), ({'crop': 'top'}, 'known: random, resized, center, left, right'),
+    ({'mode': 'test'}, 'known: train, eval'), ({'epoch': 'clips'}, 'known: windows, videos'),
+    ({'crop': 'top'}, 'known: random, resized, center, left, right'),
     ({'mask': 'block'}, 'known: random, tube'), ({'mix': 'sum'}, 'known: weight, alternate'),
     ({'batch': 0}, 'at least 1'), ({'patch': 15}, 'multiple'), ({'tubelet': 3}, 'multiple'),
     ({'resize': 32}, 'smaller than the crop'), ({'mask_ratio': 1.0}, 'leaves nothing'),

@@ -50,7 +50,7 @@ def test_valid_starts_equal_brute_force(words, start, length, l_ms, transcripts,
     s for s in range(start, end + 1)
     if s + transcripts * l_ms + (transcripts - 1) * gap <= end and holds(words, s, l_ms, config)
   ]  # fmt: skip
-  intervals = sampling.valid_starts(words, start, end, l_ms, config)
+  intervals = list(zip(*sampling.valid_starts(words, start, end, l_ms, config)))
   assert [s for lo, hi in intervals for s in range(lo, hi + 1)] == expected
   assert all(hi + 1 < lo for (_, hi), (lo, _) in zip(intervals, intervals[1:])), 'intervals touch'
 
@@ -63,7 +63,7 @@ def test_begins_and_lengths_are_uniform():
   for l_ms in (3, 4):
     begins = [w[0][0] for w in draws if w[0][1] - w[0][0] == l_ms]
     assert abs(len(begins) - 3000) < 200
-    intervals = sampling.valid_starts(made.word_starts_ms, 0, 26, l_ms, config)
+    intervals = list(zip(*sampling.valid_starts(made.word_starts_ms, 0, 26, l_ms, config)))
     valid = [s for lo, hi in intervals for s in range(lo, hi + 1)]
     assert len(intervals) > 1, 'the example should have a hole in its valid set'
     counts = [begins.count(s) for s in valid]

@@ -25,6 +25,7 @@ import os
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
@@ -88,8 +89,11 @@ def clips_of(config) -> int | None:
   from tvts_jax.shards import index
 
   given = of_one_source(config).input
+  if not given.folder:
+    return None
   try:
-    return sum(shard.count for shard in index.load(given.folder, given.split).shards) if given.folder else None
+    manifest = index.load(given.folder, given.split)
+    return manifest.count if given.epoch == 'windows' else len(np.unique(index.load_index(manifest).video))
   except index.FolderError:
     return None
 

@@ -5,6 +5,7 @@ disk no other frames are read. A small record, such as one with a caption, is re
 checked against a checksum.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import google_crc32c
@@ -27,6 +28,7 @@ class Reader:
 
   def __init__(self, manifest: Manifest, index: Index):
     self._manifest, self._index, self._local = manifest, index, storage.is_local(manifest.folder)
+    self._path = functools.lru_cache(4096)(manifest.path)
 
   def head(self, row: int) -> tuple[bytes, bytes]:
     """The head of a record, and what was read behind it: all, or nothing."""
@@ -70,7 +72,7 @@ class Reader:
 
   def _ranges(self, place: Place, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """Some (begin, count) of the serialized record."""
-    path, begin = self._manifest.path(place.shard), place.begin + tfrecord.HEADER
+    path, begin = self._path(place.shard), place.begin + tfrecord.HEADER
     try:
       return storage.read_ranges(path, [(begin + at, count) for at, count in ranges])
     except FileNotFoundError as e:
@@ -84,7 +86,7 @@ class Reader:
       return read(*first)
     except ValueError as e:
       error = e
-    at = f'{self._manifest.path(place.shard)}: record {place.number} at byte {place.begin}'
+    at = f'{self._path(place.shard)}: record {place.number} at byte {place.begin}'
     try:
       content = read()
     except ValueError as e:

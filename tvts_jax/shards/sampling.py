@@ -105,13 +105,13 @@ class Draw:
 def valid_starts(word_starts_ms, start_ms: int, end_ms: int, l_ms: int, config: SamplingConfig):
   """Every integer begin in [start_ms, end_ms] whose K windows fit and hold min_words word starts each.
 
-  Returns disjoint closed intervals [(lo, hi), ...] in increasing order. `word_starts_ms` must be sorted.
+  Returns disjoint closed intervals as (lo_J, hi_J), int64, in increasing order. `word_starts_ms` must be sorted.
   """
-  last = end_ms - config.span_ms(l_ms)
+  last, none = end_ms - config.span_ms(l_ms), np.zeros(0, np.int64)
   if last < start_ms:
-    return []
+    return none, none
   if config.min_words == 0:
-    return [(start_ms, last)]
+    return np.array([start_ms]), np.array([last])
   # A window from S holds words i .. i+m-1 when w[i+m-1] - l <= S <= w[i] (one less at each end if open).
   word_W = np.asarray(word_starts_ms, np.int64)
   shrink = int(config.windows == 'open')
@@ -120,19 +120,20 @@ def valid_starts(word_starts_ms, start_ms: int, end_ms: int, l_ms: int, config: 
   fits = lo <= hi
   lo, hi = lo[fits], hi[fits]
   if not len(lo):
-    return []
+    return none, none
   # Both ends rise with i, so overlapping and adjacent intervals merge by comparing neighbours.
-  apart = lo[1:] > hi[:-1] + 1
-  lo, hi = np.append(lo[:1], lo[1:][apart]), np.append(hi[:-1][apart], hi[-1:])
-  # begin is valid when it lies in all K shifted copies of that set: count them along a sweep over the ends.
+  apart = np.ones(len(lo) + 1, bool)
+  apart[1:-1] = lo[1:] > hi[:-1] + 1
+  lo, hi = lo[apart[:-1]], hi[apart[1:]]
+  # begin is valid when it lies in all K shifted copies of that set: count them along a sweep over the ends. The lowest
+  # bit of each says which end it is.
   shift_K1 = np.arange(config.transcripts)[:, None] * (l_ms + config.gap_ms)
-  edge = np.concatenate([(lo - shift_K1).ravel(), (hi + 1 - shift_K1).ravel()])
-  delta = np.repeat(np.array([1, -1]), edge.size // 2)
-  by_edge = np.argsort(edge, kind='stable')
-  edge, inside = edge[by_edge], np.cumsum(delta[by_edge])
-  full = np.flatnonzero(inside[:-1] == config.transcripts)
-  lo, hi = np.maximum(edge[full], start_ms), np.minimum(edge[full + 1] - 1, last)
-  return [(a, b) for a, b in zip(lo.tolist(), hi.tolist()) if a <= b]
+  edge = np.stack([2 * (lo - shift_K1) + 1, 2 * (hi + 1 - shift_K1)]).ravel()
+  edge.sort()
+  full = np.flatnonzero(np.cumsum((edge & 1) * 2 - 1) == config.transcripts)
+  lo, hi = np.maximum(edge[full] >> 1, start_ms), np.minimum((edge[full + 1] >> 1) - 1, last)
+  some = lo <= hi
+  return lo[some], hi[some]
 
 
 def draw(record: Timed, config: SamplingConfig, rng: np.random.Generator) -> Draw:
@@ -199,13 +200,14 @@ def shortfall(guaranteed: SamplingConfig, asked: SamplingConfig) -> str:
 
 def choose_begin(record: Timed, l_ms: int, config: SamplingConfig, rng) -> int:
   """Uniform over the integer milliseconds of the valid set, or its middle one."""
-  starts = valid_starts(record.word_starts_ms, record.start_ms, record.end_ms, l_ms, config)
-  if not starts:
+  lo_J, hi_J = valid_starts(record.word_starts_ms, record.start_ms, record.end_ms, l_ms, config)
+  if not len(lo_J):
     raise UserError(
       f'no begin in [{record.start_ms}, {record.end_ms}] ms gives {config.transcripts} transcripts of {l_ms} '
       f'ms with {config.min_words} words each; rebuild the shards for this sampling or ask for fewer words'
     )
-  sizes = np.cumsum([hi - lo + 1 for lo, hi in starts])
-  nth = int(sizes[-1] // 2 if config.pick == 'center' else rng.integers(sizes[-1]))
-  i = int(np.searchsorted(sizes, nth, 'right'))
-  return starts[i][1] - (int(sizes[i]) - 1 - nth)
+  sizes_J = np.cumsum(hi_J - lo_J + 1)
+  total = int(sizes_J[-1])
+  nth = total // 2 if config.pick == 'center' else int(rng.integers(total))
+  i = sizes_J.searchsorted(nth, 'right')
+  return int(hi_J[i] - (sizes_J[i] - 1 - nth))

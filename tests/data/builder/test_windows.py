@@ -36,7 +36,9 @@ def at(starts):
 def is_valid(words, start, end, config):
   """Whether training will find a sample of every length in a record of this window."""
   inside = [w.start_ms for w in words if w.start_ms <= end and w.end_ms >= start]
-  return all(sampling.valid_starts(inside, start, end, round(s * 1000), config.sampling) for s in config.seconds)
+  return all(
+    sampling.valid_starts(inside, start, end, round(s * 1000), config.sampling)[0].size for s in config.seconds
+  )
 
 
 def count(words, start, end):
