@@ -17,7 +17,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from configs import pretrain
+from tests.faults import small
 from tests.models.test_tvts import make
+from tests.support import folders
 from tests.support.paths import ROOT
 from tvts_jax import config as config_lib
 from tvts_jax import sharding
@@ -273,3 +275,12 @@ def test_the_compiler_of_tpus_says_what_fits(tmp_path):
   assert small.returncode == 0 and "the chip's own compiler" in small.stdout and 'million cycles' in small.stdout
   large = run('--config.input.batch=262144', '--nomend')
   assert large.returncode == 3 and 'DOES NOT FIT: needs' in large.stdout
+
+
+def test_an_epoch_has_the_clips_that_the_order_deals(tmp_path):
+  made = [folders.record(f'clip {i}', window, height=16) for i in range(3) for window in range(1 + i)]
+  folders.write(tmp_path / 'shards', {'train': [made]}, sampling=small.SAMPLING)
+  counts = [
+    plan_lib.clips_of(small.config(tmp_path, f'--config.input.epoch={epoch}')) for epoch in ('windows', 'videos')
+  ]
+  assert counts == [6, 3]

@@ -22,6 +22,8 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+from tvts_jax.shards.bucket import hedge, open_store
+
 PAGE = 1000  # Names of one answer to a list.
 
 
@@ -328,6 +330,8 @@ def server():
   try:
     client = Client(int(process.stdout.readline()))
     os.environ['STORAGE_EMULATOR_HOST'] = client.url
+    for known in (open_store, hedge):  # Of an earlier server.
+      known.cache_clear()
     yield client
   finally:
     process.kill()
