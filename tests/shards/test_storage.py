@@ -71,8 +71,9 @@ def test_ranges_are_read_over_kept_connections(server):
   for a, n in ranges:
     assert storage.read_range('gs://b/big', a, n) == BIG[a : a + n]
   assert storage.read_range('gs://b/big', len(BIG) - 3, 9) == BIG[-3:]
+  assert storage.read_range('gs://b/big', len(BIG) + 3, 9) == b''
   counts = server.counts()
-  assert counts['counts'] == {'obstore get': 101}
+  assert counts['counts'] == {'obstore get': 102}
   assert counts['bytes_out'] == 100 * 500 + 3 and counts['connections'] <= 50
   with storage.path('gs://b/big').open() as file:
     assert (file.seek(7), file.read(5), file.seek(-2, 2), file.read()) == (7, BIG[7:12], len(BIG) - 2, BIG[-2:])
