@@ -204,6 +204,8 @@ def write(workdir, out=None):
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, html)
+  except storage.StorageError:
+    raise
   except OSError as error:
     raise UserError(f'the report cannot be written to {out} ({error.strerror or error}); name another place') from error
   return out

@@ -73,6 +73,8 @@ class Trouble:
       self._path.parent.mkdir(parents=True, exist_ok=True)
       rows = [*self._earlier, *self._skipped.values()]
       write_whole(self._path, ''.join(json.dumps(row) + '\n' for row in rows))
+    except storage.StorageError:
+      raise
     except OSError as e:
       raise UserError(
         f'{self._path} cannot be written ({e.strerror or e}); put that right and run again: a run goes on from its '

@@ -74,6 +74,8 @@ def open_tokenizer(name: str):
       from transformers import AutoTokenizer  # Which imports PyTorch, where that is installed: more seconds.
 
       fast = AutoTokenizer.from_pretrained(place, use_fast=True)
+  except storage.StorageError:
+    raise
   except (OSError, ValueError) as e:
     raise UserError(
       f'tokenizer {name!r} is neither a folder with a saved tokenizer nor a name that the hub gives us now '

@@ -42,6 +42,8 @@ class CheckpointReader:
       complete = [path for path in paths if path.name.isdecimal() and checkpoint_folder.is_complete(path)]
       self._clear([path for path in paths if path not in complete])
       return sorted(int(path.name) for path in complete), None
+    except storage.StorageError:
+      raise
     except OSError as e:
       return [], checkpoint_folder.reason(e)
 

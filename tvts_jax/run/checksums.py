@@ -32,6 +32,8 @@ def damage(folder) -> str | None:
   try:
     lines, mark, rest = (folder / LIST).read_bytes().rpartition(b'# ')
     found = digests(folder)
+  except storage.StorageError:
+    raise
   except OSError as e:
     return f'{e.filename} cannot be read: {e.strerror or e}'
   if (mark + rest).decode(errors='replace') != seal(lines):

@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 
 from tvts_jax.errors import UserError
 from tvts_jax.files import locked
+from tvts_jax.shards.storage import StorageError
 
 
 @contextlib.contextmanager
@@ -19,6 +20,8 @@ def hold(workdir) -> Iterator[None]:
     if jax.process_index() == 0:
       try:
         owner = stack.enter_context(locked(workdir))
+      except StorageError:
+        raise
       except OSError as e:
         raise UserError(f'{workdir} cannot be a work directory: {e.strerror}') from e
     refused = owner is not None

@@ -4,6 +4,7 @@ Credentials are those that obstore finds, as the tools of each cloud do. STORAGE
 Google's, AWS_ENDPOINT_URL another than Amazon's.
 """
 
+import contextlib
 import fnmatch
 import functools
 import io
@@ -221,11 +222,12 @@ class BucketPath(os.PathLike):
       try:
         return version(self.store.put(self.key, data, mode=mode))
       except Exception:
-        # The answer to an earlier try may have been lost.
-        content, now = self.read_version()
-        if content != data:
-          raise
-        return now
+        # The answer to this try or an earlier one may have been lost.
+        with contextlib.suppress(FileNotFoundError):
+          content, now = self.read_version()
+          if content == data:
+            return now
+        raise
 
     return patiently(self, put)
 

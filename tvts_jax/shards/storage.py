@@ -24,6 +24,8 @@ def is_local(path) -> bool:
 
 
 def path(where) -> Path:
+  if isinstance(where, Path):
+    return where
   return pathlib.Path(where) if is_local(where) else BucketPath(where)
 
 

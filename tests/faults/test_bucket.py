@@ -1,0 +1,148 @@
+"""The whole program with everything in a bucket: the same bits as on a disk, whatever happens on the way.
+
+The server is real and on loopback (tests/support/bucket.py); of every hundred requests it fails some ten.
+"""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+
+from data import build, validate, vocab
+from tests.faults import small
+from tests.support import bucket, runs
+from tests.support.runs import demo  # noqa: F401 (a fixture)
+from tvts_jax import config as config_lib
+from tvts_jax import embed, evaluate
+from tvts_jax.convert import __main__ as convert
+from tvts_jax.shards import patience, storage
+
+SHAPE = ('--window-s', '12', '--seconds', '2', '--fps', '1.5', '--short-side', '32', '--min-words', '1')
+EVALS = {'sorting': {'batch': 8}}
+FAULTS = [
+  {'match': '', 'do': 'status', 'status': 503, 'share': 0.03},
+  {'match': '', 'do': 'status', 'status': 429, 'share': 0.02},
+  {'match': '', 'do': 'reset', 'share': 0.02},
+  {'match': '', 'do': 'truncate', 'share': 0.02},
+  {'match': 'put', 'do': 'lost', 'share': 0.03},
+]
+
+
+@pytest.fixture(scope='module')
+def server():
+  with bucket.server() as client:
+    yield client
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+  monkeypatch.setattr(patience, 'WAIT_S', 0.05)
+
+
+def settings(root) -> list[str]:
+  return [f'--config.input.folder={root}/shards', f'--config.input.tokenizer={root}/vocab']
+
+
+def start(demo, root, workdir, **environment) -> subprocess.Popen:  # noqa: F811
+  config = f'--config=configs/demo.py:root={demo},steps={small.STEPS}'
+  command = [
+    sys.executable,
+    '-m',
+    'tvts_jax.main',
+    config,
+    f'--workdir={workdir}',
+    *small.SETTINGS,
+    *settings(root),
+  ]
+  environment = {**os.environ, **runs.variables(demo), **environment}
+  output = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+  return subprocess.Popen(command, cwd=runs.ROOT, env=environment, **output)
+
+
+def rows(path) -> list[dict]:
+  lines = storage.read_bytes(path).decode().splitlines()
+  return [{name: value for name, value in json.loads(line).items() if name != 'time'} for line in lines]
+
+
+def steps(folder) -> list[int]:
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and (path / 'meta.json').exists())
+
+
+def make(demo, root) -> None:  # noqa: F811
+  """Shards and a vocabulary by their commands."""
+  assert build.main([f'{demo}/world/index.jsonl', '--out', f'{root}/shards', *SHAPE]) == 0
+  assert validate.main([f'{root}/shards']) == 0
+  assert vocab.main([f'{root}/shards', '--out', f'{root}/vocab', '--size', '256']) == 0
+
+
+def use(demo, root, workdir, videos) -> dict:  # noqa: F811
+  """What a trained run gives: scores, features, weights."""
+  model = small.config(demo, *settings(root))
+  config = config_lib.resolve(config_lib.plain(model) | {'evals': EVALS})
+  scores = evaluate.evaluate(config, str(workdir))['sorting']
+  assert embed.main([str(workdir), *videos, '--out', f'{root}/features.npz']) == 0
+  assert convert.main(['export', str(workdir), '--format', 'safetensors', '--out', f'{root}/model.safetensors']) == 0
+  with storage.path(f'{root}/features.npz').open('rb') as file:
+    features = dict(np.load(file))
+  return {
+    'scores': scores['metrics'],
+    'items': scores['items'],
+    'features': features,
+    'weights': safetensors.load(storage.read_bytes(f'{root}/model.safetensors')),
+  }
+
+
+def test_all_of_it_in_a_failing_bucket_equals_the_disk(demo, server, tmp_path):  # noqa: F811
+  seed = secrets.randbelow(10**6)
+  print('seed', seed)
+  there = storage.path('gs://bucket/demo')
+  videos = sorted(str(path) for path in (demo / 'world').rglob('*.mp4'))[:3]
+  make(demo, tmp_path)
+  runs.finish(start(demo, tmp_path, tmp_path / 'run'))
+
+  server.set(rules=FAULTS, seed=seed)
+  make(demo, there)
+  for part in ('shards', 'vocab'):
+    files = {p.relative_to(tmp_path / part).as_posix(): p for p in storage.files_below(tmp_path / part)}
+    copies = {p.relative_to(there / part).as_posix(): p for p in storage.files_below(there / part)}
+    same = [name for name in files if not name.startswith('outcomes') and not name.endswith('.lock')]
+    assert all(files[name].read_bytes() == copies[name].read_bytes() for name in same), part
+  run = start(demo, there, there / 'run')
+  while run.poll() is None and not steps(there / 'run/checkpoints')[2:]:
+    time.sleep(0.05)
+  run.send_signal(signal.SIGKILL)
+  said = run.communicate()[0]
+  assert run.returncode == -9, said[-3000:]
+  runs.finish(start(demo, there, there / 'run'))
+
+  assert rows(there / 'run/metrics.jsonl') == rows(tmp_path / 'run/metrics.jsonl')
+  last = f'checkpoints/{small.STEPS}/meta.json'
+  ends = [json.loads(storage.read_bytes(root / 'run' / last))['fingerprints'] for root in (there, tmp_path)]
+  assert ends[0] == ends[1]
+  on_disk, in_bucket = (use(demo, root, root / 'run', videos) for root in (tmp_path, there))
+  assert on_disk['scores'] == in_bucket['scores'] and on_disk['items'] == in_bucket['items']
+  for what in ('features', 'weights'):
+    assert on_disk[what].keys() == in_bucket[what].keys()
+    for name, values in on_disk[what].items():
+      np.testing.assert_array_equal(values, in_bucket[what][name])
+  assert (there / 'run/report.html').exists() and not storage.path('gs:').exists()
+  assert sum(server.counts()['faults'].values()) > 20
+
+
+@pytest.mark.parametrize('what', ['get bucket/filled/shards', 'put bucket/late'])
+def test_a_bucket_that_fails_for_long_ends_a_run_with_76_and_one_sentence(demo, server, what):  # noqa: F811
+  server.set(rules=[])
+  for file in (*storage.files_below(demo / 'shards'), *storage.files_below(demo / 'vocab')):
+    (storage.path('gs://bucket/filled') / file.relative_to(demo)).write(file)
+  server.set(rules=[{'match': what, 'do': 'status', 'status': 503}])
+  run = start(demo, 'gs://bucket/filled', 'gs://bucket/late', TVTS_STORAGE_PATIENCE_S='1')
+  said = run.communicate(timeout=200)[0]
+  assert run.returncode == 76, said[-3000:]
+  assert 'error: gs://bucket/' in said and 'run the same command again' in said and 'Traceback' not in said
