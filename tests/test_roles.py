@@ -44,7 +44,7 @@ def test_a_resume_may_change_what_the_guide_says_and_nothing_else(file, tmp_path
 
 
 def test_settings_of_training_have_their_defaults_in_evaluation():
-  changes = {'rand_augment': 2, 'magnitude': 3.0, 'flip': True, 'erase': 0.5, 'caption': 'drawn'}
+  changes = {'rand_augment': 2, 'magnitude': 3.0, 'flip': True, 'erase': 0.5, 'caption': 'drawn', 'order': 'identity'}
   assert set(changes) == set(roles.names(InputConfig, 'training'))
   asked = InputConfig(mode='eval', annotations='some.jsonl', transcripts=1, **changes)
   assert asked == InputConfig(mode='eval', annotations='some.jsonl', transcripts=1)

@@ -79,6 +79,16 @@ def test_perfect_and_reversed_orders_score_their_extremes():
 
 
 @pytest.mark.parametrize('K', [2, 3, 4])
+def test_transcripts_that_tie_score_chance_over_all_orders(K):
+  order = jnp.asarray(orders.permutations(K))
+  ties = jnp.zeros((len(order), K, K))
+  for way in (sorting.scores(ties, order), orders.scores(orders.borda(ties), order)):
+    for name in ('item', 'assigned', 'kendall_tau'):
+      np.testing.assert_allclose(way[name].mean(), orders.CHANCE[name](K), atol=1e-6, err_msg=name)
+  assert not sorting.scores(ties, order)['exact'].any()  # All argmaxes name the first place.
+
+
+@pytest.mark.parametrize('K', [2, 3, 4])
 def test_random_logits_score_chance(K):
   n = 20_000
   logits = jax.random.normal(jax.random.key(0), (n, K, K))

@@ -67,6 +67,7 @@ class Sorting:
 
   def __init__(self, config, settings, model, mesh):
     self.input = self.input_of(config, settings)
+    sharding.check_batch(self.input.batch, 1, mesh, 'batch')
     self.source = pipeline.open(self.input)
     self.model, self.mesh = model, mesh
     self.name = sorter_of(config)
