@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support import clips
+from tests.support import bucket, clips
 from tvts_jax import evaluators
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import answers, attentive_probe, features, knn, probes
@@ -334,6 +334,23 @@ def test_features_are_made_once(root, bench, tmp_path, monkeypatch, caplog):
   # What is damaged may be mended, so it is not kept.
   build(root, bench[2], a=kinds['a'])['a'](bench[3])
   assert len(made) == 4 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_features_lie_in_a_bucket_and_those_that_cannot_be_stored_are_a_warning(
+  root, bench, tmp_path, monkeypatch, caplog
+):
+  made, see, found = [], features.Clips.see, []
+  monkeypatch.setattr(features.Clips, 'see', lambda *a: made.append(1) or see(*a))
+  (tmp_path / 'file').touch()
+  (evaluator,) = build(root, bench[2], video_retrieval={'split': 'train'}).values()
+  with bucket.server(), caplog.at_level(logging.WARNING):
+    for folder in ('gs://b/out/features', 'gs://b/out/features', tmp_path / 'file' / 'features'):
+      assert not caplog.text
+      monkeypatch.setattr(answers, 'STORE', features.Store())
+      answers.STORE.folder = folder
+      found.append(evaluator(bench[3]))
+  assert found[0] == found[1] == found[2] and len(made) == 2
+  assert 'cannot be written' in caplog.text and (tmp_path / 'file').read_bytes() == b''
 
 
 def test_parameters_that_are_no_number_are_an_error(root, bench):

@@ -9,13 +9,13 @@ Shapes: N clips, V views, D width of the video tokens, C width of the common spa
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 from collections.abc import Callable
 
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 
 from tvts_jax import roles, sharding
 from tvts_jax.errors import UserError
@@ -28,6 +28,7 @@ from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import layers
 from tvts_jax.pod import messages
 from tvts_jax.run import checksums, watchdog
+from tvts_jax.shards import storage
 
 FEATURES = {
   'cls': 'the [CLS] of the video encoder after its last norm',
@@ -197,7 +198,7 @@ class Store:
     return self._held[key]
 
   def _path(self, key: str):
-    return epath.Path(self.folder) / f'{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz'
+    return storage.path(self.folder) / f'{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz'
 
   def _read(self, clips: Clips, key: str) -> dict | None:
     """What is on disk, if all processes can read it; a damaged file is made anew."""
@@ -205,7 +206,7 @@ class Store:
       return None
     path, found, why = self._path(key), None, None
     try:
-      with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+      with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files}  # Each has a checksum in the file.
       if str(found.pop('key')) != key or any(len(value) != len(clips) for value in found.values()):
         why = 'it holds something else'
@@ -225,9 +226,12 @@ class Store:
     # What is damaged may be mended, and only a new look would tell.
     if self.folder is not None and jax.process_index() == 0 and found['valid'].all():
       path = self._path(key)
-      path.parent.mkdir(parents=True, exist_ok=True)
-      with publish(path) as file:
-        np.savez(file, key=np.array(key), **found)
+      try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with publish(path) as file:
+          np.savez(file, key=np.array(key), **found)
+      except OSError as e:
+        logging.warning('%s cannot be written (%s); this evaluation goes on, and another one makes it anew', path, e)
     return found
 
 
