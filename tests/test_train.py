@@ -9,7 +9,19 @@ import sys
 
 import pytest
 
-from tests.support.runs import STEPS, arguments, assert_equal_ends, call, demo, finish, rows, start, variables, wait_for
+from tests.support.runs import (
+  STEPS,
+  arguments,
+  assert_equal_ends,
+  call,
+  demo,
+  finish,
+  hold_evaluations,
+  rows,
+  start,
+  variables,
+  wait_for,
+)
 
 __all__ = ['demo']  # A fixture.
 
@@ -45,6 +57,21 @@ def test_a_run_that_was_asked_to_stop_ends_like_an_undisturbed_one(demo, undistu
   harmless = '--config.checkpoint.keep=2', f'--config.input.folder={demo}/elsewhere'  # They change no number.
   assert 'resuming' in finish(start(demo, 'stopped', *harmless))
   assert_equal_ends(demo / 'undisturbed', folder)
+
+
+def test_an_evaluation_that_is_stopped_or_killed_is_done_again(demo, undisturbed):
+  """The state is saved before it is evaluated, so that no step is lost with the evaluation."""
+  folder, evaluated = demo / 'evaluating', demo / 'evaluating' / 'eval' / 'sorting.jsonl'
+  for sent, code in ((signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)):
+    run = start(demo, 'evaluating', prepare=hold_evaluations)
+    wait_for(run, lambda run=run: 'held between two batches' in run.said())
+    wait_for(run, (folder / 'checkpoints' / '6').exists)  # It is saved in the background.
+    os.kill(run.pid, sent)
+    finish(run, code)
+    assert rows(folder)[-1]['step'] == 6 and not evaluated.exists()
+  finish(start(demo, 'evaluating'))
+  assert_equal_ends(demo / 'undisturbed', folder)
+  assert evaluated.read_text() == (demo / 'undisturbed' / 'eval' / 'sorting.jsonl').read_text()
 
 
 def test_a_work_directory_has_one_run(demo, undisturbed):

@@ -12,7 +12,7 @@ from tvts_jax import __version__, evaluators, machine, optim, preflight, report,
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
-from tvts_jax.files import read_rows, sweep, write_whole
+from tvts_jax.files import sweep, write_whole
 from tvts_jax.input import pipeline
 from tvts_jax.models import flops
 from tvts_jax.run import clock as clock_lib
@@ -21,6 +21,7 @@ from tvts_jax.run import stop as stop_lib
 from tvts_jax.run.background import Background
 from tvts_jax.run.checkpoint import Checkpoints
 from tvts_jax.run.checkpoint_reader import FOLDER
+from tvts_jax.run.evaluations import Evaluations
 from tvts_jax.run.profiling import Profile
 from tvts_jax.run.watchdog import Watchdog
 from tvts_jax.shards import annotations, lease, storage
@@ -78,10 +79,10 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       if config.ema:
         state = state._replace(ema=jax.tree.map(lambda leaf: leaf.copy(), state.params))
     writers = metrics.Writers(workdir, jax.process_index(), first, background)
+    evaluations = Evaluations(workdir, config.evals, first, total, background)
     source.trouble.keep(workdir, jax.process_index(), first)
     if jax.process_index() == 0:
-      for folder in (workdir, workdir / 'eval'):
-        sweep(folder)
+      sweep(workdir)
       write_whole(workdir / 'config.txt', identity['config'])
       table = optim.parameter_table(config.optim, parts.shapes.params, place.params)
       write_whole(workdir / 'parameters.txt', table)
@@ -93,23 +94,29 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       specs = step_lib.specs_of(source)
       step_fns = step_lib.compile_steps(parts.train_step, state, specs, rng, place, mesh)
     clip_flops = flops_of(config, parts.loss_fn, specs, mesh)
-    watch = Watch(config, workdir, source, clock, writers, background, total, mesh.devices.flatten(), clip_flops)
+    devices = mesh.devices.flatten()
+    watch = Watch(config, workdir, source, clock, writers, evaluations, background, total, devices, clip_flops)
+
+    def keep(save):
+      watch.flush()  # A state whose last step was no number must not be saved as if it had been taken.
+      with clock.span('save'):
+        save(s, state, {**identity, 'clock': clock.state()})
 
     # 3. Loop ------------------------------------------------------------------------------------- do not reorder
-    # What is evaluated and saved as step s is the state before step s, and the batch of s is taken only after, so a
-    # resume at s repeats nothing and skips nothing. Metrics are looked at one step late, so the device never waits.
+    # What is saved and evaluated as step s is the state before step s, and the batch of s is taken only after, so a
+    # resume at s repeats nothing and skips nothing. It is saved first: what ends an evaluation costs no step, and a
+    # resume evaluates again. Metrics are looked at one step late, so the device never waits.
     for s in range(first, total + 1):
-      done = s == total
-      for name, evaluate in evals.items():
-        if done or (s > first and s % config.evals[name].get('every_steps', total) == 0):
+      done, leave = s == total, stop.requested()
+      due = [] if leave else evaluations.due(s)
+      if s > first and (due or checkpoints.due(s)):
+        keep(checkpoints.save)
+      try:
+        for name in due:
           with clock.span('evaluate'):
-            watch.evaluation(s, name, evaluate(state.ema or state.params))
-      leave = stop.requested()
-      if (s > first or done) and (done or leave or checkpoints.due(s)):
-        watch.flush()  # A state whose last step was no number must not be saved as if it had been taken.
-        with clock.span('save'):
-          save = checkpoints.save_last if done or leave else checkpoints.save
-          save(s, state, {**identity, 'clock': clock.state()})
+            watch.evaluation(s, name, evals[name](state.ema or state.params))
+      except stop_lib.Stopped:
+        leave = True
       if done or leave:
         break
       profile.before(s, state)
@@ -120,17 +127,17 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       with clock.span('step'), jax.profiler.StepTraceAnnotation('train', step_num=s):
         state, step_metrics = step_fns[s % len(step_fns)](state, batch, rng)
         watch.step(s, step_metrics)
-    watch.flush()
+    if s > first or done:
+      keep(checkpoints.save_last)
     profile.close()
-    with clock.span('save'):
-      checkpoints.close()
+    checkpoints.close()
     writers.close()
     if jax.process_index() == 0:
       clock.write(workdir, background)
     background.flush()
-    if done:
+    if not leave:
       write_report(workdir, evals, state.ema or state.params)
-  return done
+  return not leave
 
 
 def safe_to_save(background: Background) -> None:
@@ -148,6 +155,7 @@ class Watch:
   source: pipeline.Source | pipeline.Alternating
   clock: clock_lib.Clock
   writers: metrics.Writers
+  evaluations: Evaluations
   background: Background
   total: int  # Steps of the run.
   devices: np.ndarray
@@ -201,14 +209,8 @@ class Watch:
     )
 
   def evaluation(self, s: int, name: str, values: Mapping):
-    self.flush()
     self.writers.write(s, {f'{name}/{key}': value for key, value in values.items()})
-    if jax.process_index() == 0:
-      path = self.workdir / 'eval' / f'{name}.jsonl'
-      path.parent.mkdir(exist_ok=True)
-      # An earlier process may have evaluated this step and died before it saved.
-      rows = [row for row in read_rows(path)[0] if row['step'] < s] + [{'step': s, **values}]
-      self.background.write(path, ''.join(json.dumps(row) + '\n' for row in rows))
+    self.evaluations.write(s, name, values)
     logging.info('step %d %s: %s', s, name, ', '.join(f'{key} {value:.4g}' for key, value in values.items()))
 
 

@@ -67,12 +67,13 @@ def variables(root) -> dict[str, str]:
 class Fork:
   """`python -m tvts_jax.main` in a fork of a process that has imported everything; in all else as a Popen of it."""
 
-  def __init__(self, root, name, arguments):
+  def __init__(self, root, name, arguments, prepare=None):
+    """prepare: a function of a module, called in the fork."""
     before = dict(os.environ)
     os.environ.update(variables(root))  # For the process that forks, if this is the first.
     self._output = pathlib.Path(f'{root}/{name}.txt')
     self._output.write_text('')
-    self._process = FORKING.Process(target=be_run, args=(arguments, str(self._output)))
+    self._process = FORKING.Process(target=be_run, args=(arguments, str(self._output), prepare))
     try:
       self._process.start()
     finally:
@@ -100,12 +101,14 @@ class Fork:
     return self.said(), None
 
 
-def be_run(arguments, output):
+def be_run(arguments, output, prepare):
   from tvts_jax import command, main
 
   file = os.open(output, os.O_WRONLY | os.O_APPEND)
   for stream in (1, 2):
     os.dup2(file, stream)
+  if prepare is not None:
+    prepare()
   sys.argv[:] = ['tvts_jax.main', *arguments]
   command.run(main.main)
 
@@ -119,8 +122,21 @@ def arguments(demo, name, *settings) -> list[str]:
   ]
 
 
-def start(demo, name, *settings) -> Fork:
-  return Fork(demo, name, arguments(demo, name, *settings))
+def start(demo, name, *settings, prepare=None) -> Fork:
+  return Fork(demo, name, arguments(demo, name, *settings), prepare)
+
+
+def hold_evaluations() -> None:
+  """Each waits after its first batch until the run is asked to stop."""
+  from tvts_jax.run import stop
+
+  def held(go_on=stop.between_batches):
+    print('held between two batches', flush=True)
+    while not stop.Stop.entered.requested():
+      time.sleep(0.01)
+    go_on()
+
+  stop.between_batches = held
 
 
 def finish(process, code=0) -> str:

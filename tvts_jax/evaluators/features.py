@@ -27,7 +27,7 @@ from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import layers
 from tvts_jax.pod import messages
-from tvts_jax.run import checksums, watchdog
+from tvts_jax.run import checksums, stop
 from tvts_jax.shards import storage
 
 FEATURES = {
@@ -69,8 +69,8 @@ def everywhere(mesh) -> jax.NamedSharding:
 
 
 def advance(progress: Progress, done: int, detail: Callable[[], str] = str) -> None:
-  """Shows the progress of process 0, and the watchdog of each that it goes on."""
-  watchdog.beat()
+  """Between two batches: shows the progress of process 0. Stopped if a run that evaluates is asked to stop."""
+  stop.between_batches()
   if jax.process_index() == 0:
     progress.tell(done, detail)
 
@@ -115,15 +115,16 @@ class Clips:
     mine = sharding.rows(self.views.input.batch, self.mesh)
     progress = Progress(f'clips seen for {what} of {self}', N * V)
     for nth, source in enumerate(self.sources):
-      for step, batch in enumerate(source.batches(0, mine)):
-        batch = {name: batch[name] for name in ('patches', 'positions', 'valid')}
-        values = encode(params, sharding.put(batch, self.mesh))
-        first = step * self.views.input.batch
-        for name, value_BxX in jax.device_get(values).items():
-          if name not in found:
-            found[name] = np.empty((N, V, *value_BxX.shape[1:]), value_BxX.dtype)
-          found[name][first : first + len(value_BxX), nth] = value_BxX[: N - first]
-        advance(progress, nth * N + min(N, first + self.views.input.batch))
+      with source.batches(0, mine) as batches:
+        for step, batch in enumerate(batches):
+          batch = {name: batch[name] for name in ('patches', 'positions', 'valid')}
+          values = encode(params, sharding.put(batch, self.mesh))
+          first = step * self.views.input.batch
+          for name, value_BxX in jax.device_get(values).items():
+            if name not in found:
+              found[name] = np.empty((N, V, *value_BxX.shape[1:]), value_BxX.dtype)
+            found[name][first : first + len(value_BxX), nth] = value_BxX[: N - first]
+          advance(progress, nth * N + min(N, first + self.views.input.batch))
     return found
 
 
@@ -173,7 +174,7 @@ class Texts:
       rows_B = np.minimum(first + np.arange(self.batch), len(texts) - 1)[mine]
       put = sharding.put({'tokens': tokens_RxL[rows_B], 'mask': mask_RxL[rows_B]}, self.mesh)
       parts.append(jax.device_get(self.encode(params, put['tokens'], put['mask'])))
-      watchdog.beat()
+      stop.between_batches()
     return np.concatenate(parts)[: len(texts)]
 
   def says(self, texts: list[str]) -> str:

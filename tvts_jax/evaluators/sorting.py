@@ -18,7 +18,7 @@ from tvts_jax.human import percent
 from tvts_jax.input import pipeline
 from tvts_jax.models.encoders import vit
 from tvts_jax.objectives import orders, sorting
-from tvts_jax.run import watchdog
+from tvts_jax.run import stop
 
 # The mean colour: what is left of a video when all that it shows is taken away.
 GREY = np.round(255 * np.array(vit.PIXEL_MEAN)).astype(np.uint8)
@@ -90,13 +90,14 @@ class Sorting:
   def result(self, params) -> Result:
     names = K_WAY if self.objective.logits else PERMUTED
     found = {f'{name}/{key}': [] for name in VIDEOS for key in (*names, 'valid')}
-    for batch in self.source.batches(0, sharding.rows(self.input.batch, self.mesh)):
-      batch.pop('example_id')
-      batch = sharding.put(batch, self.mesh)
-      for name, change in self.videos.items():
-        for key, value_B in jax.device_get(self.score(params, {**batch, **change(batch)})).items():
-          found[f'{name}/{key}'].append(value_B)
-      watchdog.beat()
+    with self.source.batches(0, sharding.rows(self.input.batch, self.mesh)) as batches:
+      for batch in batches:
+        batch.pop('example_id')
+        batch = sharding.put(batch, self.mesh)
+        for name, change in self.videos.items():
+          for key, value_B in jax.device_get(self.score(params, {**batch, **change(batch)})).items():
+            found[f'{name}/{key}'].append(value_B)
+        stop.between_batches()
     clips = self.source.num_examples
     found = {name: np.concatenate(values)[:clips] for name, values in found.items()}
     valid_N = [found.pop(f'{name}/valid') for name in VIDEOS][0]

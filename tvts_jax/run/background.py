@@ -16,8 +16,8 @@ EVERY_S, FOLDER_EVERY_S = 10.0, 60.0  # Between two writes of a file, or of a fo
 
 
 class Background:
-  """Writes the newest content of each file. A write that fails is a warning, and the content is kept for the next turn;
-  one that storage.patiently has given up is raised by the next call."""
+  """Writes the newest content of each file, in the order in which the files came. A write that fails is a warning, and
+  the content is kept for the next turn; one that storage.patiently has given up is raised by the next call."""
 
   def __init__(self):
     self._lock, self._turn = threading.Lock(), threading.Lock()
@@ -97,7 +97,8 @@ class Background:
       with self._lock:
         files, self._waiting = self._waiting, {}
       while files:
-        path, content = files.popitem()
+        path = next(iter(files))
+        content = files.pop(path)
         try:
           write_whole(path, content)
         except OSError:

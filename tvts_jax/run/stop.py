@@ -2,8 +2,8 @@
 
 SIGTERM, as schedulers and preempted machines send it, or SIGINT, as Ctrl-C does, to any one process makes all
 processes save before one and the same step and exit with EXIT_CODE. That takes as long as the step under way, or the
-evaluation, and then the save; with several processes, which must agree, one second and one step more. A second signal
-to the same process ends it at once, unsaved, with 128 + the number of the signal.
+batch of an evaluation, and then the save; with several processes, which must agree, one second and one step more. A
+second signal to the same process ends it at once, unsaved, with 128 + the number of the signal.
 """
 
 import ctypes
@@ -11,14 +11,20 @@ import os
 import signal
 import sys
 import threading
+from typing import ClassVar
 
 import jax
 from jax.experimental import multihost_utils
 
 from tvts_jax.pod.peers import LIBC
+from tvts_jax.run import watchdog
 
 EXIT_CODE = os.EX_TEMPFAIL  # 75: saved, run the same command again to go on.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+  """The run was asked to stop, and an evaluation ends between two of its batches, in all processes the same two."""
 
 
 class Stop:
@@ -28,7 +34,10 @@ class Stop:
   collective whose peer is gone.
   """
 
+  entered: ClassVar['Stop | None'] = None  # Of this process.
+
   def __enter__(self):
+    Stop.entered = self
     self._asked, self._asks = threading.Event(), 0
     # What tells the other processes is a handler in C, of JAX, which Python's own would only replace.
     self._tell = LIBC.signal(signal.SIGTERM, None) if jax.distributed.is_initialized() else None
@@ -41,6 +50,7 @@ class Stop:
     return self
 
   def __exit__(self, kind, error, traceback) -> None:
+    Stop.entered = None
     signal.set_wakeup_fd(self._wakeup)
     for s, handler in self._handlers.items():
       signal.signal(s, handler)
@@ -52,7 +62,7 @@ class Stop:
     os.close(self._write)
 
   def requested(self) -> bool:
-    """Whether to save before the next step and stop: the same answer in all processes. Ask before every step."""
+    """Whether to save before the next step and stop: the same answer in all processes, which must ask equally often."""
     self._asks += 1
     if jax.distributed.is_initialized():
       # Not the step: asked to stop before the first one, JAX agrees on the number 1, which a resumed run has behind it.
@@ -71,6 +81,13 @@ class Stop:
       self._asked.set()
       if self._tell:
         ctypes.CFUNCTYPE(None, ctypes.c_int)(self._tell)(signal.SIGTERM)
+
+
+def between_batches() -> None:
+  """For an evaluation, which calls this equally often in all processes: Stopped if a run was asked to stop."""
+  watchdog.beat()
+  if Stop.entered is not None and Stop.entered.requested():
+    raise Stopped
 
 
 def leave_to_thread(number: int, frame) -> None:
