@@ -35,5 +35,5 @@ def get_config(arg=''):
   if arg.size == 'B/16':
     config.init.video = f'{arg.weights}/mae_pretrain_vit_base.pth'
 
-  config.evals = {'sorting': {'every_steps': 5000, 'batch': 256}}
+  config.evals = {'sorting': {'every_steps': 5000, 'batch': 256, 'max_clips': 16_384}}
   return config

@@ -68,6 +68,7 @@ def test_every_config_has_a_golden_text():
     (lambda c: (c.update(objectives={'vcop': {}}), c.input.update(keep=20)), ['keep=20', 'vcop', 'equal']),
     (lambda c: c.checkpoint.update(every_step=5), ['checkpoint', 'every_step']),
     (lambda c: c.evals.sorting.update(every_steps=0), ['evals.sorting.every_steps is 0']),
+    (lambda c: c.evals.sorting.update(max_clips=0.5), ['evals.sorting.max_clips is 0.5', 'all clips']),
     (lambda c: c.evals.sorting.update(every_step=5), ["'every_step'", 'every_steps', 'batch']),
     (lambda c: c.evals.sorting.update(batch=0), ['batch=0']),
     (lambda c: c.evals.sorting.update(frames=8), ['evals.sorting.frames=8 contradicts the model, which has 16']),

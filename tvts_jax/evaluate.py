@@ -5,12 +5,14 @@ running mean of the parameters where it keeps one), a folder of converted weight
 `random`, the parameters that a run would start from without any weights: a control that every number needs.
 
 Each evaluator prints a line and writes OUT/NAME.json: metrics, how many clips were expected and which are missing, the
-score of each item, the protocol in words, and what was evaluated. Features are kept in OUT/features, so a second call
+score of each item, the protocol in words, and what was evaluated. It looks at all clips, whatever `max_clips` of an
+evaluator is: that bounds evaluations beside a training run. Features are kept in OUT/features, so a second call
 is fast. Several processes (launch/local_pod.py) share the work.
 
 Exit codes: 0 all is written, 1 stopped by an error that one sentence names, 76 another process died on the way.
 """
 
+import dataclasses
 import json
 import os
 import time
@@ -43,6 +45,9 @@ def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLi
   if out is None and checkpoint == RANDOM:
     raise UserError('random parameters have no folder; name one for the results by --out')
   out = storage.path(out or storage.path(checkpoint) / 'evaluate')
+  # What bounds the evaluations beside a run would make half a benchmark pass for one.
+  evals = {name: {k: v for k, v in own.items() if k != 'max_clips'} for name, own in config.evals.items()}
+  config = dataclasses.replace(config, evals=evals)
   mesh = sharding.make_mesh(config.mesh)
   model, _, spec = step_lib.build(config)
   with jax.set_mesh(mesh):

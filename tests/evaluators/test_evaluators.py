@@ -3,6 +3,7 @@ numbers computed clip by clip on one device and counted by hand."""
 
 import json
 import logging
+from hashlib import sha256
 
 import jax
 import numpy as np
@@ -120,6 +121,36 @@ def test_text_retrieval(root, bench, alone, how):
   assert [item['rank'] for item in found.items if item['query'] == 'video'] == pytest.approx(back)
   assert found.metrics['v2t_mean_rank'] == pytest.approx(np.mean([*back, *[len(queries) + 1] * 2]))
   assert ('0 of them cut' in found.protocol) == (how != 'paragraph')
+
+
+@pytest.mark.parametrize('count', [3, 9])
+def test_max_clips_takes_some_rows_and_counts_their_missing_clips(root, bench, alone, count):
+  """The same rows, by a hash of their ids, whatever lies in the shards."""
+  by_hash = sorted(
+    (row['id'] for row in bench[0] if row['split'] == 'test'), key=lambda id_: sha256(id_.encode()).digest()
+  )
+  evaluator = build(root, bench[2], zero_shot={'max_clips': count})['zero_shot']
+  found, chosen = evaluator.result(bench[3]), [row for row in seen(bench) if row['id'] in by_hash[:count]]
+  assert (found.expected, found.evaluated, set(found.missing)) == (count, len(chosen), GONE & set(by_hash[:count]))
+  assert [item['id'] for item in found.items] == [row['id'] for row in chosen] and len(evaluator.answers.classes) == 3
+  text = [bench[1].text(name) for name in clips.CLASSES]
+  right = [np.argmax([cosine(alone[row['id']]['embed'], t) for t in text]) == row['label'] for row in chosen]
+  assert found.metrics['top1'] == pytest.approx(sum(right) / count)
+  # Nothing is looked at that lies behind the last of them.
+  last = max(int(id_.split()[1]) for id_ in by_hash[:count] if id_ != clips.MISSING)
+  assert len(evaluator.clips) == last + 1 and f'(of 14 clips the first {count} by a hash of' in found.protocol
+
+
+def test_max_clips_of_pairs_looks_at_both_of_their_images(root, bench):
+  rows = [{'id': f'test {n}', 'split': 'test', 'captions': ['a stone']} for n in range(14)]
+  for n, row in enumerate(rows):
+    row['pairs'] = [{'sentence': 'a stone', 'negative': f'test {(n + 3) % 4}', 'negated': ['verb']}]
+  path = root / 'few.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  evaluator = build(root, bench[2], svo={'annotations': str(path), 'max_clips': 5})['svo']
+  found = evaluator.result(bench[3])
+  positive = {pair['positive'] for pair in evaluator.pairs}
+  assert len(positive) == found.expected == 5 and set(found.missing) <= GONE
 
 
 def test_zero_shot_and_multiple_choice(root, bench, alone):

@@ -37,8 +37,8 @@ def build(root, **settings):
 
 
 @pytest.fixture(scope='module')
-def built(root):
-  return build(root)
+def bounded(root):
+  return build(root, max_clips=10)
 
 
 def test_a_batch_that_does_not_fit_the_devices(root):
@@ -46,11 +46,25 @@ def test_a_batch_that_does_not_fit_the_devices(root):
     build(root, batch=4)
 
 
-def test_transcripts_are_shuffled_whatever_training_does(built):
+def test_transcripts_are_shuffled_whatever_training_does(bounded):
   """A model that makes all places equal sorts no better than chance."""
-  evaluator, params = built
+  evaluator, params = bounded
   metrics = evaluator(jax.tree.map(np.zeros_like, params))
-  order_NxK = np.concatenate([batch['order'] for batch in evaluator.source.batches()])[:CLIPS]
+  order_NxK = np.concatenate([batch['order'] for batch in evaluator.source.batches()])[:10]
   right = (order_NxK == np.arange(4)).all(1).mean()
   assert metrics['own/assigned'] == pytest.approx(right) and right < 0.25
   assert metrics['own/exact'] == 0 and abs(metrics['own/kendall_tau']) < 0.5
+
+
+def test_max_clips_bounds_what_is_looked_at(root, bounded, monkeypatch):
+  evaluator, params = bounded
+  steps, batches = [], evaluator.source.batches
+  monkeypatch.setattr(evaluator.source, 'batches', lambda *a, **k: steps.append(k['stop_step']) or batches(*a, **k))
+  few = evaluator.result(params)
+  monkeypatch.setattr(evaluator, 'clips', CLIPS)
+  every = evaluator.result(params)
+  assert steps == [2, 3] and (few.expected, few.evaluated, every.expected) == (10, 10, CLIPS)
+  assert [item['example'] for item in few.items] == [item['example'] for item in every.items[:10]]
+  assert few.metrics['own/item'] == pytest.approx(np.mean([item['own/item'] for item in every.items[:10]]))
+  assert '(of 20 clips the first 10 in storage)' in few.protocol and 'in storage' not in every.protocol
+  assert build(root, max_clips=1000)[0].clips == build(root)[0].clips == CLIPS

@@ -2,6 +2,7 @@
 
 A call returns {metric: float}, and `result(params)` all that is known of it (results.Result); input_of(run_config,
 settings) checks the settings and returns the input that it reads. What may differ from the model is in MAY_DIFFER.
+`max_clips` bounds what an evaluator looks at, and its protocol says so.
 One that has examples(params, count) gives the report of a run its clips: those of the first that has.
 One file, and one line here.
 """
@@ -38,9 +39,10 @@ def check(config):
   """UserError if a setting of an evaluator makes no sense; opens nothing."""
   for name, settings in config.evals.items():
     kind, own = split(name, settings)
-    every = settings.get('every_steps', 1)
-    if type(every) is not int or every < 1:
-      raise UserError(f'evals.{name}.every_steps is {every!r}; it must be a number of steps, or absent: at the end')
+    for key, absent in (('every_steps', 'at the end'), ('max_clips', 'all clips')):
+      value = settings.get(key, 1)
+      if type(value) is not int or value < 1:
+        raise UserError(f'evals.{name}.{key} is {value!r}; it must be a whole number above 0, or absent: {absent}')
     kind.input_of(config, own)
 
 

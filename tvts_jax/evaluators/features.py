@@ -11,7 +11,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from tvts_jax.models import layers
 from tvts_jax.pod import messages
 from tvts_jax.run import checksums, stop
 from tvts_jax.shards import storage
+from tvts_jax.shards.index import video_hash
 
 FEATURES = {
   'cls': 'the [CLS] of the video encoder after its last norm',
@@ -76,9 +77,12 @@ def advance(progress: Progress, done: int, detail: Callable[[], str] = str) -> N
 
 
 class Clips:
-  """The clips of a split under views; `videos` [N] names them by index.video_hash."""
+  """The clips of a split under views; `videos` [N] names them by index.video_hash.
 
-  def __init__(self, views: Views, model, mesh):
+  With `ids`, none that lies in storage behind the last of these videos.
+  """
+
+  def __init__(self, views: Views, model, mesh, ids: Collection[str] | None = None):
     self.views, self.model, self.mesh = views, model, mesh
     sharding.check_batch(views.input.batch, 1, mesh, 'batch')
     self.sources = [pipeline.open(config) for config in views.inputs]
@@ -88,6 +92,9 @@ class Clips:
         f'{views.input.folder}, split {views.input.split!r}, has several windows of one video, and evaluators look at '
         'one; build it with --windows-per-video 1'
       )
+    if ids is not None:
+      (asked,) = np.isin(self.videos, np.array([video_hash(id_) for id_ in ids], np.uint64)).nonzero()
+      self.videos = self.videos[: asked.max(initial=0) + 1]
 
   def __len__(self):
     return len(self.videos)
@@ -101,6 +108,7 @@ class Clips:
     return {
       'input': {name: value for name, value in seen.items() if name not in unseen},
       'crops': self.views.crops,
+      'clips': len(self),
       'data': [manifest.sha256 for manifest in self.sources[0].manifests],
       'model': self.model.config.to_dict(),
     }
@@ -112,10 +120,10 @@ class Clips:
   def see(self, encode, params, what: str) -> dict[str, np.ndarray]:
     """What encode(params, batch) → {name: [B, ...], copied everywhere} finds in all clips, {name: [N, V, ...]}."""
     found, N, V = {}, len(self), len(self.sources)
-    mine = sharding.rows(self.views.input.batch, self.mesh)
+    mine, stop_step = sharding.rows(self.views.input.batch, self.mesh), -(-N // self.views.input.batch)
     progress = Progress(f'clips seen for {what} of {self}', N * V)
     for nth, source in enumerate(self.sources):
-      with source.batches(0, mine) as batches:
+      with source.batches(0, mine, stop_step=stop_step) as batches:
         for step, batch in enumerate(batches):
           batch = {name: batch[name] for name in ('patches', 'positions', 'valid')}
           values = encode(params, sharding.put(batch, self.mesh))

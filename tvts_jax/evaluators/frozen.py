@@ -1,6 +1,7 @@
 """What evaluators on frozen features have in common: settings, clips, answers."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import ClassVar
 
 import jax
@@ -19,6 +20,7 @@ COMMON = {
   'label': '',  # The fields of it to read, where it is no annotations.jsonl.
   'captions': '',
   'crops': 1,  # 1 or 3; `clips` and `spread` of the input say how many temporal clips there are, and which.
+  'max_clips': None,  # Of the split that counts; the one that a probe learns from is always whole.
 }
 BEST = 5  # Classes that the result of a clip lists.
 
@@ -68,7 +70,7 @@ class Frozen:
     self.model, self.mesh = model, mesh
     train_split = (self.settings['train_split'],) if 'train_split' in self.settings else ()
     self.answers = self.read((*train_split, self.input.split))
-    self.clips = self.open(self.input.split)
+    self.clips = self.open(self.input.split, self.ids if self.bounded else None)
     if train_split:
       self.train_clips = self.open(*train_split, middle=self.TRAIN_MIDDLE)
     self.embed = Texts(self.input, model, mesh) if self.EMBEDS_TEXTS else None
@@ -76,18 +78,32 @@ class Frozen:
   def read(self, splits: tuple[str, ...]) -> annotations.Answers:
     """Of all splits that it looks at; the last is the one that counts."""
     own = self.settings
-    return annotations.answers(own['annotations'], splits, own['label'], own['captions'])
+    found = annotations.answers(own['annotations'], splits, own['label'], own['captions'])
+    rows = found.rows[splits[-1]]
+    self.listed = len(rows)
+    return found._replace(rows={**found.rows, splits[-1]: answers.first(rows, own['max_clips'])})
 
-  def open(self, split: str, middle: bool = False) -> Clips:
-    """`middle`: under one view, and not those that the settings ask for."""
+  def open(self, split: str, ids: Collection[str] | None = None, middle: bool = False) -> Clips:
+    """`ids`: as in Clips. `middle`: under one view, and not those that the settings ask for."""
     input = dataclasses.replace(self.input, split=split)
     views = Views(dataclasses.replace(input, clips=1)) if middle else Views(input, self.settings['crops'])
-    return Clips(views, self.model, self.mesh)
+    return Clips(views, self.model, self.mesh, ids)
 
   @property
   def rows(self) -> list[dict]:
     """Of the split that counts."""
     return self.answers.rows[self.input.split]
+
+  @property
+  def ids(self) -> Collection[str]:
+    """Of the clips that are asked for."""
+    return [row['id'] for row in self.rows]
+
+  @property
+  def bounded(self) -> str:
+    """For a protocol: what max_clips has left out, or nothing."""
+    few = len(self.rows) < self.listed
+    return f' (of {self.listed} clips the first {len(self.rows)} by a hash of their ids)' if few else ''
 
   def look(self, params) -> answers.Seen:
     return answers.look(self.clips, self.rows, params)
@@ -98,7 +114,8 @@ class Frozen:
   def make(self, metrics: dict, seen: answers.Seen, protocol: list[str], items: list[dict]) -> Result:
     """`protocol`: parts of it that are the evaluator's own."""
     missing = tuple(row['id'] for row in seen.missing)
-    parts = [type(self).__name__, f'{len(self.rows)} clips of {self.clips}', *protocol, str(self.clips.views)]
+    parts = [type(self).__name__, f'{len(self.rows)} clips of {self.clips}{self.bounded}']
+    parts += [*protocol, str(self.clips.views)]
     if missing:
       parts.append(f'{len(missing)} clips are missing')
     return Result(metrics, len(self.rows), len(seen.rows), '; '.join(parts), items, missing)

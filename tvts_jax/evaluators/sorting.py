@@ -54,9 +54,12 @@ class Sorting:
   @staticmethod
   def input_of(config, settings):
     known = [field.name for field in dataclasses.fields(config.input)]
-    if unknown := sorted(set(settings) - set(known)):
-      raise UserError(f'a sorting evaluator has no setting {unknown[0]!r}; it has every_steps, {", ".join(known)}')
-    given = dataclasses.replace(config.input, **{'split': 'val', 'mode': 'eval', **settings})
+    own = {name: value for name, value in settings.items() if name != 'max_clips'}
+    if unknown := sorted(set(own) - set(known)):
+      raise UserError(
+        f'a sorting evaluator has no setting {unknown[0]!r}; it has every_steps, max_clips, {", ".join(known)}'
+      )
+    given = dataclasses.replace(config.input, **{'split': 'val', 'mode': 'eval', **own})
     if given.transcripts < 2:
       raise UserError(
         'a sorting evaluator has nothing to sort with model.transcripts=1; set it to at least 2, or leave sorting out'
@@ -69,6 +72,8 @@ class Sorting:
     self.input = self.input_of(config, settings)
     sharding.check_batch(self.input.batch, 1, mesh, 'batch')
     self.source = pipeline.open(self.input)
+    # In storage order, which is that of a hash.
+    self.clips = min(self.source.num_examples, settings.get('max_clips', self.source.num_examples))
     self.model, self.mesh = model, mesh
     self.name = sorter_of(config)
     self.objective = objectives.OBJECTIVES[self.name]
@@ -88,9 +93,10 @@ class Sorting:
     return self.result(params).numbers()
 
   def result(self, params) -> Result:
-    names = K_WAY if self.objective.logits else PERMUTED
+    names, clips = K_WAY if self.objective.logits else PERMUTED, self.clips
     found = {f'{name}/{key}': [] for name in VIDEOS for key in (*names, 'valid')}
-    with self.source.batches(0, sharding.rows(self.input.batch, self.mesh)) as batches:
+    rows, stop_step = sharding.rows(self.input.batch, self.mesh), -(-clips // self.input.batch)
+    with self.source.batches(0, rows, stop_step=stop_step) as batches:
       for batch in batches:
         batch.pop('example_id')
         batch = sharding.put(batch, self.mesh)
@@ -98,18 +104,17 @@ class Sorting:
           for key, value_B in jax.device_get(self.score(params, {**batch, **change(batch)})).items():
             found[f'{name}/{key}'].append(value_B)
         stop.between_batches()
-    clips = self.source.num_examples
     found = {name: np.concatenate(values)[:clips] for name, values in found.items()}
     valid_N = [found.pop(f'{name}/valid') for name in VIDEOS][0]
     items = [
       {'example': f'{id_:016x}', **{name: float(value_N[n]) for name, value_N in found.items()}}
-      for n, id_ in enumerate(self.source.example_ids.tolist())
+      for n, id_ in enumerate(self.source.example_ids[:clips].tolist())
       if valid_N[n]
     ]
     K = self.input.transcripts
     exact = f'exact: all argmaxes right, each by itself, chance {percent(orders.CHANCE["exact"](K))}; '
     protocol = (
-      f'Sorting by {self.name}; {clips} clips of {self.input.folder}, split {self.input.split!r}; {K} '
+      f'Sorting by {self.name}; {self.asked()}; {K} '
       f'transcripts of {", ".join(f"{s:g}" for s in self.input.seconds)} s; {self.input.frames} frames, '
       f'{percent(self.input.mask_ratio)} masked; '
       f'{exact if self.objective.logits else ""}assigned: the likeliest permutation is right, chance '
@@ -117,6 +122,12 @@ class Sorting:
     )
     metrics = {name: float(value_N.sum()) / clips for name, value_N in found.items()}
     return Result(metrics, clips, int(valid_N.sum()), protocol, items)
+
+  def asked(self) -> str:
+    """For the protocol."""
+    total = self.source.num_examples
+    few = f' (of {total} clips the first {self.clips} in storage)' if self.clips < total else ''
+    return f'{self.clips} clips of {self.input.folder}, split {self.input.split!r}{few}'
 
   def examples(self, params, count: int) -> list[dict]:
     """The first clips of the split as pictures, with what the model makes of them, for the report."""

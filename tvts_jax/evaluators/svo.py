@@ -50,6 +50,10 @@ class SVO(Frozen):
       raise UserError(f'{found.path} has no pairs in split {splits[0]!r} that differ in one of {", ".join(NEGATED)}')
     return found
 
+  @property
+  def ids(self):
+    return {pair[name] for pair in self.pairs for name in IMAGES}
+
   def result(self, params):
     pairs, found = self.pairs, STORE.features(self.clips, params)
     images = [pair[name] for pair in pairs for name in IMAGES]
@@ -78,7 +82,7 @@ class SVO(Frozen):
     ]
     protocol = [
       type(self).__name__,
-      f'{len(pairs)} pairs of {self.clips}, {int(there_P.sum())} with both images',
+      f'{len(pairs)} pairs of {self.clips}{self.bounded}, {int(there_P.sum())} with both images',
       self.embed.says(sentences),
       'cosine > rho',
       str(self.clips.views),
