@@ -10,7 +10,8 @@ paths as given or the lines of the text file, and a row for each in
   embed   float32 [N, C]  the space that videos and texts share, of length one: a dot product says how alike two are
 
 --out x.parquet writes the same as a table, a list in each cell. Frames are those that data.build keeps of a video with
-a caption, before they are compressed: on screen in the middles of equal parts, by real time. In Python the same is
+a caption, before they are compressed: on screen in the middles of equal parts, by real time. Those with a short side
+below 256/224 of the model's are enlarged to that, as the preprocessor of an export does. In Python the same is
 
   model = tvts_jax.load('WEIGHTS')
   clip, text = model.embed_video('clip.mp4'), model.embed_text('a cat jumps')
@@ -31,11 +32,12 @@ import jax
 import numpy as np
 
 from tvts_jax import command, convert, sharding
-from tvts_jax.convert import card, workdir
+from tvts_jax.convert import workdir
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.ranks import unit
 from tvts_jax.files import publish
 from tvts_jax.human import Progress
+from tvts_jax.input.settings import RESIZE
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.media import paths, uniform
 from tvts_jax.media.errors import MediaError
@@ -64,7 +66,7 @@ class Embedder:
     model, self._params = tvts.build(self.config), jax.device_put(params)
     self._video, self._text = jax.jit(model.embed_video), jax.jit(model.embed_text)
     self._frames = SamplingConfig(frames=self.config.video.frames, pick='center')
-    self._short_side = round(self.config.video.image_size * card.RESIZE)
+    self._short_side = round(self.config.video.image_size * RESIZE)
 
   def embed_video(self, path: str | os.PathLike) -> dict[str, np.ndarray]:
     """{'cls': [D], 'embed': [C]} of a video or an image; a UserError that names the file if it cannot be read."""
@@ -85,21 +87,26 @@ class Embedder:
       duration_ms, frames = uniform.read(file, count, short_side=self._short_side, keep=as_rgb)
     times_ms, pictures = zip(*frames)
     shown = choose_frames(times_ms, 0, duration_ms, self._frames, rng=None)
-    return self._crop([pictures[n] for n in shown], path)
+    return self._crop([pictures[n] for n in shown], self._short_side)
 
   def frames(self, record: Record, name: str) -> np.ndarray:
-    """Those of a record, alike; MediaError, with a name for people, if they are too small or damaged."""
+    """Those of a record, as a run looks at them; MediaError, with a name for people, if one is damaged."""
     shown = choose_frames(record.frame_times_ms, record.start_ms, record.end_ms, self._frames, rng=None)
     pictures = {n: cv2.imdecode(np.frombuffer(record.frames[n], np.uint8), cv2.IMREAD_COLOR_RGB) for n in set(shown)}
     if damaged := sorted(n for n, picture in pictures.items() if picture is None):
       raise MediaError('corrupt_image', f'frame {damaged[0]} of {name} cannot be decoded')
-    return self._crop([pictures[n] for n in shown], name)
+    return self._crop([pictures[n] for n in shown], self.config.video.image_size)
 
-  def _crop(self, pictures: list[np.ndarray], name: str) -> np.ndarray:
-    """The middles of some pictures of one size, as large as the model looks at."""
+  def _crop(self, pictures: list[np.ndarray], least: int) -> np.ndarray:
+    """The middles of some pictures of one size, as large as the model looks at.
+
+    Args:
+      least: pictures whose short side is below that are enlarged, as preprocessor_config.json of an export says.
+    """
     side, (high, wide, _) = self.config.video.image_size, pictures[0].shape
-    if min(high, wide) < side:
-      raise MediaError('too_small', f'{name} has {wide} x {high} pixels, and the model looks at {side} x {side}')
+    if (short := min(high, wide)) < least:
+      high, wide = (self._short_side * pixels // short for pixels in (high, wide))
+      pictures = [cv2.resize(picture, (wide, high), interpolation=cv2.INTER_LINEAR) for picture in pictures]
     top, left = (high - side) // 2, (wide - side) // 2
     return np.stack([picture[top : top + side, left : left + side] for picture in pictures])
 

@@ -45,8 +45,8 @@ def talk(video: int, width=WIDTH):
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
   root = tmp_path_factory.mktemp('held')
-  talks = [talk(video) for video in range(11)]
-  folders.write(root / 'shards', {'train': [talks[:4], talks[4:]], 'wide': [[talk(0, 40)]]})
+  talks, low = [talk(video) for video in range(11)], folders.record('low', height=24, width=WIDTH)
+  folders.write(root / 'shards', {'train': [talks[:4], talks[4:]], 'wide': [[talk(0, 40)]], 'low': [[low]]})
   folders.write(root / 'more', {'train': [[talk(video) for video in range(20, 26)]]})
   vocab.save(vocab.train(Counter(WORDS), 300), root / 'pieces')
   return InputConfig(
@@ -130,7 +130,7 @@ def test_draws_are_made_once_for_all_runs_and_held_up_to_so_many_bytes(config, t
 
 def test_what_would_not_be_equal_is_refused(config, tmp_path):
   own = str(tmp_path)
-  for changes in ({'image_size': 24}, {'resize': 32}, {'split': 'wide', 'batch': 1}):
+  for changes in ({'image_size': 24}, {'resize': 32}, {'split': 'wide', 'batch': 1}, {'split': 'low', 'batch': 1}):
     with pytest.raises(UserError, match='takes frames of one size, as wide as image_size='):
       pipeline.open(dataclasses.replace(config, decoded=own, **changes))
 

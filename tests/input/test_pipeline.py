@@ -282,6 +282,27 @@ def test_resize_scales_the_short_side(config, tmp_path):
     assert np.abs(wanted.reshape(32, 2, 32, 2, 3).mean((1, 3)) - found).mean() < 8
 
 
+def test_frames_too_small_for_the_crop_are_enlarged_as_the_preprocessor_of_an_export_does(config, tmp_path):
+  image = pytest.importorskip('PIL.Image')
+  records = [talk(3), talk(4, width=96)]
+  folder = str(folders.write(tmp_path, {'val': [[record] for record in records]}))
+  config = dataclasses.replace(config, folder=folder, split='val', mode='eval', mask_ratio=0.0, batch=2)
+  large = dataclasses.replace(config, image_size=128)
+  stored, enlarged = (
+    pictures(pipeline.open(config).batch(0), config),
+    pictures(pipeline.open(large).batch(0), large, 128),
+  )
+  shown = [media.read_index(frame) - 600 for frame in stored[0]]
+  for number, found in zip(shown, enlarged[0]):
+    whole = cv2.imdecode(np.frombuffer(records[0].frames[number], np.uint8), cv2.IMREAD_COLOR_RGB)
+    expected = np.asarray(image.fromarray(whole).resize((146, 146), image.BILINEAR))[9:137, 9:137]
+    assert np.abs(expected.astype(int) - found).mean() < 1
+  # Of the wide one the centre is left, at the same scale.
+  assert enlarged[1].std() > 50 and np.abs(enlarged[1][:, :, 1:].astype(int) - enlarged[1][:, :, :-1]).max() < 150
+  train = pipeline.open(dataclasses.replace(large, mode='train', crop='random', split='val', batch=1))
+  assert train.batch(0)['patches'].dtype == np.uint8
+
+
 def test_evaluation_goes_once_in_order_and_marks_the_padding(config, talks):
   source = pipeline.open(dataclasses.replace(config, mode='eval', mask_ratio=0.0))
   assert source.steps_per_epoch == 4
@@ -431,7 +452,6 @@ def test_a_shard_that_vanishes_while_training_is_named(config, tmp_path):
   'change, says',
   [
     ({'seconds': (3, 9)}, 'cannot serve this sampling.*9 s is asked for'),
-    ({'image_size': 128}, 'frames of 64x64 hold no crop of 128'),
     ({'batch': 9}, 'a batch of at most'),
     ({'split': 'test'}, "no split 'test'"),
     ({'folder': 'nowhere'}, 'nowhere'),

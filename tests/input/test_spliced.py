@@ -103,6 +103,8 @@ def test_settings_that_it_cannot_serve(root, settings, words):
 
 
 def test_shards_that_it_cannot_serve(root):
+  with pytest.raises(UserError, match='splice=True cannot enlarge frames of .*; leave splice out'):
+    pipeline.open(config(root, image_size=160))
   folders.write(root / 'plain', {'train': [[talk(f'plain {i}', restarts=False) for i in range(8)]]})
   with pytest.raises(
     UserError, match='has no restart marker for each block; build with data.build --restarts, or leave out splice'

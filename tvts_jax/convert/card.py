@@ -5,11 +5,10 @@ import math
 from collections.abc import Mapping
 
 from tvts_jax.convert import names
+from tvts_jax.input.settings import RESIZE
 from tvts_jax.models.encoders.vit import PIXEL_MEAN, PIXEL_STD, VideoConfig
 from tvts_jax.models.tvts import PROJECTIONS, TVTSConfig
 
-# The short side before the crop, in crops.
-RESIZE = 256 / 224
 BILINEAR = 2
 
 CARD = """---

@@ -35,10 +35,10 @@ class HeldExamples(Examples):
     self._first_N = np.cumsum([0, *(len(stored.frame_times_ms) for stored in self._stored)])
     sizes = {(stored.height, stored.width) for stored in self._stored}
     height, width = sizes.pop() if sizes else (config.image_size,) * 2  # Of no records the order of batches complains.
-    if sizes or width != config.image_size or config.resize is not None:
+    if sizes or width != config.image_size or height < width or config.resize is not None:
       raise UserError(
-        f'decoded={config.decoded!r} takes frames of one size, as wide as image_size={config.image_size}, without '
-        f'resize, and {config.folder} has some of {height}x{width}; set decoded to nothing'
+        f'decoded={config.decoded!r} takes frames of one size, as wide as image_size={config.image_size} and no lower, '
+        f'without resize, and {config.folder} has some of {height}x{width}; set decoded to nothing'
       )
     self.frames = decoded_frames(config.decoded, self.manifest.sha256, (int(self._first_N[-1]), height, width, 3), self)
 

@@ -197,15 +197,12 @@ class Examples:
     return int(self.index.example_id[row])
 
   def _crop(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """int32 [4]: a part of the stored pixels, the same for all frames, that becomes image_size x image_size."""
+    """int32 [4]: a part of the stored pixels, the same for all frames, that is scaled to image_size x image_size."""
     config, short = self.config, min(height, width)
     if config.crop == 'resized':
       return part(height, width, rng)
-    side = config.image_size if config.resize is None else round(config.image_size * short / config.resize)
-    if side > short:
-      raise UserError(
-        f'frames of {height}x{width} hold no crop of {side}; use a smaller image_size or resize={side} or more'
-      )
+    resize = config.resize or (config.enlarged if short < config.image_size else short)
+    side = round(config.image_size * short / resize)
     room = np.array([height - side, width - side]) // self.grain
     offset = rng.integers(room + 1) if config.crop == 'random' else room // 2
     if config.crop in ('left', 'right'):

@@ -120,10 +120,15 @@ def decode(jpeg, crop, config: InputConfig):
   tf = tensorflow()
   # The accurate transform is what other readers of JPEGs use, and costs the same.
   picture = tf.io.decode_and_crop_jpeg(jpeg, crop, channels=3, dct_method='INTEGER_ACCURATE')
-  if config.resize is None and config.crop != 'resized':
-    return picture
-  scaled = tf.image.resize(picture, [config.image_size, config.image_size], antialias=True)
-  return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)
+
+  def scaled():
+    made = tf.image.resize(picture, [config.image_size, config.image_size], antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(made), 0, 255), tf.uint8)
+
+  if config.resize is not None or config.crop == 'resized':
+    return scaled()
+  # A crop of stored pixels is one, unless the frame was too small for it.
+  return tf.cond(tf.equal(crop[2], config.image_size), lambda: picture, scaled)
 
 
 def visible(jpegs, crop, positions: list, config: InputConfig, change=None) -> list:

@@ -7,6 +7,7 @@ from tvts_jax.input import masks
 from tvts_jax.roles import names, setting
 from tvts_jax.shards.sampling import SamplingConfig
 
+RESIZE = 256 / 224  # The short side, in crops, of the frames that the preprocessor of an export cuts a crop out of.
 MODES = {
   'train': 'endless, epoch after epoch in random order',
   'eval': 'every example once in storage order, the middle draw and no random crop; the last batch is filled up',
@@ -46,7 +47,8 @@ class InputConfig(SamplingConfig):
   patch: int = setting(16, 'alike', follows='model.video.patch')
   tubelet: int = setting(2, 'alike', follows='model.video.tubelet')  # Frames.
   crop: str = setting('random', 'views', 'alike')
-  resize: int | None = setting(None, 'alike')  # Scale frames to this short side before the crop; costs host time.
+  # Scale frames to this short side before the crop, which costs host time; None: only those too small for the crop.
+  resize: int | None = setting(None, 'alike')
   # Changes to the pixels of a clip, alike in all frames (augment.py).
   rand_augment: int = setting(0, 'training', 'alike')  # Operations of RandAugment.
   magnitude: float = setting(7.0, 'training', 'unseen', 'alike')  # Of each, from 0 to 10.
@@ -122,6 +124,11 @@ class InputConfig(SamplingConfig):
       raise UserError(
         f'keep={self.keep} must be from 1 to {visible}, the tubelets that mask_ratio={self.mask_ratio} leaves'
       )
+
+  @property
+  def enlarged(self) -> int:
+    """The short side to which frames are scaled that are too small for the crop."""
+    return round(self.image_size * RESIZE)
 
   @property
   def augmented(self) -> bool:

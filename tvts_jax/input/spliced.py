@@ -44,6 +44,8 @@ class SplicedExamples(Examples):
     super().__init__(config, tokenizer, trouble)
 
   def pictures(self, row: int, stored, numbers_M: np.ndarray, crop: np.ndarray, positions: dict) -> list[bytes]:
+    if crop[2] < self.config.image_size:
+      raise UserError(f'splice=True cannot enlarge frames of {stored.height}x{stored.width}; leave splice out')
     frames = self.frames(row, stored, numbers_M)
     wide = -(-stored.width // BLOCK)
     segments = [
