@@ -31,7 +31,7 @@ WINDOW_HELP = {
   'window_s': 'length of a window, seconds',
   'windows_per_video': 'those with the most words; 0: all, overlapping by one sample',
   'fps': 'frames kept per second',
-  'short_side': 'pixels',
+  'short_side': 'pixels of the frames; those of smaller videos are kept as they are',
   'quality': 'of the JPEGs',
   'restarts': 'let input.splice decode visible blocks alone, with JPEGs some hundredths larger',
   'transcripts': 'training may draw so many from a window',
@@ -65,7 +65,7 @@ def build(args, beam_options: list[str]) -> None:
     shard_plan.settle(folder, planned)
     done = shard.read_done(folder, planned.shards, planned.sha256)
     print(f'{len(items)} items in {len(planned.shards)} shards, {len(done)} of them done before', file=sys.stderr)
-    tally = local.Tally(len(items), outcomes(done), args.max_failed_fraction)
+    tally = local.Tally(len(items), outcomes(done), args.max_failed_fraction, config)
     if args.runner == LOCAL:
       todo = [s for s in planned.shards if s.name not in done]
       done |= local.build(folder, todo, planned.sha256, config, limits, args.workers, tally)

@@ -13,8 +13,10 @@ from data import build
 from tests.support import clips, media
 from tvts_jax import config as config_lib
 from tvts_jax import convert, embed, train
+from tvts_jax.doctor import inputs
 from tvts_jax.input import vocab
 from tvts_jax.models import tvts
+from tvts_jax.shards import index
 
 SIZES = {'small': (200, 200), 'large': (640, 360)}
 FPS, FRAMES = 5, 30
@@ -52,6 +54,12 @@ def values(root) -> dict:
     'evals': {'sorting': {'split': 'train', 'batch': 7}},
     'steps': 2,
   }
+
+
+def test_the_builder_and_the_doctor_tell_of_them(root):
+  report = json.loads((root / 'shards' / index.REPORT).read_text())
+  assert report['splits']['train']['short_sides'] == {'200': 7, '256': 7}
+  assert inputs.enlarged(config_lib.resolve(values(root)).input) == 7
 
 
 def test_a_run_skips_none_and_embeds_all(root):

@@ -1,6 +1,7 @@
 """Builds shards with processes of this machine, one per core."""
 
 import signal
+import sys
 import tempfile
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -10,6 +11,7 @@ from data import outcomes
 from data.builder.manifest import describe
 from data.builder.shard import Job, finish_shard, make_item
 from data.builder.shard_plan import PlannedShard
+from data.builder.windows import WindowConfig
 from data.builder.workers import Limits, Pool, held_back
 from data.outcomes import BuildError
 from tvts_jax.files import scratch
@@ -22,17 +24,28 @@ JUDGED_FROM = 20  # Outcomes; fewer say little about a run as a whole.
 class Tally:
   """Items by outcome, over this run and the shards that earlier runs finished."""
 
-  def __init__(self, total: int, before: Counter, max_failed_fraction: float):
-    self.counts, self._max_failed = before, max_failed_fraction
+  def __init__(self, total: int, before: Counter, max_failed_fraction: float, config: WindowConfig):
+    self.counts, self._max_failed, self._config = before, max_failed_fraction, config
+    self._total, self._advised = total, False
     self._progress = Progress('items', total, before=before.total(), live=True)
 
   def add(self, code: str) -> None:
     self.counts[code] += 1
     if self.counts.total() >= JUDGED_FROM:
       self.judge()
+    elif self.counts['too_short'] > self._total / 2:
+      self.advise()
+
+  def advise(self) -> None:
+    """Says once that most videos are too short, and what to do about that."""
+    if not self._advised:
+      seen, self._advised = self.counts.total(), True
+      print(f'{self.counts["too_short"]} of {seen} items are too_short; {self._config.for_shorter}', file=sys.stderr)
 
   def judge(self) -> None:
     """BuildError if more than the allowed fraction of the items seen so far have failed."""
+    if self.counts['too_short'] > self.counts.total() / 2:
+      self.advise()
     failed = {c: n for c, n in self.counts.items() if outcomes.status(c) == 'failed'}
     if sum(failed.values()) > self._max_failed * self.counts.total():
       raise BuildError(

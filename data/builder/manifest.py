@@ -4,6 +4,7 @@ from collections import Counter
 
 from data.builder.shard import rows_of
 from data.builder.shard_plan import Plan
+from data.builder.windows import WindowConfig
 from data.outcomes import BuildError
 from tvts_jax.shards import index, records, writer
 
@@ -13,7 +14,7 @@ SHARD_TEMPLATE = '{SPLIT}-{SHARD_X_OF_Y}.tfrecord'
 
 def write(folder, plan: Plan, done: dict[str, dict]) -> dict:
   """done: name of each planned shard → content of its shard.json. Returns the content of manifest.json."""
-  splits = {}
+  splits, config = {}, plan.content['config']
   for planned in plan.shards:
     listed, rows, counts = splits.setdefault(planned.split, ([], [], Counter()))
     listed.append(index.Shard(**done[planned.name]['shard']))
@@ -21,11 +22,10 @@ def write(folder, plan: Plan, done: dict[str, dict]) -> dict:
     counts.update(done[planned.name]['outcomes'])
   for split, (listed, _, counts) in splits.items():
     if not any(s.count for s in listed):
-      raise BuildError(
-        f'split {split!r} has no record, its items were left out ({describe(counts)}); see {folder / "outcomes"}',
-        'failures',
-      )
-  config = plan.content['config']
+      what = f'split {split!r} has no record, its items were left out ({describe(counts)})'
+      short = counts['too_short'] > counts.total() / 2
+      advice = WindowConfig(**config).for_shorter if short else f'see {folder / "outcomes"}'
+      raise BuildError(f'{what}; {advice}', 'failures')
   write_tfds(folder, {split: listed for split, (listed, *_) in splits.items()})
   return writer.write_manifest(
     folder,

@@ -25,6 +25,7 @@ class Measures:
   usable: float | None  # Share of begins where all K windows have them.
   stills: float | None  # Share of neighbouring frames with the same picture.
   frame_kb: float
+  short_side: int  # Of its frames, in pixels.
   kind: tuple[str, str, str]  # Source, timing and language of the transcript.
 
 
@@ -46,6 +47,7 @@ def measure(record: Record, config: SamplingConfig) -> Measures:
     usable=usable,
     stills=stills_of(record),
     frame_kb=float(np.mean([len(f) for f in record.frames])) / 1000,
+    short_side=min(record.height, record.width),
     kind=(record.transcript_source, record.transcript_timing, record.lang),
   )
 

@@ -38,7 +38,7 @@ class Job:
 
 
 def make_item(job: Job) -> dict:
-  """Runs in a child: {'rows': a writer.ROW of each record, 'totals': ..., 'quality': ...}."""
+  """Runs in a child: 'rows', a writer.ROW of each record, their 'short_sides', 'totals' and 'quality'."""
   made, quality = windows.records(job.item, job.config)
   if not made:
     raise RuntimeError(f'no record and no reason for item {job.item.id!r}')
@@ -56,7 +56,8 @@ def make_item(job: Job) -> dict:
     'frames': sum(len(r.frames) for r in made),
     'jpeg_bytes': sum(len(f) for r in made for f in r.frames),
   }
-  return {'rows': rows, 'totals': totals, 'quality': quality}
+  short_sides = [min(r.height, r.width) for r in made]
+  return {'rows': rows, 'totals': totals, 'quality': quality, 'short_sides': short_sides}
 
 
 def build_shard(folder, planned: PlannedShard, plan_sha256: str, config, limits: Limits) -> None:
@@ -116,17 +117,19 @@ def rows_of(content: dict) -> np.ndarray:
 
 
 def sums(done: list[tuple[Job, Answer]]) -> dict:
-  """Of a shard's items: how many came to which outcome, their totals, and their measures: [sum, items]."""
-  counts, totals, measures = Counter(), Counter(), {}
+  """Of a shard's items: how many came to which outcome, totals, measures as [sum, items], and records by short side."""
+  counts, totals, measures, short_sides = Counter(), Counter(), {}, Counter()
   for _, answer in done:
     counts[answer.code] += 1
     if answer.value:
       totals.update(answer.value['totals'])
+      short_sides.update(answer.value['short_sides'])
       for name, value in answer.value['quality'].items():
         if value is not None:
           before, n = measures.get(name, (0, 0))
           measures[name] = before + value, n + 1
-  return {'outcomes': dict(counts), 'totals': dict(totals), 'measures': measures}
+  by_side = {str(side): n for side, n in sorted(short_sides.items())}
+  return {'outcomes': dict(counts), 'totals': dict(totals), 'measures': measures, 'short_sides': by_side}
 
 
 def log_path(folder, planned: PlannedShard):

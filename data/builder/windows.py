@@ -65,6 +65,15 @@ class WindowConfig:
     )
 
   @property
+  def for_shorter(self) -> str:
+    """Which settings let shorter videos in."""
+    return (
+      f'a sample spans {self.span_ms / 1000:g} s: {self.transcripts} transcripts of up to {max(self.seconds):g} s with '
+      f'gaps of {self.gap_s:g} s; for shorter videos build into another --out with shorter --seconds, such as 2, a '
+      'smaller --gap-s or fewer --transcripts, and set input.seconds, input.gap_s, model.transcripts of the run alike'
+    )
+
+  @property
   def window_ms(self) -> int:
     return round(self.window_s * 1000)
 

@@ -18,7 +18,13 @@ PLOTS = {
   'heard': ('Windows with enough words', '%', 100, 'one transcript placed anywhere in the window'),
   'usable': ('Usable begins', '%', 100, 'all K transcripts have enough words; training draws among these'),
   'stills': ('Stills', '%', 100, 'of neighbouring frames show the same picture'),
-  'frame_kb': ('Frame size', 'kB', 1, 'JPEG bytes, mean of a record'),
+  'short_side': (
+    'Short side',
+    'pixels',
+    1,
+    'of the frames; those too small for a model are enlarged when it reads them',
+  ),
+  'frame_kb': ('Bytes of a frame', 'kB', 1, 'JPEG bytes, mean of a record'),
 }
 
 

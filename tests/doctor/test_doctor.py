@@ -1,6 +1,7 @@
 """Each thing that a run needs is taken away in turn: the doctor says which, and still looks at all the rest."""
 
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -20,7 +21,7 @@ from tests.support.paths import ROOT
 from tvts_jax import convert
 from tvts_jax.convert import names, write_weights
 from tvts_jax.doctor import __main__ as doctor
-from tvts_jax.doctor import checks, inputs, weights
+from tvts_jax.doctor import checks, examination, inputs, weights
 from tvts_jax.input import vocab
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints
@@ -221,6 +222,15 @@ def test_held_out_data_that_are_missing(examine, copy):
   (copy / 'shards/val-00000-of-00001.tfrecord').unlink()
   told = problems(examine(f'--config={copy}/run.py'))
   assert list(told) == ['evaluators'] and 'val-00000-of-00001.tfrecord' in told['evaluators']
+
+
+def test_records_that_will_be_enlarged_are_counted(copy):
+  report = {'splits': {'train': {'short_sides': {'12': 5, '15': 2, '16': 17}}}}
+  (copy / 'shards/report.json').write_text(json.dumps(report))
+  run = examination.Run(f'{copy}/run.py', None, [])
+  inputs.read_config(run)
+  said = f'24, 3 steps an epoch, 7 in {copy}/shards are smaller than image_size=16 and will be enlarged'
+  assert inputs.examples(run) == said
 
 
 def test_a_tokenizer_that_is_missing_or_too_large(examine, root, monkeypatch):

@@ -1,5 +1,6 @@
 """Checks of the config and the data that it names, up to the batch."""
 
+import json
 import os
 
 from tvts_jax.doctor.examination import Run, within
@@ -63,7 +64,22 @@ def examples(run: Run) -> str:
 
   source = pipeline.open(run.config.input)
   preflight.check_labels(run.config)
-  return f'{source.num_examples:,}, {source.steps_per_epoch:,} steps an epoch'
+  found = [f'{source.num_examples:,}, {source.steps_per_epoch:,} steps an epoch']
+  for part in run.config.input.parts()[0]:
+    if count := enlarged(part):
+      found.append(f'{count:,} in {part.folder} are smaller than image_size={part.image_size} and will be enlarged')
+  return ', '.join(found)
+
+
+def enlarged(part) -> int:
+  """Records whose frames are too small for the crop, as the builder's report has them; 0 without a report."""
+  from tvts_jax.shards import index, storage
+
+  path = storage.path(part.folder) / index.REPORT
+  if part.resize is not None or part.crop == 'resized' or not path.exists():
+    return 0
+  short_sides = json.loads(path.read_text())['splits'].get(part.split, {}).get('short_sides', {})
+  return sum(count for side, count in short_sides.items() if int(side) < part.image_size)
 
 
 def batch(run: Run) -> str:

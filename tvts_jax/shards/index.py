@@ -23,6 +23,7 @@ from tvts_jax.errors import UserError
 from tvts_jax.shards import records, storage, tfrecord
 
 MANIFEST = 'manifest.json'
+REPORT = 'report.json'  # Of the builder, in numbers; no reader needs it.
 INDEX_MAGIC = b'TVTSIDX2'
 # Type, and how many values more than there are records.
 COLUMNS = {'offset': ('<u8', 1), 'video': ('<u8', 0), 'example_id': ('<u8', 0), 'head': ('<u4', 0)}

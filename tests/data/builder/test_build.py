@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from data import build as builder
 from data import outcomes, validate
 from data.builder import local, shard_plan, workers
+from data.builder import manifest as manifest_lib
 from data.builder import shard as shard_lib
 from data.builder.windows import WindowConfig
 from data.outcomes import EXITS, BuildError
@@ -93,6 +94,7 @@ def undisturbed(source, tmp_path_factory):
   out = tmp_path_factory.mktemp('built') / 'data'
   result = build(source, out, '--workers', '1')
   assert result.returncode == 0, result.stderr
+  assert 'short sides of the frames: 32 to 32 pixels, median 32' in result.stdout
   assert 'train: 8 records from 8 items' in result.stdout and 'ETA' in result.stderr
   return out
 
@@ -114,6 +116,7 @@ def test_what_is_built_can_be_read(undisturbed, source):
   assert manifest.outcomes == {'ok': 8}
   assert {o['status'] for o in outcome_lines(undisturbed).values()} == {'ok'}
   report = json.loads((undisturbed / 'report.json').read_text())
+  assert report['splits']['val']['short_sides'] == {'32': 2}
   assert report['words_per_second'] == 4 and report['hours_in_windows'] == pytest.approx(40 / 3600)
 
 
@@ -419,12 +422,31 @@ def test_a_run_that_is_broken_as_a_whole_stops(tmp_path):
 
 
 def test_a_broken_run_stops_before_its_end():
-  tally = local.Tally(1000, Counter(ok=1), 0.5)
+  tally = local.Tally(1000, Counter(ok=1), 0.5, WindowConfig())
   for _ in range(10):
     tally.add('too_few_words')  # skipped, not failed
   with pytest.raises(BuildError, match='12 of 23 items failed .crashed 12.'):
     for _ in range(1000):
       tally.add('crashed')
+
+
+@pytest.mark.parametrize('total, short, said_after', [(1000, 11, 20), (10, 6, 7)])
+def test_videos_that_are_mostly_too_short_are_told_as_soon_as_that_is_known(total, short, said_after, capsys):
+  tally, advice = local.Tally(total, Counter(), 1.0, WindowConfig(gap_s=0.5)), []
+  for code in ['ok'] + ['too_short'] * short + ['ok'] * 9:
+    tally.add(code)
+    advice.append(capsys.readouterr().err)
+  assert next(n for n, text in enumerate(advice, 1) if text) == said_after
+  (said,) = filter(None, advice)
+  assert f'of {said_after} items are too_short; a sample spans 21.5 s: 4 transcripts of up to 5 s with gaps of' in said
+  assert '--seconds' in said and 'input.gap_s' in said
+
+
+def test_a_split_of_nothing_but_short_videos_says_what_helps(tmp_path):
+  plan = shard_plan.make([item('brief', 'val')], WindowConfig(), 10)
+  done = {'shard': {**dict.fromkeys(('count', 'bytes'), 0), **dict.fromkeys(('name', 'sha256', 'index_sha256'), '')}}
+  with pytest.raises(BuildError, match="split 'val' has no record.* a sample spans 23 s.* shorter --seconds"):
+    manifest_lib.write(tmp_path, plan, {'val-00000-of-00001': {**done, 'outcomes': {'too_short': 3, 'no_words': 1}}})
 
 
 def test_a_split_without_records_is_refused(tmp_path):
