@@ -190,10 +190,11 @@ def test_a_spike_changes_nothing_but_the_count(once):
       assert_close(made, expected._replace(step=None), 1e-6)
 
 
-def test_ema_follows_the_parameters(once):
+@pytest.mark.parametrize('number, decay', [(0, 0.1), (10, 0.55), (1000, 0.9)])
+def test_ema_follows_the_parameters_and_closer_in_the_first_steps(once, number, decay):
   step, state, batch = once
-  after, _ = step(state, batch, jax.random.key(0))
-  expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state.params, after.params)
+  after, _ = step(state._replace(step=jnp.int32(number)), batch, jax.random.key(0))
+  expected = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.params, after.params)
   assert_close(expected, after.ema, 1e-6)
 
 

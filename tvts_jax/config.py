@@ -45,7 +45,7 @@ class RunConfig:
   epochs: float | None = None  # How long to train: this, or `steps`.
   steps: int | None = None
   micro_batches: int = 1  # Passes that a batch is cut into where memory is short; the loss stays that of the whole.
-  ema: float = 0.0  # Decay of the running mean of the parameters; 0 keeps none.
+  ema: float = 0.0  # Decay of the running mean of the parameters, at step s at most (1 + s) / (10 + s); 0 keeps none.
   # Skip a step whose loss or gradient norm is so many deviations above those of the last steps; 0: take every step.
   spike_sigmas: float = 0.0
   seed: int = 0

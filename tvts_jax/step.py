@@ -173,11 +173,13 @@ def plain_update(tx: optax.GradientTransformation):
 
 
 def with_ema(update: Callable, decay: float):
-  """The running mean follows the parameters."""
+  """The running mean follows the parameters, closely at first, or it would be that of the initial ones for long."""
 
   def averaged(state: State, gradient, metrics):
     new, of_update = update(state, gradient, metrics)
-    return new._replace(ema=optax.incremental_update(new.params, state.ema, 1 - decay)), of_update
+    follow = 1 - jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    ema = jax.tree.map(lambda mean, leaf: mean + follow.astype(mean.dtype) * (leaf - mean), state.ema, new.params)
+    return new._replace(ema=ema), of_update
 
   return averaged
 
