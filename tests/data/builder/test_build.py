@@ -444,7 +444,7 @@ def test_videos_that_are_mostly_too_short_are_told_as_soon_as_that_is_known(tota
 
 def test_a_split_of_nothing_but_short_videos_says_what_helps(tmp_path):
   plan = shard_plan.make([item('brief', 'val')], WindowConfig(), 10)
-  done = {'shard': {**dict.fromkeys(('count', 'bytes'), 0), **dict.fromkeys(('name', 'sha256', 'index_sha256'), '')}}
+  done = {'shard': {'name': '', 'count': 0, 'bytes': 0, 'sha256': ''}, 'rows': ''}
   with pytest.raises(BuildError, match="split 'val' has no record.* a sample spans 23 s.* shorter --seconds"):
     manifest_lib.write(tmp_path, plan, {'val-00000-of-00001': {**done, 'outcomes': {'too_short': 3, 'no_words': 1}}})
 
