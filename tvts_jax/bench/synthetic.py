@@ -41,9 +41,9 @@ def pictures(rng: np.random.Generator, size: tuple[int, int], times_s):
     yield np.clip(cv2.warpAffine(scene, view, size) + noise, 0, 255).astype(np.uint8)
 
 
-def make_record(number: int, restarts: bool = False) -> records.Record:
-  """64 s at 3 frames/s with some 2.5 words/s; restarts: with a marker before every block of a JPEG."""
-  options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_RST_INTERVAL, int(restarts)]
+def make_record(number: int) -> records.Record:
+  """64 s at 3 frames/s with some 2.5 words/s."""
+  options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
   rng = np.random.default_rng(number)
   times = [i * 1000 // FPS for i in range(SECONDS * FPS)]
   frames = [
@@ -71,11 +71,11 @@ def make_record(number: int, restarts: bool = False) -> records.Record:
   )
 
 
-def make_folder(folder: str, count: int, restarts: bool = False) -> None:
+def make_folder(folder: str, count: int) -> None:
   """A finished folder with `count` records in one shard."""
   path = epath.Path(folder)
   path.mkdir(parents=True)
-  made = (make_record(i, restarts) for i in range(count))
+  made = (make_record(i) for i in range(count))
   encoded = ((records.encode(r), r) for r in made)
   content = ((payload, writer.row_of(payload, r.video_id, r.window_index)) for payload, r in encoded)
   shard, rows = writer.write_shard(path / 'train-00000-of-00001.tfrecord', content)
