@@ -27,7 +27,7 @@ def test_reports_every_contestant_and_stage(report):
   assert list(report['clips_per_core_s']) == names
   for speed in report['clips_per_core_s'].values():
     assert 0 < speed['min'] <= speed['median'] <= speed['max']
-  assert list(report['ms_a_clip']) == ['read and draw', 'tokenise', 'decode', 'cut', 'hand over and batch']
+  assert list(report['ms_a_clip']) == ['read and draw', 'tokenise', 'decode', 'hand over and batch']
   assert sum(report['share_of_time'].values()) == pytest.approx(1)
   total = 1 / report['clips_per_core_s']['shards to batches']['median']
   assert sum(report['ms_a_clip'].values()) == pytest.approx(1000 * total)

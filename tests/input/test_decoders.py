@@ -8,6 +8,7 @@ import pytest
 
 from tvts_jax.bench import synthetic
 from tvts_jax.input import decoders
+from tvts_jax.input.settings import InputConfig
 
 WIDTH, HEIGHT = 112, 80
 
@@ -21,9 +22,11 @@ def jpegs():
 
 
 def pixels(name, jpegs, crop, side):
-  frames = list(decoders.DECODERS[name](jpegs, np.array(crop, np.int32), side))
-  assert all(frame.dtype == np.uint8 and frame.shape == (side, side, 3) for frame in frames)
-  return np.stack(frames).astype(int)
+  """Whole frames: tubelets that are as large."""
+  config = InputConfig(frames=len(jpegs), image_size=side, patch=side, tubelet=1, mask_ratio=0.0)
+  found = np.zeros((len(jpegs), side * side * 3), np.uint8)
+  decoders.DECODERS[name](jpegs, np.array(crop, np.int32), config, [(np.arange(len(jpegs), dtype=np.int32), found)])
+  return found.reshape(-1, side, side, 3).astype(int)
 
 
 def test_crops_are_equal_wherever_they_lie(jpegs):
@@ -40,11 +43,30 @@ def test_scaled_frames_agree_within_rounding(jpegs, crop, side):
 
 
 @pytest.mark.parametrize('name', decoders.DECODERS)
+def test_tubelets_are_the_parts_of_the_frames_and_may_be_unequal_in_number(jpegs, name):
+  config = InputConfig(frames=4, image_size=64, patch=16, tubelet=2, mask_ratio=0.0)
+  few, others = np.array([0, 3, 5, 9, 17, 31], np.int32), np.array([20], np.int32)
+  crop, sizes = np.array([3, 5, 64, 64], np.int32), (len(few), len(others))
+  found = [np.zeros((size, 2 * 16 * 16 * 3), np.uint8) for size in sizes]
+  decoders.DECODERS[name](jpegs, crop, config, list(zip((few, others), found)))
+  frames = pixels('cv', jpegs, (3, 5, 64, 64), 64)
+  darker = [np.zeros_like(value) for value in found]
+  decoders.DECODERS[name](jpegs, crop, config, list(zip((few, others), darker)), lambda clip: clip // 2)
+  for position_N, patch_NxP, dark_NxP in zip((few, others), found, darker):
+    for position, patch, dark in zip(position_N.tolist(), patch_NxP, dark_NxP):
+      nth, place = divmod(position, 16)
+      y, x = 16 * (place // 4), 16 * (place % 4)
+      expected = frames[2 * nth : 2 * nth + 2, y : y + 16, x : x + 16]
+      np.testing.assert_array_equal(patch.reshape(expected.shape), expected)
+      np.testing.assert_array_equal(dark.reshape(expected.shape), expected // 2)
+
+
+@pytest.mark.parametrize('name', decoders.DECODERS)
 def test_a_damaged_frame_is_named(jpegs, name):
   begin = jpegs[2].index(b'\xff\xc0') + 30
   broken = [*jpegs[:2], jpegs[2][:begin] + b'\xff\xd9', jpegs[3]]
   with pytest.raises(decoders.DamagedFrame, match='^frame 2 of the 4 drawn is a damaged JPEG'):
-    list(decoders.DECODERS[name](broken, np.array([0, 0, 64, 64], np.int32), 64))
+    pixels(name, broken, (0, 0, 64, 64), 64)
 
 
 def test_auto_is_what_is_installed(monkeypatch):

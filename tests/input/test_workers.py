@@ -274,15 +274,15 @@ def test_a_slot_is_used_again_once_nobody_has_its_arrays(config):
 
 @pytest.mark.parametrize('count', [0, 1])
 def test_batches_are_made_as_far_ahead_as_they_are_taken_in_prefetch_s(config, count):
-  with opened(config, count, prefetch_s=0.5).batches() as batches:
+  with opened(config, count, prefetch_s=0.2).batches() as batches:
     for taken in range(1, 14):
       next(batches)
       assert len(batches._making) <= LEAST + taken
-      time.sleep(0.05)
-    assert 6 <= len(batches._making) <= 11
-    for _ in range(9):
+      time.sleep(0.02)
+    assert 5 <= len(batches._making) <= 11
+    for _ in range(16):
       next(batches)
-      time.sleep(0.3)
+      time.sleep(0.1)
     assert len(batches._making) <= 4
   with opened(config, count, prefetch_bytes=1).batches() as batches:
     for _ in range(5):

@@ -20,13 +20,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import deque
 
 from tvts_jax import command, machine
 from tvts_jax.bench import turns
 from tvts_jax.errors import UserError
 from tvts_jax.human import Progress
 from tvts_jax.pages import charts, measurements
+
+COPIES = 8  # Of each record: an order of few records costs more than one of many.
 
 
 def cpu_s(pids=()) -> float:
@@ -55,13 +56,11 @@ def stages(source, clips: int) -> dict[str, float]:
   import numpy as np
 
   from tvts_jax.input import decoders
-  from tvts_jax.input.rows import cut
 
   (part,), config = source.parts, source.config
   decode = decoders.DECODERS[decoders.resolve(config.decoder)]
   made = [part.load(row, 0) for row in range(min(len(part), 8))]
   texts = [source.decode_tokens(e.tokens, e.token_mask) for e in made]
-  frames = [[frame.copy() for frame in decode(e.jpegs, e.crop, config.image_size)] for e in made]
   patches = np.zeros(*source.row_spec['patches'])
   rows = [i % len(part) for i in range(clips)]
   some = [i % len(made) for i in range(clips)]
@@ -78,8 +77,7 @@ def stages(source, clips: int) -> dict[str, float]:
   timed('read and draw', lambda row: part.load(row, 0), rows)
   timed('tokenise', lambda i: part.tokenizer(texts[i]), some)
   spent['read and draw'] -= spent['tokenise']
-  timed('decode', lambda i: deque(decode(made[i].jpegs, made[i].crop, config.image_size), 0), some)
-  timed('cut', lambda i: cut(frames[i], [(made[i].positions, patches)], config), some)
+  timed('decode', lambda i: decode(made[i].jpegs, made[i].crop, config, [(made[i].positions, patches)]), some)
   return spent
 
 
@@ -226,8 +224,8 @@ def main(argv=None) -> int:
   parser.add_argument('--tokenizer', help='a folder or hub name (default: trained on the transcripts)')
   parser.add_argument('--from-mp4', nargs='+', default=[], metavar='FILE', help='videos for (b) (default: made up)')
   parser.add_argument('--workers', type=int, default=1, help='processes that make rows (default: %(default)s)')
-  parser.add_argument('--batch', type=int, default=8, help='(default: %(default)s)')
-  parser.add_argument('--batches', type=int, default=9, help='of one turn, the first not timed (default: %(default)s)')
+  parser.add_argument('--batch', type=int, default=32, help='(default: %(default)s)')
+  parser.add_argument('--batches', type=int, default=4, help='of one turn, the first not timed (default: %(default)s)')
   parser.add_argument('--rounds', type=int, default=5, help='of two turns each (default: %(default)s)')
   parser.add_argument('--records', type=int, default=16, help='to make up (default: %(default)s)')
   parser.add_argument('--out', help='a JSON file for all numbers, beside which a page is written')
@@ -254,7 +252,7 @@ def media(args, temp: str) -> tuple[str, str, list[str]]:
   if not folder:
     folder = f'{temp}/shards'
     print(f'making {args.records} records ...', file=sys.stderr)
-    synthetic.make_folder(folder, args.records)
+    synthetic.make_folder(folder, args.records, COPIES)
   if not tokenizer:
     tokenizer = f'{temp}/tokenizer'
     vocab.save(vocab.train(vocab.words(folder, args.split), 30522), tokenizer)

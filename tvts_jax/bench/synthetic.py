@@ -1,5 +1,7 @@
 """Made-up media for the input benchmark: textured pictures that move, as shards and as an mp4."""
 
+import dataclasses
+
 import av
 import cv2
 import numpy as np
@@ -71,16 +73,20 @@ def make_record(number: int) -> records.Record:
   )
 
 
-def make_folder(folder: str, count: int) -> None:
-  """A finished folder with `count` records in one shard."""
+def make_folder(folder: str, count: int, copies: int = 1) -> None:
+  """A finished folder with `count` records in one shard, each as often as there are copies, under another name."""
   path = epath.Path(folder)
   path.mkdir(parents=True)
-  made = (make_record(i) for i in range(count))
+  made = (
+    dataclasses.replace(record, video_id=f'{record.video_id}, copy {copy}')
+    for record in map(make_record, range(count))
+    for copy in range(copies)
+  )
   encoded = ((records.encode(r), r) for r in made)
   content = ((payload, writer.row_of(payload, r.video_id, r.window_index)) for payload, r in encoded)
   shard, rows = writer.write_shard(path / 'train-00000-of-00001.tfrecord', content)
   sampling = {'transcripts': 4, 'seconds': [3, 4, 5], 'gap_s': 1.0, 'min_words': 1}
-  split = [shard], [rows], {'ok': count}
+  split = [shard], [rows], {'ok': count * copies}
   writer.write_manifest(path, {'fps': FPS, 'quality': QUALITY}, sampling, {'train': split})
 
 

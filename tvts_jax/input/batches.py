@@ -97,7 +97,7 @@ class Batches(Stream):
     self._source, self._crew, self._mine = source, crew, mine
     self._step, self._stop, self._begun = start, stop, start
     self._making: dict[int, Making] = {}  # By slot, that of the next step first.
-    self._taken: deque[float] = deque(maxlen=8)  # When the last batches were taken.
+    self._taken, self._between = -math.inf, deque(maxlen=8)  # When the last batch was taken, and seconds between them.
     self._depth = LEAST
     self._end = weakref.finalize(self, crew.close)  # Also where it is forgotten, and at the end of the process.
     self._begin()
@@ -135,11 +135,12 @@ class Batches(Stream):
 
   def _pace(self) -> None:
     """As many batches ahead as are taken in prefetch_s: one more with each that is taken, until there are so many."""
-    self._taken.append(time.monotonic())
-    between = np.diff(self._taken)
-    if len(between):
-      wanted = math.ceil(self._source.config.prefetch_s / max(float(np.median(between)), 1e-6))
-      self._depth = max(LEAST, min(wanted, self._crew.most, self._depth + 1))
+    now = time.monotonic()
+    self._between.append(now - self._taken)
+    self._taken = now
+    usual = sorted(self._between)[len(self._between) // 2]
+    wanted = math.ceil(self._source.config.prefetch_s / max(usual, 1e-6))
+    self._depth = max(LEAST, min(wanted, self._crew.most, self._depth + 1))
 
   def _begin(self) -> None:
     while len(self._making) < self._depth and self._begun != self._stop:

@@ -1,4 +1,10 @@
-"""JPEGs to pixels: one interface, whichever library decodes.
+"""JPEGs to the tubelets of a clip: one interface, whichever library decodes.
+
+  decode(jpegs, crop, config, pixels, change)
+
+decodes M JPEGs where `crop`, int32 [4], is: top, left, height, width, scales them if that is not image_size, and for
+each pair (int32 [N], uint8 [N, P]) of `pixels` writes the tubelets at the rising positions. `change`, if there is one,
+makes another clip of the clip, uint8 [M, image_size, image_size, 3].
 
 The pixels of a crop are those of the whole frame, decoded with the accurate transform and with chroma that is blended
 over neighbours: `tf` and `cv` agree to the bit, and within rounding where frames are scaled. `tf` crops while it
@@ -8,13 +14,14 @@ does not notice a scan that is cut short, but the checksums of the records do.
 
 import functools
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
 
 from tvts_jax.errors import UserError
 from tvts_jax.input.host_tf import tensorflow
+from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import records
 
 # The accurate transform is what other readers of JPEGs use, and costs the same.
@@ -28,15 +35,16 @@ class DamagedFrame(UserError):
     super().__init__(f'frame {nth} of the {frames} drawn is a damaged JPEG ({why})')
 
 
-def tf_frames(jpegs: Sequence[bytes], crop: np.ndarray, side: int) -> Iterable[np.ndarray]:
-  tf = tensorflow()
+def tf_decode(jpegs: Sequence[bytes], crop: np.ndarray, config: InputConfig, pixels: list[tuple], change=None) -> None:
+  tf, side = tensorflow(), config.image_size
   top, left, height, width = crop.tolist()
   # Columns beside the crop are decoded as well, where there are any, for the chroma of its own to be blended with.
   before, after = min(1, left), min(1, records.jpeg_size(jpegs[0])[1] - left - width)
   window = tf.constant([top, left - before, height, before + width + after])
-  scaled = (height, width) != (side, side)
+  positions = [] if change else [position_N for position_N, _ in pixels]
+  graph = tf_graph(len(jpegs), side, (height, width) != (side, side), config.patch, config.tubelet, len(positions))
   try:
-    frames = tf_graph(len(jpegs), side, scaled)(tf.constant(jpegs), window, tf.constant(before), tf.constant(width))
+    made = graph(tf.constant(jpegs), window, tf.constant(before), tf.constant(width), *map(tf.constant, positions))
   except tf.errors.InvalidArgumentError:
     for nth, jpeg in enumerate(jpegs):
       try:
@@ -44,29 +52,53 @@ def tf_frames(jpegs: Sequence[bytes], crop: np.ndarray, side: int) -> Iterable[n
       except tf.errors.InvalidArgumentError as e:
         raise DamagedFrame(nth, len(jpegs), e.message) from e
     raise
-  frames = [np.asarray(memoryview(frame)) for frame in frames]
-  return frames if scaled else [frame[:, before : before + width] for frame in frames]
+  if change:
+    cut(change(np.stack([np.asarray(memoryview(frame)) for frame in made])), pixels, config)
+    return
+  for (position_N, patch_NxP), taken in zip(pixels, made):
+    edges, cubes = edges_of(position_N, config), patch_NxP.reshape(len(patch_NxP), config.tubelet, -1)
+    for m, part in enumerate(taken):
+      nth, depth = divmod(m, config.tubelet)
+      cubes[edges[nth] : edges[nth + 1], depth] = np.asarray(memoryview(part)).reshape(-1, cubes.shape[-1])
 
 
 @functools.cache
-def tf_graph(count: int, side: int, scaled: bool):
-  """(JPEGs, window, where the crop begins in it, its width) → frames. One call for all, since calls are expensive."""
-  tf = tensorflow()
-  number = tf.TensorSpec([], tf.int32)
+def tf_graph(count: int, side: int, scaled: bool, patch: int, tubelet: int, cuts: int):
+  """(JPEGs, window, where the crop begins in it, its width, positions ...) → what is at each of so many positions, a
+  list of M; without positions, M frames. One call for all, since calls are expensive.
 
-  @tf.function(input_signature=[tf.TensorSpec([count], tf.string), tf.TensorSpec([4], tf.int32), number, number])
-  def graph(jpegs, window, before, width):
+  A row of a patch is a run of bytes in a row of the picture, so gathering rows is nearly free.
+  """
+  tf = tensorflow()
+  wide, number = side // patch, tf.TensorSpec([], tf.int32)
+  signature = [tf.TensorSpec([count], tf.string), tf.TensorSpec([4], tf.int32), number, number]
+
+  @tf.function(input_signature=[*signature, *[tf.TensorSpec([None], tf.int32)] * cuts])
+  def graph(jpegs, window, before, width, *positions):
     frames = [tf.io.decode_and_crop_jpeg(jpegs[m], window, **TF_HOW) for m in range(count)]
+    frames = [frame[:, before : before + width] for frame in frames]
     if scaled:
-      frames = [frame[:, before : before + width] for frame in frames]
       frames = [tf.image.resize(frame, [side, side], antialias=True) for frame in frames]
       frames = [tf.cast(tf.clip_by_value(tf.round(frame), 0, 255), tf.uint8) for frame in frames]
-    return frames
+    if not cuts:
+      return frames
+    made, runs = [], [tf.reshape(frame, [-1, 3 * patch]) for frame in frames]
+    for position_N in positions:
+      place_N = position_N % wide**2
+      run_Nxp = ((place_N // wide * patch)[:, None] + tf.range(patch)) * wide + (place_N % wide)[:, None]
+      edge = tf.searchsorted(position_N, tf.range(count // tubelet + 1) * wide**2)
+      made.append([tf.gather(run, run_Nxp[edge[m // tubelet] : edge[m // tubelet + 1]]) for m, run in enumerate(runs)])
+    return made
 
   return graph.get_concrete_function()
 
 
-def cv_frames(jpegs: Sequence[bytes], crop: np.ndarray, side: int) -> Iterable[np.ndarray]:
+def cv_decode(jpegs: Sequence[bytes], crop: np.ndarray, config: InputConfig, pixels: list[tuple], change=None) -> None:
+  frames = cv_frames(jpegs, crop, config.image_size)
+  cut(change(np.stack(list(frames))) if change else frames, pixels, config)
+
+
+def cv_frames(jpegs: Sequence[bytes], crop: np.ndarray, side: int) -> Iterator[np.ndarray]:
   top, left, height, width = crop.tolist()
   for nth, jpeg in enumerate(jpegs):
     frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -80,8 +112,28 @@ def cv_frames(jpegs: Sequence[bytes], crop: np.ndarray, side: int) -> Iterable[n
     yield frame
 
 
-# Name → (JPEGs [M]; crop, int32 [4]: top, left, height, width; side) → M frames, uint8 [side, side, 3], one by one.
-DECODERS = {'tf': tf_frames, 'cv': cv_frames}
+DECODERS = {'tf': tf_decode, 'cv': cv_decode}
+
+
+def cut(frames: Iterable[np.ndarray], pixels: list[tuple[np.ndarray, np.ndarray]], config: InputConfig) -> None:
+  """Copies tubelets out of frames; no other pixel is touched."""
+  p, wide = config.patch, config.image_size // config.patch
+  where = []
+  for position_N, patch_NxP in pixels:
+    row_N, column_N = np.divmod(position_N % config.grid, wide)
+    cubes = patch_NxP.reshape(-1, config.tubelet, p, 3 * p)
+    where.append((edges_of(position_N, config), row_N, column_N, cubes))
+  for m, frame in enumerate(frames):
+    nth, depth = divmod(m, config.tubelet)
+    blocks = frame.reshape(wide, p, wide, 3 * p)
+    for edges, row_N, column_N, cubes in where:
+      here = slice(edges[nth], edges[nth + 1])
+      cubes[here, depth] = blocks[row_N[here], :, column_N[here]]
+
+
+def edges_of(position_N: np.ndarray, config: InputConfig) -> list[int]:
+  """Where the positions of each time slice begin and end."""
+  return np.searchsorted(position_N, np.arange(config.slices + 1) * config.grid).tolist()
 
 
 def load(name: str) -> None:

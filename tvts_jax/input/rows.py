@@ -3,13 +3,12 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
 from tvts_jax.input import augment, decoders
 from tvts_jax.input.examples import Examples
-from tvts_jax.input.settings import InputConfig
 
 # A row to make. Part, row and epoch say what it holds; slot and place, which batch in the making it is for and where.
 TASK = np.dtype([('slot', np.int32), ('place', np.int32), ('part', np.int32), ('epoch', np.int32), ('row', np.int64)])
@@ -35,33 +34,12 @@ class Maker:
         pixels.append((values[name.removesuffix('patches') + 'positions'], value))
       elif name in values:
         value[...] = values[name]
+    change = lambda clip: augment.augment(clip, config, epoch, int(example.example_id))
     with self._turn:
       try:
-        frames = self._decode(example.jpegs, example.crop, config.image_size)
-        if config.augmented:
-          frames = augment.augment(np.stack(list(frames)), config, epoch, int(example.example_id))
-        cut(frames, pixels, config)
+        self._decode(example.jpegs, example.crop, config, pixels, change if config.augmented else None)
       except decoders.DamagedFrame as e:
         raise examples.undecodable(row, str(e)) from e
-
-
-def cut(frames: Iterable[np.ndarray], pixels: list[tuple[np.ndarray, np.ndarray]], config: InputConfig) -> None:
-  """Copies the tubelets at rising positions, int32 [N], into uint8 [N, P], for each pair of such.
-
-  A row of a patch is a run of bytes in a row of the picture, and no other pixel is touched.
-  """
-  p, wide = config.patch, config.image_size // config.patch
-  edges, where = np.arange(config.slices + 1) * config.grid, []
-  for position_N, patch_NxP in pixels:
-    row_N, column_N = np.divmod(position_N % config.grid, wide)
-    cubes = patch_NxP.reshape(-1, config.tubelet, p, 3 * p)
-    where.append((np.searchsorted(position_N, edges), row_N, column_N, cubes))
-  for m, frame in enumerate(frames):
-    nth, depth = divmod(m, config.tubelet)
-    blocks = frame.reshape(wide, p, wide, 3 * p)
-    for edge, row_N, column_N, cubes in where:
-      here = slice(edge[nth], edge[nth + 1])
-      cubes[here, depth] = blocks[row_N[here], :, column_N[here]]
 
 
 class Threads:

@@ -32,6 +32,7 @@ from tvts_jax.shards import storage
 
 FEWEST, MOST = 4, 4096  # Slots: at least two in the making, one that is computed with, and one on its way there.
 DEATHS = 3  # Of workers at one row, or at their start, before the run ends.
+FEW_ROWS = 4  # Of a batch, for one worker.
 FEW_CORES = 3  # On so few, processes cost more than they bring.
 # A worker is for one core, and sees no accelerator. It keeps the memory that it frees: to get that of each frame from
 # the system anew costs a quarter of decoding it.
@@ -174,14 +175,15 @@ class Workers:
     return self._free.pop() if self._free else None
 
   def begin(self, tasks: np.ndarray) -> None:
-    """Rows are dealt to the workers in turn, so that small batches keep all of them busy as well."""
+    """Workers get a few rows in turn, so that small batches keep all of them busy as well, at a message for a few."""
+    n = len(self._workers)
+    each = max(FEW_ROWS, -(-len(tasks) // n))
     at = tasks['slot'], tasks['place']
-    first, n = self._dealt, len(self._workers)
     self._tasks[at], self._done[at], self._deaths[at] = tasks, False, 0
-    self._owner[at] = (first + np.arange(len(tasks))) % n
-    for k in range(min(n, len(tasks))):
-      self._workers[(first + k) % n].begin(tasks[k::n])
-    self._dealt = (first + len(tasks)) % n
+    self._owner[at] = (self._dealt + np.arange(len(tasks)) // each) % n
+    for begin in range(0, len(tasks), each):
+      self._workers[self._dealt].begin(tasks[begin : begin + each])
+      self._dealt = (self._dealt + 1) % n
 
   def look(self, wait: bool) -> list[tuple[int, int, Exception]]:
     """Notes which rows are done; (slot, place, error) of those that cannot be made. wait: until there is news."""
