@@ -32,7 +32,7 @@ def get_config(arg=''):
   root = f'{arg.study}/{arg.world}'
   probes = root if arg.world in PICTURED else f'{arg.study}/plain'
   config = demo.get_config(f'root={root},objective={arg.objective},steps={arg.steps},seed={arg.seed}')
-  config.input.decoded = f'{arg.study}/held'
+  config.input.decoder = 'cv'  # A run on one core is not to import TensorFlow.
   clips = {'folder': f'{probes}/shards', 'annotations': f'{probes}/world/labels.jsonl', 'label': 'label', 'batch': 128}
   motion, order = ({**clips, 'split': f'{kind}_test'} for kind in ('motion', 'order'))
   own = {'annotations': f'{root}/world/labels.jsonl', 'captions': 'narration', 'texts': 'mean', 'batch': 128}

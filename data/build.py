@@ -33,7 +33,6 @@ WINDOW_HELP = {
   'fps': 'frames kept per second',
   'short_side': 'pixels of the frames; those of smaller videos are kept as they are',
   'quality': 'of the JPEGs',
-  'restarts': 'let input.splice decode visible blocks alone, with JPEGs some hundredths larger',
   'transcripts': 'training may draw so many from a window',
   'seconds': 'each of one of these lengths',
   'gap_s': 'seconds between two of them',

@@ -7,6 +7,9 @@ from tvts_jax import objectives, roles
 from tvts_jax.errors import UserError
 from tvts_jax.shards import annotations, storage
 
+# Lines of settings that earlier versions had and that changed no batch.
+GONE = ('input.threads:', 'input.decoded:', 'input.splice: False')
+
 
 def check_vocabulary(config, tokenizer: str, pieces: int):
   if pieces > (known := config.model.text.vocab_size):
@@ -53,7 +56,9 @@ def check_identity(meta, identity, workdir):
         f'--workdir with --config.init.run={workdir}'
       )
   free = roles.lines(config_lib.RunConfig, 'resume')
-  changed = [line for line in config_lib.differences(meta['config'], identity['config']) if not line.startswith(free)]
+  changed = [
+    line for line in config_lib.differences(meta['config'], identity['config']) if not line.startswith((*free, *GONE))
+  ]
   if changed:
     raise UserError(
       f'{workdir} holds a run with another config ({"; ".join(changed[:8])}); give a new --workdir, the old '

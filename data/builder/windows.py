@@ -31,7 +31,6 @@ class WindowConfig:
   fps: float = 3.0
   short_side: int = 256
   quality: int = 75
-  restarts: bool = False  # For input.splice, and some hundredths larger.
   transcripts: int = 4
   seconds: tuple[float, ...] = (3, 4, 5)
   gap_s: float = 1.0
@@ -194,7 +193,7 @@ def densest(word_starts, length, last, count, begins):
 
 def read(file, item: Item, config: WindowConfig) -> tuple[int, Transcript, list[tuple[Window, list[Frame]]]]:
   """(Duration in ms, the transcript of the whole video, the frames of each window)."""
-  encode = functools.partial(pictures.encode, quality=config.quality, restarts=config.restarts)
+  encode = functools.partial(pictures.encode, quality=config.quality)
   if item.caption is not None:
     duration_ms, frames = uniform.read(file, config.caption_frames, short_side=config.short_side, keep=encode)
     return duration_ms, formats.caption(item.caption, duration_ms), [(Window(0, 0, duration_ms), frames)]

@@ -38,7 +38,7 @@ def get_config(arg):
   config.model.video.update(width=16, depth=1, heads=2, image_size=16, frames=4)
   config.model.text.update(n_layers=1, dim=16, hidden_dim=32, n_heads=2)
   config.model.update(common=16, sort_depth=1)
-  config.input.update(batch=8, decoded=f'{study}/held')
+  config.input.update(batch=8, decoder='cv')
   config.init.text = ''
   config.evals = {'sorting': {'split': 'train', 'batch': 8, 'every_steps': 2}}
   config.checkpoint.every_steps = 1
@@ -247,7 +247,7 @@ def test_the_study_of_the_paper_is_sound(tmp_path):
   for job in ablate.jobs_of(study, tmp_path, [], 1):
     config = ablate.config_of(study, tmp_path, job)
     assert {metric.partition('/')[0] for metric in study.metrics} <= set(config.evals)
-    assert config.seed == config.input.seed == job.seed and config.input.decoded
+    assert config.seed == config.input.seed == job.seed and config.input.decoder == 'cv'
     evaluators.check(config)
   assert {claim.metric for claim in study.claims} <= {'', *study.metrics}
   assert all(claim.clips for claim in study.claims if claim.rule in ('chance', 'over chance'))

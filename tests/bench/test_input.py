@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.support import media
-from tvts_jax.bench import input, turns
+from tvts_jax.bench import input, synthetic, turns
 
 
 @pytest.fixture(scope='module')
@@ -22,21 +22,34 @@ def report(tmp_path_factory):
 
 
 def test_reports_every_contestant_and_stage(report):
-  names = ['shards to batches', 'the same, spliced', 'plain decode, whole', 'plain decode, cropped']
+  names = ['shards to batches', 'the same, 1 worker', 'plain decode, whole', 'plain decode, cropped']
   names.append('mp4, one seek a frame')
   assert list(report['clips_per_core_s']) == names
   for speed in report['clips_per_core_s'].values():
     assert 0 < speed['min'] <= speed['median'] <= speed['max']
-  assert list(report['ms_a_clip']) == [
-    'read', 'parse', 'sample', 'take frames', 'tokenise', 'decode', 'patchify', 'hand over and batch',
-  ]  # fmt: skip
+  assert list(report['ms_a_clip']) == ['read and draw', 'tokenise', 'decode', 'hand over and batch']
   assert sum(report['share_of_time'].values()) == pytest.approx(1)
   total = 1 / report['clips_per_core_s']['shards to batches']['median']
   assert sum(report['ms_a_clip'].values()) == pytest.approx(1000 * total)
   assert report['ms_a_clip']['decode'] > report['ms_a_clip']['tokenise'] > 0
+  assert 0 < report['serial_ms_a_clip'] < 1000 * total
+  assert report['most_clips_s'] == pytest.approx(1000 / report['serial_ms_a_clip'])
   assert report['setting'] == {
     'frames': 16, 'image_size': 224, 'transcripts': 4, 'mask_ratio': 0.75, 'max_tokens': 32,
   }  # fmt: skip
+
+
+def test_a_folder_is_read_as_it_was_built_to_be(tmp_path, monkeypatch, capsys):
+  """Records of short transcripts: nobody has to say so again."""
+  monkeypatch.setattr('tvts_jax.bench.synthetic.SECONDS', 12)
+  synthetic.make_folder(f'{tmp_path}/shards', 2)
+  manifest = json.loads((tmp_path / 'shards/manifest.json').read_text())
+  manifest['sampling'] |= {'transcripts': 2, 'seconds': [1.0], 'gap_s': 0.5}
+  (tmp_path / 'shards/manifest.json').write_text(json.dumps(manifest))
+  media.make_video(tmp_path / 'a.mp4', frames=60, fps=10)
+  args = ['--folder', f'{tmp_path}/shards', '--batch', '1', '--batches', '2', '--rounds', '1']
+  assert input.main([*args, '--from-mp4', f'{tmp_path}/a.mp4', '--out', f'{tmp_path}/out.json']) == 0
+  assert json.loads((tmp_path / 'out.json').read_text())['setting']['transcripts'] == 2
 
 
 def test_other_load_voids_a_measurement(report, monkeypatch):

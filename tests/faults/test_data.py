@@ -45,7 +45,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def config(tokenizer):
-  return InputConfig(tokenizer=tokenizer, batch=4, image_size=16, patch=8, frames=4, max_tokens=8, seed=3, threads=2)
+  return InputConfig(tokenizer=tokenizer, batch=4, image_size=16, patch=8, frames=4, max_tokens=8, seed=3, workers=0)
 
 
 @pytest.fixture(scope='module')
@@ -155,7 +155,7 @@ def whole(config, worn):
 
 def test_stand_ins_are_the_same_from_any_step(config, worn, whole):
   for step in range(0, STEPS, 4):
-    with opened(config, worn, threads=1 + step % 3).batches(step, stop_step=STEPS) as batches:
+    with opened(config, worn, reads=1 + step % 3).batches(step, stop_step=STEPS) as batches:
       for batch, expected in zip(batches, whole[step:], strict=True):
         same(batch, expected)
   source = opened(config, worn)
@@ -368,7 +368,7 @@ def test_storage_that_fails_for_good_stops_the_run_and_blames_no_record(config, 
   'error, kind', [(PermissionError(13, 'Permission denied'), PermissionError), (TypeError('a bug'), Exception)]
 )
 def test_what_waiting_does_not_change_is_not_tried_again(config, folder, monkeypatch, error, kind):
-  source = opened(config, folder, threads=1)
+  source = opened(config, folder, reads=1)
   Storage(monkeypatch, error, range(10**9))
   with pytest.raises(kind, match='Permission denied|a bug'):
     drain(source)

@@ -13,7 +13,8 @@ import pytest
 
 from tests.support import folders, media
 from tvts_jax.errors import UserError
-from tvts_jax.input import graph, pipeline, vocab
+from tvts_jax.input import pipeline, vocab
+from tvts_jax.input.batches import LEAST
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import index
 from tvts_jax.shards.reader import Reader
@@ -71,8 +72,9 @@ def folder(talks, tmp_path_factory):
 @pytest.fixture(scope='module')
 def config(folder, tokenizer):
   return InputConfig(
-    folder=folder, tokenizer=tokenizer, batch=4, image_size=SIDE, patch=PATCH, frames=FRAMES, max_tokens=48, seed=1
-  )
+    folder=folder, tokenizer=tokenizer, batch=4, image_size=SIDE, patch=PATCH, frames=FRAMES, max_tokens=48, seed=1,
+    workers=0,
+  )  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -155,8 +157,8 @@ def same(a, b):
 
 def test_a_batch_is_a_function_of_the_step(config, source):
   steps = [source.batch(s) for s in range(8)]
-  for threads, start in ((1, 0), (5, 3)):
-    other = pipeline.open(dataclasses.replace(config, threads=threads))
+  for reads, start in ((1, 0), (5, 3)):
+    other = pipeline.open(dataclasses.replace(config, reads=reads))
     with other.batches(start) as batches:
       for s in range(start, 8):
         same(next(batches), steps[s])
@@ -175,7 +177,7 @@ def test_a_far_step_reads_what_the_first_reads(config, monkeypatch):
       batch = next(batches)
     counts.append(len(rows))
     same(batch, source.batch(step))
-  ahead = graph.PREFETCH + 3  # Batches in the making when the first one is taken.
+  ahead = LEAST + 1  # Batches that are begun when the first one has been taken.
   assert all(config.batch <= count <= ahead * config.batch for count in counts)
 
 

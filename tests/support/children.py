@@ -10,8 +10,8 @@ import pytest
 
 MARK = 'TVTS_TEST_PROCESS'  # Inherited by all that a test starts, and so found where a parent is gone.
 GRACE_S = 5
-# multiprocessing keeps one of each for as long as the process lives that started it.
-KEPT = (b'multiprocessing.forkserver', b'multiprocessing.resource_tracker')
+# One of each is kept for as long as the process lives that started it, by multiprocessing and by input/workers.py.
+KEPT = (b'multiprocessing.forkserver', b'multiprocessing.resource_tracker', b'worker_process.serve')
 PROC = pathlib.Path('/proc')
 
 os.environ[MARK] = str(os.getpid())

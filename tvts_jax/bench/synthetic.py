@@ -1,5 +1,7 @@
 """Made-up media for the input benchmark: textured pictures that move, as shards and as an mp4."""
 
+import dataclasses
+
 import av
 import cv2
 import numpy as np
@@ -41,9 +43,9 @@ def pictures(rng: np.random.Generator, size: tuple[int, int], times_s):
     yield np.clip(cv2.warpAffine(scene, view, size) + noise, 0, 255).astype(np.uint8)
 
 
-def make_record(number: int, restarts: bool = False) -> records.Record:
-  """64 s at 3 frames/s with some 2.5 words/s; restarts: with a marker before every block of a JPEG."""
-  options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_RST_INTERVAL, int(restarts)]
+def make_record(number: int) -> records.Record:
+  """64 s at 3 frames/s with some 2.5 words/s."""
+  options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
   rng = np.random.default_rng(number)
   times = [i * 1000 // FPS for i in range(SECONDS * FPS)]
   frames = [
@@ -71,16 +73,20 @@ def make_record(number: int, restarts: bool = False) -> records.Record:
   )
 
 
-def make_folder(folder: str, count: int, restarts: bool = False) -> None:
-  """A finished folder with `count` records in one shard."""
+def make_folder(folder: str, count: int, copies: int = 1) -> None:
+  """A finished folder with `count` records in one shard, each as often as there are copies, under another name."""
   path = epath.Path(folder)
   path.mkdir(parents=True)
-  made = (make_record(i, restarts) for i in range(count))
+  made = (
+    dataclasses.replace(record, video_id=f'{record.video_id}, copy {copy}')
+    for record in map(make_record, range(count))
+    for copy in range(copies)
+  )
   encoded = ((records.encode(r), r) for r in made)
   content = ((payload, writer.row_of(payload, r.video_id, r.window_index)) for payload, r in encoded)
   shard, rows = writer.write_shard(path / 'train-00000-of-00001.tfrecord', content)
   sampling = {'transcripts': 4, 'seconds': [3, 4, 5], 'gap_s': 1.0, 'min_words': 1}
-  split = [shard], [rows], {'ok': count}
+  split = [shard], [rows], {'ok': count * copies}
   writer.write_manifest(path, {'fps': FPS, 'quality': QUALITY}, sampling, {'train': split})
 
 

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from tvts_jax.errors import UserError
 from tvts_jax.input import fields, masks
 from tvts_jax.input.settings import InputConfig
-from tvts_jax.input.skipped import BadExample, Trouble
+from tvts_jax.input.skipped import BadExample
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.shards import annotations, records
 from tvts_jax.shards import index as shard_index
@@ -28,7 +28,7 @@ FEW = 5  # Damaged records that may be skipped, however few there are in all.
 class Example:
   """All of an example but the decoding: M frames, K transcripts of L pieces, T slices with V visible tubelets."""
 
-  jpegs: list[bytes] | np.ndarray  # [M]; where frames are held decoded (decoded.py), their numbers.
+  jpegs: list[bytes]  # [M].
   crop: np.ndarray  # int32 [4]: top, left, height, width in the stored frame.
   positions: np.ndarray  # int32 [T V].
   tokens: np.ndarray  # int32 [K, L].
@@ -41,19 +41,17 @@ class Example:
 class Examples:
   """The records of one split of one folder, as examples."""
 
-  grain = 1  # Crops begin at multiples of so many pixels.
-
-  def __init__(self, config: InputConfig, tokenizer: Tokenizer, trouble: Trouble):
+  def __init__(self, config: InputConfig, tokenizer: Tokenizer, opened: tuple | None = None):
+    """`opened`: manifest and index, where another process has read them."""
     self.config, self.tokenizer = config, tokenizer
-    self.manifest = shard_index.load(config.folder, config.split)
-    self.index = shard_index.load_index(self.manifest)
+    self.manifest, self.index = opened or open_split(config.folder, config.split)
     missing = shortfall(SamplingConfig(**self.manifest.sampling), config)
     if missing:
       raise UserError(
         f'the records of {config.folder} cannot serve this sampling: {missing}; ask for less or build them again'
       )
     self._reader = Reader(self.manifest, self.index)
-    self._undecodable: dict[tuple[int, int], str] = {}  # (row, epoch) → what is wrong with a frame that is drawn.
+    self._known: dict[tuple[int, int], BadExample] = {}  # By row and epoch.
     self._bad: set[int] = set()  # Example ids.
     self.advice = f'find all that is damaged with python -m data.validate --decode {config.folder}, and build it again'
 
@@ -94,15 +92,13 @@ class Examples:
 
   def load(self, row: int, epoch: int) -> Example:
     """BadExample if the record is damaged or cannot serve the config."""
-    if what := self._undecodable.get((row, epoch)):
-      raise self.bad(row, what)
+    if error := self._known.get((row, epoch)):
+      raise error
     stored = self.stored(row)
     try:
       drawn, crop, positions = self.sample(stored, row, epoch)
       more = self._more(stored, positions, row, epoch)
-      # Those of the tubelets whose pixels a batch holds.
-      wanted = {'positions': positions} | {name: more[name] for name in more if name.endswith('_positions')}
-      jpegs = self.pictures(row, stored, drawn.frames, crop, wanted)
+      jpegs = self.frames(row, stored, drawn.frames)
     except (shard_index.FolderError, BadExample):
       raise
     except (UserError, UnicodeDecodeError) as e:
@@ -112,9 +108,6 @@ class Examples:
 
   def stored(self, row: int) -> Head:
     return self.parse(self.read(row), row)
-
-  def pictures(self, row: int, stored: Head, numbers_M: np.ndarray, crop, positions) -> list[bytes]:
-    return self.frames(row, stored, numbers_M)
 
   def frames(self, row: int, stored: Head, numbers: np.ndarray) -> list[bytes]:
     """JPEGs that may be decoded. A few bytes can claim a picture that fills the memory: none here does."""
@@ -155,10 +148,13 @@ class Examples:
       )
     return stored
 
-  def remember(self, row: int, epoch: int, what: str) -> None:
-    """Of an example whose frames do not decode: from now on it is a bad one."""
+  def remember(self, row: int, epoch: int, error: BadExample) -> None:
+    """What only who decodes an example can know: from now on `load` knows it as well."""
+    self._known[row, epoch] = error
+
+  def undecodable(self, row: int, what: str) -> BadExample:
     video, window = self.name(row)
-    self._undecodable[row, epoch] = f' (video {video!r}, window {window}): {what}'
+    return self.bad(row, f' (video {video!r}, window {window}): {what}')
 
   def sample(self, stored: Head, row: int, epoch: int) -> tuple[Draw, np.ndarray, np.ndarray]:
     """Everything random, always drawn in this order: transcripts and frames, crop, positions, caption, those kept."""
@@ -203,12 +199,17 @@ class Examples:
       return part(height, width, rng)
     resize = config.resize or (config.enlarged if short < config.image_size else short)
     side = round(config.image_size * short / resize)
-    room = np.array([height - side, width - side]) // self.grain
+    room = np.array([height - side, width - side])
     offset = rng.integers(room + 1) if config.crop == 'random' else room // 2
     if config.crop in ('left', 'right'):
       long = 0 if height > width else 1
       offset[long] = 0 if config.crop == 'left' else room[long]
-    return np.array([*offset * self.grain, side, side], np.int32)
+    return np.array([*offset, side, side], np.int32)
+
+
+def open_split(folder: str, split: str) -> tuple[shard_index.Manifest, shard_index.Index]:
+  manifest = shard_index.load(folder, split)
+  return manifest, shard_index.load_index(manifest)
 
 
 def part(height: int, width: int, rng: np.random.Generator) -> np.ndarray:

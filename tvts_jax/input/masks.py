@@ -26,12 +26,6 @@ def tube_mask(rng: np.random.Generator, slices: int, grid: int, kept: int) -> np
 MASKS = {'random': random_mask, 'tube': tube_mask}
 
 
-def evened(positions_N: np.ndarray, slices: int, grid: int, each: int) -> np.ndarray:
-  """int32 [T V]: rising positions, of which time slices have some less than `each`, with some of them repeated."""
-  parts = [np.append(positions_N[positions_N // grid == t], (t + 1) * grid - 1) for t in range(slices)]
-  return np.concatenate([np.pad(part[:each], (0, max(0, each - len(part))), 'edge') for part in parts]).astype(np.int32)
-
-
 def positions(rng: np.random.Generator, kind: str, slices: int, grid: int, kept: int) -> np.ndarray:
   """int32 [T V]: the visible tubelets as t * grid + place, rising."""
   place_TxV = MASKS[kind](rng, slices, grid, kept)

@@ -1,7 +1,8 @@
 """From shards to batches: the batch of step s is a pure function of (manifests, config, s); a process makes its rows.
 
-Python decides and TensorFlow toils: per example, numpy reads the record and draws everything random, then a TF
-graph decodes the chosen frames where the crop is and keeps the visible tubelets. Pixels stay uint8.
+A row is a pure function of its example and epoch: numpy reads the record and draws everything random (examples.py), a
+decoder (decoders.py) turns the chosen frames into pixels, and the visible tubelets are kept (rows.py). So it does not
+matter which thread of which process makes it (workers.py). Pixels stay uint8.
 
   source = pipeline.open(InputConfig(folder=..., tokenizer=...))
   for batch in source.batches(start_step=1000): ...
@@ -23,8 +24,6 @@ as long as the shards stay as they are.
 """
 
 from tvts_jax.errors import UserError
-from tvts_jax.input.decoded import DecodedSource
-from tvts_jax.input.graph import GraphSource
 from tvts_jax.input.order import shares
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.skipped import Trouble
@@ -37,7 +36,6 @@ def open(config: InputConfig) -> Source | Alternating:
   if config.mode == 'eval' and len(configs) > 1:
     raise UserError("mode='eval' reads one folder; open a source for each")
   trouble = Trouble()
-  source = lambda configs, *rest: (DecodedSource if configs[0].decoded else GraphSource)(configs, *rest)
   if config.mix == 'alternate':
-    return Alternating([source([c], [c.batch], trouble, (k, len(configs))) for k, c in enumerate(configs)])
-  return source(configs, shares(weights, config.batch), trouble)
+    return Alternating([Source([c], [c.batch], trouble, (k, len(configs))) for k, c in enumerate(configs)])
+  return Source(configs, shares(weights, config.batch), trouble)

@@ -27,6 +27,11 @@ CAPTIONS = {
   'record': 'what the record says',
   'drawn': 'one of those that the annotations list for the clip, drawn at random',
 }
+DECODERS = {
+  'auto': 'tf where TensorFlow is installed, else cv',
+  'tf': 'TensorFlow',
+  'cv': 'OpenCV, to the same pixels, or within rounding where frames are scaled',
+}
 MIXES = {
   'weight': 'every batch holds a fixed share of each source',
   'alternate': 'batch after batch from the next source',
@@ -70,10 +75,12 @@ class InputConfig(SamplingConfig):
   # Several folders: settings that differ from the ones above, and 'weight' (1 unless given), for each.
   sources: tuple[dict, ...] = setting((), 'views', 'run')
   mix: str = setting('weight', 'views', 'run')
-  threads: int = setting(0, 'resume', 'run')  # 0: one for each core this process may use.
-  splice: bool = setting(False, 'alike')  # Decode visible blocks alone (spliced.py); needs data.build --restarts.
-  # A folder to hold decoded frames in (decoded.py); '': they are decoded whenever they are needed.
-  decoded: str = setting('', 'resume', 'alike')
+  # Processes that make rows: None: one for each core but one, where there are more than three; 0: threads of this one.
+  workers: int | None = setting(None, 'resume', 'run')
+  reads: int = setting(32, 'resume', 'run')  # In flight at a time, of each worker.
+  prefetch_s: float = setting(5.0, 'resume', 'run')  # So many seconds ahead batches are made,
+  prefetch_bytes: int = setting(2 * 2**30, 'resume', 'run')  # but not more of them than this.
+  decoder: str = setting('auto', 'resume', 'alike')
   # The share of a folder's records that may be damaged, and always a few: so many a process skips before it stops the
   # run. 0 stops at the first.
   max_bad: float = setting(0.001, 'resume')
@@ -89,7 +96,7 @@ class InputConfig(SamplingConfig):
     object.__setattr__(self, 'sources', tuple(self.sources))
     object.__setattr__(self, 'fields', tuple(self.fields))
     tables = {'mode': MODES, 'epoch': EPOCHS, 'crop': CROPS, 'mask': masks.MASKS, 'mix': MIXES, 'caption': CAPTIONS}
-    for name, table in tables.items():
+    for name, table in {**tables, 'decoder': DECODERS}.items():
       if getattr(self, name) not in table:
         raise UserError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
     if not self.annotations and (self.caption != 'record' or 'label' in self.fields):
@@ -113,10 +120,9 @@ class InputConfig(SamplingConfig):
         raise UserError(f'{name}={getattr(self, name)} must be from 0 to {most}')
     if self.rand_augment < 0:
       raise UserError(f'rand_augment={self.rand_augment} is a number of operations: at least 0')
-    if self.decoded and self.splice:
-      raise UserError('splice=True and decoded are two ways to decode; leave one out')
-    if self.decoded and (self.augmented or self.crop == 'resized'):
-      raise UserError(f'decoded={self.decoded!r} holds frames as they are; leave it out, or all that changes them')
+    for name, least in (('reads', 1), ('workers', 0), ('prefetch_s', 0), ('prefetch_bytes', 0)):
+      if (value := getattr(self, name)) is not None and value < least:
+        raise UserError(f'{name}={value} must be at least {least}')
     if not 0 <= self.max_bad <= 1:
       raise UserError(f'max_bad={self.max_bad} is a share: from 0 to 1')
     visible = self.slices * masks.visible_per_slice(self.grid, self.mask_ratio)

@@ -23,6 +23,9 @@ class BadExample(UserError):
     super().__init__(reason)
     self.shard, self.record, self.example_id = shard, record, example_id
 
+  def __reduce__(self):
+    return BadExample, (str(self), self.shard, self.record, self.example_id)
+
 
 class Trouble:
   """Of one run, or of whatever else reads; thread-safe."""
@@ -31,13 +34,17 @@ class Trouble:
     self._lock = threading.Lock()
     self._skipped: dict[tuple[int, str, int], dict] = {}  # (step, shard, record) → a line of the file.
     self._path, self._earlier = None, []
-    self._retries_before = storage.RETRIES.count
+    self._retries_before, self._replaced = storage.RETRIES.count, 0
 
   def __str__(self):
     """For the progress line; '' if nothing went wrong in this process."""
     with self._lock:
       skipped = len({key[1:] for key in self._skipped})
-    counts = {'skipped as damaged': skipped, 'reads retried': storage.RETRIES.count - self._retries_before}
+    counts = {
+      'skipped as damaged': skipped,
+      'reads retried': storage.RETRIES.count - self._retries_before,
+      'input workers replaced': self._replaced,
+    }
     return '  '.join(f'{name}: {count}' for name, count in counts.items() if count)
 
   def keep(self, workdir, process: int, first: int) -> None:
@@ -67,6 +74,11 @@ class Trouble:
         logging.warning('step %d: %s: skipped, %s stands in for it', step, e, stand_in)
         if self._path is not None:
           self._write()
+
+  def replaced(self, what: str) -> None:
+    with self._lock:
+      self._replaced += 1
+      logging.warning('%s; another one goes on', what)
 
   def _write(self) -> None:
     try:

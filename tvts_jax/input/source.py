@@ -2,85 +2,75 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from tvts_jax import roles
 from tvts_jax.errors import UserError
-from tvts_jax.input import fields
-from tvts_jax.input.batches import Stream, Turns
-from tvts_jax.input.examples import Example, Examples
+from tvts_jax.input import fields, workers
+from tvts_jax.input.batches import Batches, Local, Making, Turns
+from tvts_jax.input.examples import Examples
 from tvts_jax.input.order import InOrder, Order, interleave
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.input.skipped import BadExample, Trouble
 from tvts_jax.input.tokens import Tokenizer
 
 
-class Place(NamedTuple):
-  """What the order puts at a place of a batch."""
+class Places(NamedTuple):
+  """What the order puts at the places of a global batch."""
 
-  part: Examples
-  order: Order | InOrder  # Of the part.
-  nth: int  # Among the places of the part.
-  row: int
-  epoch: int
-  valid: bool
+  part: np.ndarray  # int [B].
+  nth: np.ndarray  # int [B]: among the places of its part.
+  row: np.ndarray  # int64 [B].
+  epoch: np.ndarray  # int64 [B].
+  valid: np.ndarray  # bool [B].
 
 
 class Source:
-  """Batches from one folder, or from several with a fixed number of places in every batch for each.
-
-  How frames become pixels is left to those that inherit: in graph.py TensorFlow decodes JPEGs, in decoded.py numpy
-  looks up what is decoded already.
-  """
+  """Batches from one folder, or from several with a fixed number of places in every batch for each."""
 
   def __init__(self, configs: list[InputConfig], counts: list[int], trouble: Trouble, turn: tuple[int, int] = (0, 1)):
     """`turn`: (k, n) if this source's batch s is the run's batch s n + k."""
     self.config, self.trouble, self._turn = configs[0], trouble, turn
-    self._parts = [self._kind()(c, Tokenizer(c.tokenizer, c.max_tokens), trouble) for c in configs]
-    self._orders = [order_of(part, n) for part, n in zip(self._parts, counts)]
+    self.parts = [Examples(c, Tokenizer(c.tokenizer, c.max_tokens)) for c in configs]
+    self._orders = [order_of(part, n) for part, n in zip(self.parts, counts)]
     self._part_of_B = interleave(counts)
-    self._places = functools.lru_cache(maxsize=8)(self._fill)
+    self._places_of = [np.flatnonzero(self._part_of_B == number) for number in range(len(counts))]
+    self.places = functools.lru_cache(maxsize=8)(self._fill)
     self._check_alike(configs)
-    for part in self._parts:
+    self.row_spec = example_spec(self.config)  # Shape and dtype of each array of one row.
+    for part in self.parts:
       part.try_out()
-
-  def _kind(self) -> type[Examples]:
-    raise NotImplementedError
-
-  def _iterate(self, start: int, stop: int | None, rows: Sequence[int] | None) -> Stream:
-    """Batches of steps start, start + 1, ... before stop, where there is one."""
-    raise NotImplementedError
 
   @property
   def manifests(self) -> list:
     """One for each folder."""
-    return [part.manifest for part in self._parts]
+    return [part.manifest for part in self.parts]
 
   @property
   def fingerprint(self) -> str:
     """Of the vocabulary: ids of another one mean nothing to a model trained on this one."""
-    return self._parts[0].tokenizer.fingerprint
+    return self.parts[0].tokenizer.fingerprint
 
   @property
   def vocab_size(self) -> int:
-    return self._parts[0].tokenizer.vocab_size
+    return self.parts[0].tokenizer.vocab_size
 
   @property
   def videos(self) -> np.ndarray:
     """uint64 [N]: index.video_hash of each example's video, in storage order, folder after folder."""
-    return np.concatenate([part.index.video for part in self._parts])
+    return np.concatenate([part.index.video for part in self.parts])
 
   @property
   def example_ids(self) -> np.ndarray:
     """uint64 [N], in the same order."""
-    return np.concatenate([part.index.example_id for part in self._parts])
+    return np.concatenate([part.index.example_id for part in self.parts])
 
   @property
   def num_examples(self) -> int:
-    return sum(len(part) for part in self._parts)
+    return sum(len(part) for part in self.parts)
 
   @property
   def steps_per_epoch(self) -> int:
@@ -92,8 +82,7 @@ class Source:
   @property
   def spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and dtype of each array of the global batch."""
-    b = self.config.batch
-    return {name: ((b, *shape), dtype) for name, (shape, dtype) in example_spec(self.config).items()}
+    return {name: ((self.config.batch, *shape), dtype) for name, (shape, dtype) in self.row_spec.items()}
 
   @property
   def specs(self) -> list:
@@ -101,25 +90,28 @@ class Source:
     return [self.spec]
 
   def batch(self, step: int, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
-    """The batch of one step, or those of its rows that a process holds (sharding.rows)."""
-    self._places(step)  # An evaluation ends somewhere.
-    with self._iterate(step, step + 1, rows) as batches:
+    """The batch of one step, or those of its rows that a process holds (sharding.rows), made in this process."""
+    with self._iterate(step, step + 1, rows, 0) as batches:
       return next(batches)
 
-  def batches(self, start_step: int = 0, rows: Sequence[int] | None = None, *, stop_step: int | None = None) -> Stream:
+  def batches(self, start_step: int = 0, rows: Sequence[int] | None = None, *, stop_step: int | None = None) -> Batches:
     """Iterates over `batch(s)` for s = start_step, ... : in evaluation to the last one, in training without end."""
     if stop_step is None and self.config.mode == 'eval':
       stop_step = self._orders[0].steps
-    return self._iterate(start_step, stop_step, rows)
+    return self._iterate(start_step, stop_step, rows, workers.count(self.config.workers))
+
+  def _iterate(self, start: int, stop: int | None, rows: Sequence[int] | None, processes: int) -> Batches:
+    mine = np.arange(self.config.batch) if rows is None else np.asarray(rows)
+    crew = workers.Workers(self, len(mine), processes) if processes else Local(self, len(mine))
+    return Batches(self, crew, start, stop, mine)
 
   def clips(self, step: int, count: int | None = None) -> list[tuple[Examples, int, int]]:
     """(part, row, epoch) of each place of the global batch, or of the first `count`; reads their records.
 
     Frames are not decoded: where one is damaged, only who made the batch can name the stand-in.
     """
-    places = self._places(step)[:count]
-    taken = [self._take(step, place) for place in range(len(places))]
-    return [(part, row, place.epoch) for (part, row, _, _), place in zip(taken, places)]
+    epoch_B = self.places(step).epoch[:count].tolist()
+    return [(*self._find(step, place), epoch) for place, epoch in enumerate(epoch_B)]
 
   def examples(self, step: int, count: int | None = None) -> list[tuple[str, int]]:
     """(video id, window index) of each place, as `clips` knows them."""
@@ -127,36 +119,57 @@ class Source:
 
   def decode_tokens(self, ids_KxL: np.ndarray, mask_KxL: np.ndarray) -> list[str]:
     """K texts as the model gets to see them: normalised, cut to length, without special pieces."""
-    return self._parts[0].tokenizer.decode(ids_KxL, mask_KxL)
+    return self.parts[0].tokenizer.decode(ids_KxL, mask_KxL)
 
-  def _fill(self, step: int) -> list[Place]:
-    """All places of the global batch."""
-    places = []
-    for part, order in zip(self._parts, self._orders):
-      columns = order.ids(step).tolist(), order.epochs(step).tolist(), order.valid(step).tolist()
-      places.append(iter([Place(part, order, nth, *values) for nth, values in enumerate(zip(*columns))]))
-    return [next(places[p]) for p in self._part_of_B]
+  def stand_ins(self, step: int, place: int) -> Iterator[int]:
+    """What to take instead of the row at a place of the global batch, in the order to try."""
+    places = self.places(step)
+    return self._orders[places.part[place]].stand_ins(step, int(places.nth[place]))
 
-  def _take(self, step: int, place: int) -> tuple[Examples, int, Example, bool]:
-    """(part, row, example, valid) of a place of the global batch, with a stand-in for an example that is damaged."""
-    part, order, nth, given, epoch, valid = self._places(step)[place]
-    bad = []
-    for row in itertools.chain([given], order.stand_ins(step, nth)):
+  def exhausted(self, part: Examples, bad: list[BadExample]) -> UserError:
+    return UserError(f'{bad[0]}; nor can any of {len(bad) - 1} others stand in for it: {part.advice}')
+
+  def settle(self, batch: Making) -> None:
+    """Counts and reports what was skipped in a batch, in the order of its places; raises what cannot be passed."""
+    for place in sorted(batch.bad.keys() | batch.errors.keys()):
+      part, row = self.parts[batch.tasks['part'][place]], int(batch.tasks['row'][place])
+      self._skip(batch.step, part, batch.bad.get(place, []), row, batch.errors.get(place))
+
+  def _skip(self, step: int, part: Examples, bad: list[BadExample], row: int, error: Exception | None = None) -> None:
+    """`row` stands in for those that are bad, unless an error says why nothing can."""
+    for e in bad:
+      part.tolerate(e)
+    if error is not None:
+      raise error
+    k, n = self._turn
+    self.trouble.skip(step * n + k, bad, part.place(row))
+
+  def _fill(self, step: int) -> Places:
+    columns = {name: np.zeros(self.config.batch, np.int64) for name in ('nth', 'row', 'epoch', 'valid')}
+    for order, places in zip(self._orders, self._places_of):
+      values = np.arange(len(places)), order.ids(step), order.epochs(step), order.valid(step)
+      for column, value in zip(columns.values(), values):
+        column[places] = value
+    return Places(self._part_of_B, **columns)
+
+  def _find(self, step: int, place: int) -> tuple[Examples, int]:
+    """(part, row) at a place of the global batch, whose record is read, or that of its stand-in."""
+    places = self.places(step)
+    part, bad = self.parts[places.part[place]], []
+    for row in itertools.chain([int(places.row[place])], self.stand_ins(step, place)):
       try:
-        example = part.load(row, epoch)
+        part.load(row, int(places.epoch[place]))
+        break
       except BadExample as e:
-        part.tolerate(e)
         bad.append(e)
-        continue
-      if bad:
-        k, n = self._turn
-        self.trouble.skip(step * n + k, bad, part.place(row))
-      return part, row, example, valid and not bad
-    raise UserError(f'{bad[0]}; nor can any of {len(bad) - 1} others stand in for it: {part.advice}')
+    else:
+      self._skip(step, part, bad, row, self.exhausted(part, bad))
+    self._skip(step, part, bad, row)
+    return part, row
 
   def _check_alike(self, configs: list[InputConfig]) -> None:
     """What decodes does so for all sources, so they must ask the same of it."""
-    for part, config in zip(self._parts, configs):
+    for part, config in zip(self.parts, configs):
       # Of the mask ratio it matters how many tubelets are visible.
       alike = sorted([*roles.names(InputConfig, 'alike'), 'visible'])
       differ = [n for n in alike if getattr(config, n) != getattr(self.config, n)]

@@ -35,15 +35,12 @@ class Frame:
   width: int
 
 
-def encode(image_HxWx3: np.ndarray, time_ms: int, quality: int, restarts: bool = False) -> Frame:
-  """Baseline JPEG with halved chroma out of uint8 BGR: here and nowhere else is decided how frames are stored.
-
-  `restarts`: with a marker before every block, and the same tables in all frames, so that blocks of some make others.
-  """
+def encode(image_HxWx3: np.ndarray, time_ms: int, quality: int) -> Frame:
+  """Baseline JPEG with halved chroma out of uint8 BGR: here and nowhere else is decided how frames are stored."""
   options = {
     cv2.IMWRITE_JPEG_QUALITY: quality,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR: cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
-    **({cv2.IMWRITE_JPEG_RST_INTERVAL: 1} if restarts else {cv2.IMWRITE_JPEG_OPTIMIZE: 1}),
+    cv2.IMWRITE_JPEG_OPTIMIZE: 1,
   }
   done, data = cv2.imencode('.jpg', image_HxWx3, [n for option in options.items() for n in option])
   if not done:

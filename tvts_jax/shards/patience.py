@@ -30,12 +30,14 @@ class StorageError(OSError):
 
 
 class Retries:
-  """How often this process had to try again."""
+  """How often this process, and those that tell it, had to try again."""
 
   def __init__(self):
     self._lock, self.count = threading.Lock(), 0
+    self.tell = lambda: None  # Called for each: an input worker tells the process that it works for.
 
   def add(self) -> int:
+    self.tell()
     with self._lock:
       self.count += 1
       return self.count

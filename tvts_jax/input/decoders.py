@@ -1,0 +1,159 @@
+"""JPEGs to the tubelets of a clip: one interface, whichever library decodes.
+
+  decode(jpegs, crop, config, pixels, change)
+
+decodes M JPEGs where `crop`, int32 [4], is: top, left, height, width, scales them if that is not image_size, and for
+each pair (int32 [N], uint8 [N, P]) of `pixels` writes the tubelets at the rising positions. `change`, if there is one,
+makes another clip of the clip, uint8 [M, image_size, image_size, 3].
+
+The pixels of a crop are those of the whole frame, decoded with the accurate transform and with chroma that is blended
+over neighbours: `tf` and `cv` agree to the bit, and within rounding where frames are scaled. `tf` crops while it
+decodes, which spares a part of the work. `cv` decodes whole frames and serves where TensorFlow is not installed; it
+does not notice a scan that is cut short, but the checksums of the records do.
+"""
+
+import functools
+import importlib.util
+from collections.abc import Iterable, Iterator, Sequence
+
+import cv2
+import numpy as np
+
+from tvts_jax.errors import UserError
+from tvts_jax.input.host_tf import tensorflow
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.shards import records
+
+# The accurate transform is what other readers of JPEGs use, and costs the same.
+TF_HOW = dict(channels=3, dct_method='INTEGER_ACCURATE')
+
+
+class DamagedFrame(UserError):
+  """A JPEG that does not decode."""
+
+  def __init__(self, nth: int, frames: int, why: str):
+    super().__init__(f'frame {nth} of the {frames} drawn is a damaged JPEG ({why})')
+
+
+def tf_decode(jpegs: Sequence[bytes], crop: np.ndarray, config: InputConfig, pixels: list[tuple], change=None) -> None:
+  tf, side = tensorflow(), config.image_size
+  top, left, height, width = crop.tolist()
+  # Columns beside the crop are decoded as well, where there are any, for the chroma of its own to be blended with.
+  before, after = min(1, left), min(1, records.jpeg_size(jpegs[0])[1] - left - width)
+  window = tf.constant([top, left - before, height, before + width + after])
+  positions = [] if change else [position_N for position_N, _ in pixels]
+  graph = tf_graph(len(jpegs), side, (height, width) != (side, side), config.patch, config.tubelet, len(positions))
+  try:
+    made = graph(tf.constant(jpegs), window, tf.constant(before), tf.constant(width), *map(tf.constant, positions))
+  except tf.errors.InvalidArgumentError:
+    for nth, jpeg in enumerate(jpegs):
+      try:
+        tf.io.decode_and_crop_jpeg(jpeg, window, **TF_HOW)
+      except tf.errors.InvalidArgumentError as e:
+        raise DamagedFrame(nth, len(jpegs), e.message) from e
+    raise
+  if change:
+    cut(change(np.stack([np.asarray(memoryview(frame)) for frame in made])), pixels, config)
+    return
+  for (position_N, patch_NxP), taken in zip(pixels, made):
+    edges, cubes = edges_of(position_N, config), patch_NxP.reshape(len(patch_NxP), config.tubelet, -1)
+    for m, part in enumerate(taken):
+      nth, depth = divmod(m, config.tubelet)
+      cubes[edges[nth] : edges[nth + 1], depth] = np.asarray(memoryview(part)).reshape(-1, cubes.shape[-1])
+
+
+@functools.cache
+def tf_graph(count: int, side: int, scaled: bool, patch: int, tubelet: int, cuts: int):
+  """(JPEGs, window, where the crop begins in it, its width, positions ...) → what is at each of so many positions, a
+  list of M; without positions, M frames. One call for all, since calls are expensive.
+
+  A row of a patch is a run of bytes in a row of the picture, so gathering rows is nearly free.
+  """
+  tf = tensorflow()
+  wide, number = side // patch, tf.TensorSpec([], tf.int32)
+  signature = [tf.TensorSpec([count], tf.string), tf.TensorSpec([4], tf.int32), number, number]
+
+  @tf.function(input_signature=[*signature, *[tf.TensorSpec([None], tf.int32)] * cuts])
+  def graph(jpegs, window, before, width, *positions):
+    frames = [tf.io.decode_and_crop_jpeg(jpegs[m], window, **TF_HOW) for m in range(count)]
+    frames = [frame[:, before : before + width] for frame in frames]
+    if scaled:
+      frames = [tf.image.resize(frame, [side, side], antialias=True) for frame in frames]
+      frames = [tf.cast(tf.clip_by_value(tf.round(frame), 0, 255), tf.uint8) for frame in frames]
+    if not cuts:
+      return frames
+    made, runs = [], [tf.reshape(frame, [-1, 3 * patch]) for frame in frames]
+    for position_N in positions:
+      place_N = position_N % wide**2
+      run_Nxp = ((place_N // wide * patch)[:, None] + tf.range(patch)) * wide + (place_N % wide)[:, None]
+      edge = tf.searchsorted(position_N, tf.range(count // tubelet + 1) * wide**2)
+      made.append([tf.gather(run, run_Nxp[edge[m // tubelet] : edge[m // tubelet + 1]]) for m, run in enumerate(runs)])
+    return made
+
+  return graph.get_concrete_function()
+
+
+def cv_decode(jpegs: Sequence[bytes], crop: np.ndarray, config: InputConfig, pixels: list[tuple], change=None) -> None:
+  frames = cv_frames(jpegs, crop, config.image_size)
+  cut(change(np.stack(list(frames))) if change else frames, pixels, config)
+
+
+def cv_frames(jpegs: Sequence[bytes], crop: np.ndarray, side: int) -> Iterator[np.ndarray]:
+  top, left, height, width = crop.tolist()
+  for nth, jpeg in enumerate(jpegs):
+    frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if frame is None:
+      raise DamagedFrame(nth, len(jpegs), 'OpenCV cannot decode it')
+    frame = frame[top : top + height, left : left + width]
+    if (height, width) != (side, side):
+      rows = triangles(height, side) @ frame.astype(np.float32).reshape(height, -1)
+      columns = triangles(width, side) @ rows.reshape(side, width, 3)
+      frame = columns.round().clip(0, 255).astype(np.uint8)
+    yield frame
+
+
+DECODERS = {'tf': tf_decode, 'cv': cv_decode}
+
+
+def cut(frames: Iterable[np.ndarray], pixels: list[tuple[np.ndarray, np.ndarray]], config: InputConfig) -> None:
+  """Copies tubelets out of frames; no other pixel is touched."""
+  p, wide = config.patch, config.image_size // config.patch
+  where = []
+  for position_N, patch_NxP in pixels:
+    row_N, column_N = np.divmod(position_N % config.grid, wide)
+    cubes = patch_NxP.reshape(-1, config.tubelet, p, 3 * p)
+    where.append((edges_of(position_N, config), row_N, column_N, cubes))
+  for m, frame in enumerate(frames):
+    nth, depth = divmod(m, config.tubelet)
+    blocks = frame.reshape(wide, p, wide, 3 * p)
+    for edges, row_N, column_N, cubes in where:
+      here = slice(edges[nth], edges[nth + 1])
+      cubes[here, depth] = blocks[row_N[here], :, column_N[here]]
+
+
+def edges_of(position_N: np.ndarray, config: InputConfig) -> list[int]:
+  """Where the positions of each time slice begin and end."""
+  return np.searchsorted(position_N, np.arange(config.slices + 1) * config.grid).tolist()
+
+
+def load(name: str) -> None:
+  """Imports what a decoder needs."""
+  if name == 'tf':
+    tensorflow()
+
+
+def resolve(name: str) -> str:
+  """What 'auto' stands for on this machine."""
+  if name == 'auto':
+    return 'tf' if importlib.util.find_spec('tensorflow') else 'cv'
+  return name
+
+
+@functools.lru_cache(maxsize=64)
+def triangles(size: int, side: int) -> np.ndarray:
+  """float32 [side, size]: the weights of a triangle filter that scales `size` pixels to `side` without aliasing."""
+  scale = size / side
+  centre_S = (np.arange(side) + 0.5) * scale
+  distance_SxN = np.abs(np.arange(size) + 0.5 - centre_S[:, None]) / max(scale, 1.0)
+  weight_SxN = np.maximum(0, 1 - distance_SxN)
+  return (weight_SxN / weight_SxN.sum(1, keepdims=True)).astype(np.float32)
