@@ -20,7 +20,6 @@ from tvts_jax.errors import UserError
 from tvts_jax.files import local
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.order import Order
-from tvts_jax.input.skipped import Trouble
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
 from tvts_jax.models.texts.distilbert import TextEncoder
@@ -35,7 +34,7 @@ flags.mark_flags_as_required(['config', 'tokenizer', 'out'])
 
 def transcripts(config, tokenizer: Tokenizer, steps: int):
   """Token ids and masks of the transcripts of each step, [R, L]."""
-  examples = Examples(config.input, tokenizer, Trouble())
+  examples = Examples(config.input, tokenizer)
   order = Order(examples.index.video, config.input.batch, config.input.seed)
   for step in range(steps):
     drawn = [examples.load(int(row), int(epoch)) for row, epoch in zip(order.ids(step), order.epochs(step))]
