@@ -18,10 +18,11 @@ import pytest
 
 from tests.support import folders
 from tests.support.paths import ROOT
-from tvts_jax import convert
+from tvts_jax import convert, machine
 from tvts_jax.convert import names, write_weights
 from tvts_jax.doctor import __main__ as doctor
 from tvts_jax.doctor import checks, examination, inputs, weights
+from tvts_jax.errors import UserError
 from tvts_jax.input import vocab
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints
@@ -142,6 +143,7 @@ def test_all_is_well_and_told_with_numbers(root, tmp_path):
   assert f'{PARAMETERS:,} parameters' in said['model']
   assert 'sorting' in said['evaluators'] and f'text from {root}/text' in said['weights']
   assert 'data 2' in said['batch'] and 'up to 4 lie in' in said['space']
+  assert '200 ranges, p50 ' in said['reading'] and 'how many this device takes is not known' in said['reading']
   # What it tried is gone again.
   assert [path.name for path in (tmp_path / 'a/run').iterdir()] == ['.lock']
 
@@ -375,7 +377,9 @@ def test_a_work_directory_that_can_not_be_written(tmp_path):
 
 
 def test_storage_that_gives_back_something_else(examine, tmp_path, monkeypatch):
-  monkeypatch.setattr(type(pathlib.Path('/')), 'read_text', lambda self: 'something else')
+  read = pathlib.Path.read_text
+  other = lambda self, **how: 'something else' if self.name.startswith('.doctor-') else read(self, **how)
+  monkeypatch.setattr(pathlib.Path, 'read_text', other)
   told = problems(examine(f'--workdir={tmp_path}'))
   assert list(told) == ['storage', 'lock'] and "gave back 'something else'" in told['storage']
   assert not list(tmp_path.iterdir())
@@ -440,3 +444,19 @@ def test_a_collective_that_hangs(tmp_path):
   told = problems(of_process_0(done.stdout))
   assert done.returncode == 1 and list(told) == ['collective', 'lock']
   assert '4 devices of 2 processes have not added up 4 numbers within 10 s' in told['collective']
+
+
+def test_storage_that_is_too_slow_for_the_devices(root, monkeypatch):
+  """As if a CPU were a chip of which the peak is known."""
+  asked = examination.Run(f'{root}/run.py', None, [])
+  inputs.read_config(asked)
+  weights.model(asked)
+  for peak, word in ((1e6, 'which feeds the'), (1e18, 'raise input.reads')):
+    monkeypatch.setattr(machine, 'peak', lambda kind, peak=peak: peak)
+    try:
+      said = inputs.reading(asked)
+    except UserError as e:
+      said = str(e)
+    assert word in said and re.search(
+      r'200 ranges, p50 \d+\.\d ms, p99 \d+\.\d ms, [\d.,]+ clips/s with input.reads=32', said
+    )

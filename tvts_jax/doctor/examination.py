@@ -20,6 +20,7 @@ class Run:
   stuck: bool = False  # Something has not answered, and may hold up an ordinary exit.
   config: object = None  # RunConfig.
   mesh: object = None
+  parts: object = None  # step.Parts: what a step is made of.
   shapes: object = None  # Of the train state: step.State of jax.ShapeDtypeStructs.
 
 

@@ -2,12 +2,17 @@
 
 import json
 import os
+import time
+from concurrent import futures
 
 from tvts_jax.doctor.examination import Run, within
 from tvts_jax.errors import UserError
-from tvts_jax.human import size
+from tvts_jax.human import number, size
+from tvts_jax.shards import storage
 
 HUB = 15  # Seconds that a hub of tokenizers has.
+RANGES = 200  # That are read to see how fast storage is.
+HALF = 0.5  # Of the peak of a device: what a good run gets.
 
 
 def read_config(run: Run) -> str:
@@ -50,7 +55,8 @@ def tokenizer(run: Run) -> str:
   found = []
   for part in run.config.input.parts()[0]:
     late = f'{part.tokenizer!r} is no folder here, and no hub has given it within {HUB} s; give a folder'
-    limit = None if os.path.isdir(part.tokenizer) else HUB
+    here = os.path.isdir(part.tokenizer) or not storage.is_local(part.tokenizer)
+    limit = None if here else HUB
     opened = within(limit, late, Tokenizer, part.tokenizer, part.max_tokens)
     preflight.check_vocabulary(run.config, part.tokenizer, opened.vocab_size)
     found.append(f'{part.tokenizer} with {opened.vocab_size} word pieces')
@@ -80,6 +86,60 @@ def enlarged(part) -> int:
     return 0
   short_sides = json.loads(path.read_text())['splits'].get(part.split, {}).get('short_sides', {})
   return sum(count for side, count in short_sides.items() if int(side) < part.image_size)
+
+
+def reading(run: Run) -> str:
+  """Reads ranges of the run's own shards, as many at a time as its input does: how long each takes, and all."""
+  import numpy as np
+
+  from tvts_jax.input.examples import Examples
+  from tvts_jax.input.tokens import Tokenizer
+
+  parts = [Examples(part, Tokenizer(part.tokenizer, part.max_tokens)) for part in run.config.input.parts()[0]]
+  each = RANGES // 2 // len(parts)
+  clips = [(part, row) for part in parts for row in np.linspace(0, len(part) - 1, each, dtype=int).tolist()]
+
+  def read(part, row: int) -> list[float]:
+    """Seconds of the range of its head, and of that of its frames."""
+    begin = time.monotonic()
+    head = part.stored(row)
+    middle = time.monotonic()
+    numbers = part.sample(head, row, 0)[0].frames
+    drawn = time.monotonic()
+    part.frames(row, head, numbers)
+    return [middle - begin, time.monotonic() - drawn]
+
+  begin = time.monotonic()
+  with futures.ThreadPoolExecutor(run.config.input.reads) as threads:
+    seconds = [s for pair in threads.map(lambda clip: read(*clip), clips) for s in pair]
+  rate = len(clips) / (time.monotonic() - begin)
+  p50, p99 = (1000 * value for value in np.quantile(seconds, (0.5, 0.99)))
+  said = (
+    f'{len(seconds)} ranges, p50 {p50:.1f} ms, p99 {p99:.1f} ms, {number(rate)} clips/s with input.reads='
+    f'{run.config.input.reads}'
+  )
+  wanted = wanted_clips(run)
+  if wanted is None:
+    return f'{said}; how many this device takes is not known'
+  if rate < wanted:
+    raise UserError(
+      f'{said}, and the devices of this host take {number(wanted)} at half of their peak; raise input.reads, or bring '
+      'the shards to storage that is faster or nearer'
+    )
+  return f'{said}, which feeds the {number(wanted)} that the devices of this host take at half of their peak'
+
+
+def wanted_clips(run: Run) -> float | None:
+  """Clips a second that the devices of this host take at HALF of their peak; None where that is not known."""
+  import jax
+
+  from tvts_jax import machine
+  from tvts_jax.models import flops
+
+  peaks = [machine.peak(device.device_kind) for device in jax.local_devices()]
+  return (
+    None if None in peaks else HALF * sum(peaks) / flops.of_clip(run.config.model, run.parts.loss_fn, run.parts.spec)
+  )
 
 
 def batch(run: Run) -> str:

@@ -22,7 +22,8 @@ def model(run: Run) -> str:
 
   from tvts_jax import step as step_lib
 
-  run.shapes = step_lib.describe(run.config, steps=1).shapes
+  run.parts = step_lib.describe(run.config, steps=1)
+  run.shapes = run.parts.shapes
   count = sum(leaf.size for leaf in jax.tree.leaves(run.shapes.params))
   return f'{count:,} parameters, {size(state_bytes(run.shapes))} with the state of the optimizer'
 

@@ -23,11 +23,9 @@ from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 from tvts_jax.machine import CHIPS, Chip
 from tvts_jax.models import flops
-from tvts_jax.plan import hlo
+from tvts_jax.plan import feed, hlo
 from tvts_jax.pod.peers import LIBC
 
-CLIPS_PER_CORE = 300  # Of 16 frames, a second: what python -m tvts_jax.bench.input measures.
-FRAME_BYTES = 13_300  # A stored frame of 256 pixels.
 FAR_TOO_LARGE = 1.5  # An estimate that is so many times what a chip has is believed without the compiler.
 
 
@@ -239,16 +237,8 @@ def price(bill: Bill, config, topology: Topology, memory: dict, clips: int | Non
     'network': sent('network') / chip.network,
   }
   step = bill.floor[bill.bound]
-  given, hosts = config.input, max(1, N // chip.together)
   rate = bill.batch / step
-  visible = given.tubelets * config.model.video.pixels
-  bill.host = {
-    'clips_per_s': rate / hosts,
-    'cores': rate / hosts * given.frames / 16 / CLIPS_PER_CORE,
-    'cores_there': chip.cores * min(chip.together, N),
-    'read_bytes_per_s': rate / hosts * given.frames * FRAME_BYTES,
-    'to_device_bytes_per_s': rate / hosts * visible,
-  }
+  bill.host = feed.host(config, chip, N, rate / max(1, N // chip.together))
   steps = config.steps if config.steps is not None else clips and config.epochs * clips / bill.batch
   bill.run = {'chip_hours_per_million_clips': 1e6 / rate * N / 3600}
   if steps:

@@ -36,7 +36,8 @@ def lines(bill: Bill) -> Iterator[str]:
   share = host['cores'] / host['cores_there']
   yield (
     f'  each host at that rate: {number(host["clips_per_s"])} clips/s, {host["cores"]:.1f} cores to decode them '
-    f'({percent(share)} of its {host["cores_there"]:.0f}), {size(host["read_bytes_per_s"])}/s read, '
+    f'({percent(share)} of its {host["cores_there"]:.0f}), {percent(host["process"])} of the time of the process that '
+    f'takes them, {size(host["read_bytes_per_s"])}/s read (its network: {size(host["network_there"])}/s), '
     f'{size(host["to_device_bytes_per_s"])}/s to its chips'
   )
   run = bill.run
