@@ -1,11 +1,14 @@
 """The last step of a build: indices, one manifest.json over all shards, and the metadata by which TFDS opens them."""
 
+import pathlib
+import tempfile
 from collections import Counter
 
 from data.builder.shard import rows_of
 from data.builder.shard_plan import Plan
 from data.builder.windows import WindowConfig
 from data.outcomes import BuildError
+from tvts_jax.files import write_whole
 from tvts_jax.shards import index, records, writer
 
 SAMPLING = ('transcripts', 'seconds', 'gap_s', 'min_words')  # Of the config: what windows were chosen to serve.
@@ -45,25 +48,32 @@ def write_tfds(folder, splits: dict[str, list[index.Shard]]) -> None:
   """dataset_info.json and features.json, for tfds.builder_from_directory. Does not import TensorFlow."""
   import tensorflow_datasets as tfds
 
-  template = tfds.core.ShardedFileTemplate(
-    data_dir=folder, template=SHARD_TEMPLATE, dataset_name='tvts', filetype_suffix='tfrecord'
-  )
-  tfds.folder_dataset.write_metadata(
-    data_dir=folder,
-    features=tfds_features(tfds.features),
-    split_infos=[
-      tfds.core.SplitInfo(
-        name=split,
-        shard_lengths=[s.count for s in listed],
-        num_bytes=sum(s.bytes for s in listed),
-        filename_template=template.replace(split=split),
-      )
-      for split, listed in splits.items()
-    ],
-    filename_template=template,
-    description='Windows of narrated videos: JPEG frames, words, and the times of both in milliseconds.',
-    check_data=False,  # Reads with TensorFlow; python -m data.validate reads everything, without.
-  )
+  # On a disk first: it would open a bucket by a client of its own.
+  with tempfile.TemporaryDirectory() as name:
+    temporary = pathlib.Path(name)
+    for shard in [shard for listed in splits.values() for shard in listed]:
+      (temporary / shard.name).touch()  # It looks which files there are, not into them.
+    template = tfds.core.ShardedFileTemplate(
+      data_dir=temporary, template=SHARD_TEMPLATE, dataset_name='tvts', filetype_suffix='tfrecord'
+    )
+    tfds.folder_dataset.write_metadata(
+      data_dir=temporary,
+      features=tfds_features(tfds.features),
+      split_infos=[
+        tfds.core.SplitInfo(
+          name=split,
+          shard_lengths=[s.count for s in listed],
+          num_bytes=sum(s.bytes for s in listed),
+          filename_template=template.replace(split=split),
+        )
+        for split, listed in splits.items()
+      ],
+      filename_template=template,
+      description='Windows of narrated videos: JPEG frames, words, and the times of both in milliseconds.',
+      check_data=False,  # Reads with TensorFlow; python -m data.validate reads everything, without.
+    )
+    for file in sorted(temporary.glob('*.json')):
+      write_whole(folder / file.name, file.read_bytes())
 
 
 def tfds_features(features):

@@ -5,9 +5,8 @@ import dataclasses
 import av
 import cv2
 import numpy as np
-from etils import epath
 
-from tvts_jax.shards import records, writer
+from tvts_jax.shards import records, storage, writer
 
 FPS, SECONDS, SIZE, QUALITY = 3, 64, (456, 256), 75  # Of a record; SIZE is (width, height).
 MP4_FPS, MP4_SIZE, MP4_GOP = 25, (640, 360), 250
@@ -75,7 +74,7 @@ def make_record(number: int) -> records.Record:
 
 def make_folder(folder: str, count: int, copies: int = 1) -> None:
   """A finished folder with `count` records in one shard, each as often as there are copies, under another name."""
-  path = epath.Path(folder)
+  path = storage.path(folder)
   path.mkdir(parents=True)
   made = (
     dataclasses.replace(record, video_id=f'{record.video_id}, copy {copy}')

@@ -80,7 +80,7 @@ def space(run: Run) -> str:
   what = f'a checkpoint takes {size(each)}, and up to {keep + 1} lie in {run.workdir} at a time'
   if not storage_lib.is_local(run.workdir):
     return f'{what}; how much is free there is not known'
-  there = sum(path.name.isdigit() for path in pathlib.Path(run.workdir, FOLDER).glob('*'))
+  there = sum(path.name.isdigit() for path in (storage_lib.path(run.workdir) / FOLDER).glob('*'))
   need = each * (keep + 1 - min(there, keep))
   path = pathlib.Path(os.path.abspath(run.workdir))
   free = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
