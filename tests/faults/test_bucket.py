@@ -5,6 +5,7 @@ The server is real and on loopback (tests/support/bucket.py); of every hundred r
 
 import json
 import os
+import random
 import secrets
 import signal
 import subprocess
@@ -99,18 +100,31 @@ def use(demo, root, workdir, videos) -> dict:  # noqa: F811
   }
 
 
-def test_all_of_it_in_a_failing_bucket_equals_the_disk(demo, server, tmp_path):  # noqa: F811
+@pytest.fixture(scope='module')
+def on_disk(demo, tmp_path_factory):  # noqa: F811
+  """Shards, a vocabulary and a run that nothing disturbs."""
+  folder = tmp_path_factory.mktemp('disk')
+  make(demo, folder)
+  runs.finish(start(demo, folder, folder / 'run'))
+  return folder
+
+
+def assert_same_run(there, here) -> None:
+  assert rows(there / 'metrics.jsonl') == rows(here / 'metrics.jsonl')
+  last = f'checkpoints/{small.STEPS}/meta.json'
+  ends = [json.loads(storage.read_bytes(run / last))['fingerprints'] for run in (there, here)]
+  assert ends[0] == ends[1]
+
+
+def test_all_of_it_in_a_failing_bucket_equals_the_disk(demo, server, on_disk):  # noqa: F811
   seed = secrets.randbelow(10**6)
   print('seed', seed)
   there = storage.path('gs://bucket/demo')
   videos = sorted(str(path) for path in (demo / 'world').rglob('*.mp4'))[:3]
-  make(demo, tmp_path)
-  runs.finish(start(demo, tmp_path, tmp_path / 'run'))
-
   server.set(rules=FAULTS, seed=seed)
   make(demo, there)
   for part in ('shards', 'vocab'):
-    files = {p.relative_to(tmp_path / part).as_posix(): p for p in storage.files_below(tmp_path / part)}
+    files = {p.relative_to(on_disk / part).as_posix(): p for p in storage.files_below(on_disk / part)}
     copies = {p.relative_to(there / part).as_posix(): p for p in storage.files_below(there / part)}
     same = [name for name in files if not name.startswith('outcomes') and not name.endswith('.lock')]
     assert all(files[name].read_bytes() == copies[name].read_bytes() for name in same), part
@@ -122,15 +136,12 @@ def test_all_of_it_in_a_failing_bucket_equals_the_disk(demo, server, tmp_path): 
   assert run.returncode == -9, said[-3000:]
   runs.finish(start(demo, there, there / 'run'))
 
-  assert rows(there / 'run/metrics.jsonl') == rows(tmp_path / 'run/metrics.jsonl')
-  last = f'checkpoints/{small.STEPS}/meta.json'
-  ends = [json.loads(storage.read_bytes(root / 'run' / last))['fingerprints'] for root in (there, tmp_path)]
-  assert ends[0] == ends[1]
-  on_disk, in_bucket = (use(demo, root, root / 'run', videos) for root in (tmp_path, there))
-  assert on_disk['scores'] == in_bucket['scores'] and on_disk['items'] == in_bucket['items']
+  assert_same_run(there / 'run', on_disk / 'run')
+  here, in_bucket = (use(demo, root, root / 'run', videos) for root in (on_disk, there))
+  assert here['scores'] == in_bucket['scores'] and here['items'] == in_bucket['items']
   for what in ('features', 'weights'):
-    assert on_disk[what].keys() == in_bucket[what].keys()
-    for name, values in on_disk[what].items():
+    assert here[what].keys() == in_bucket[what].keys()
+    for name, values in here[what].items():
       np.testing.assert_array_equal(values, in_bucket[what][name])
   assert (there / 'run/report.html').exists() and not storage.path('gs:').exists()
   assert sum(server.counts()['faults'].values()) > 20
@@ -146,3 +157,32 @@ def test_a_bucket_that_fails_for_long_ends_a_run_with_76_and_one_sentence(demo, 
   said = run.communicate(timeout=200)[0]
   assert run.returncode == 76, said[-3000:]
   assert 'error: gs://bucket/' in said and 'run the same command again' in said and 'Traceback' not in said
+
+
+@pytest.mark.long
+def test_deaths_and_faults_at_random(demo, server, on_disk):  # noqa: F811
+  """For TVTS_BUCKET_MINUTES (by default 3): each round is a run that is killed a few times while its bucket fails."""
+  seed = secrets.randbelow(10**6)
+  print('seed', seed)
+  rng, there = random.Random(seed), storage.path('gs://bucket/soak')
+  end = time.monotonic() + 60 * float(os.environ.get('TVTS_BUCKET_MINUTES', 3))
+  server.set(rules=[])
+  for file in (*storage.files_below(on_disk / 'shards'), *storage.files_below(on_disk / 'vocab')):
+    (there / file.relative_to(on_disk)).write(file)
+  rounds = 0
+  while rounds == 0 or time.monotonic() < end:
+    name = f'run{rounds}'
+    for _ in range(rng.randint(1, 3)):
+      faults = [{**rule, 'share': rng.uniform(0, 3 * rule['share'])} for rule in FAULTS]
+      server.set(rules=faults, latency=rng.random() / 50)
+      run = start(demo, there, there / name)
+      try:
+        said = run.communicate(timeout=rng.uniform(1, 60))[0]
+      except subprocess.TimeoutExpired:
+        run.kill()
+        said = run.communicate()[0]
+      assert run.returncode in (0, -9), said[-3000:]
+    runs.finish(start(demo, there, there / name))
+    assert_same_run(there / name, on_disk / 'run')
+    rounds += 1
+  print('rounds', rounds, server.counts()['faults'])
