@@ -1,10 +1,12 @@
 """What an input worker does; workers.py starts and feeds it."""
 
+import dataclasses
 import functools
 import gc
 import mmap
 import os
 import pickle
+import select
 import signal
 import socket
 import threading
@@ -21,6 +23,9 @@ from tvts_jax.input.rows import TASK, Maker, Threads
 from tvts_jax.shards import storage
 
 DONE = np.dtype([('slot', np.int32), ('place', np.int32)])  # What a worker reports of a row.
+
+
+ATOMIC = select.PIPE_BUF // DONE.itemsize  # So many reports are never torn apart by those of other workers.
 
 
 class Setup(NamedTuple):
@@ -72,19 +77,40 @@ class Parent:
 
   def __init__(self, connection: Connection, reports: int):
     self._connection, self._reports, self._lock = connection, reports, threading.Lock()
+    self._groups: dict[tuple[int, int], Group] = {}  # By slot and place, of what is in the making.
 
-  def tasks(self) -> np.ndarray:
-    return np.frombuffer(self._connection.recv_bytes(), TASK)
+  def tasks(self, single: bool = False) -> np.ndarray:
+    """Rows to make. They are reported together, so that the training process wakes up once; single: one by one."""
+    tasks = np.frombuffer(self._connection.recv_bytes(), TASK)
+    places = tasks[['slot', 'place']].tolist()
+    group = Group(len(places), [])
+    with self._lock:
+      self._groups.update((place, Group(1, []) if single else group) for place in places)
+    return tasks
 
   def tell(self, *message) -> None:
     with self._lock:
       self._connection.send(message)
 
   def report(self, slot: int, place: int, error: Exception | None) -> None:
-    if error is None:
-      os.write(self._reports, np.array((slot, place), DONE).tobytes())
-    else:
-      self.tell('failed', slot, place, portable(error))
+    with self._lock:
+      group = self._groups.pop((slot, place))  # Before another row may come for the place of one that failed.
+      group.left -= 1
+      if error is None:
+        group.done.append((slot, place))
+      else:
+        self._connection.send(('failed', slot, place, portable(error)))
+      if not group.left:
+        for first in range(0, len(group.done), ATOMIC):
+          os.write(self._reports, np.array(group.done[first : first + ATOMIC], DONE).tobytes())
+
+
+@dataclasses.dataclass
+class Group:
+  """Rows that came together."""
+
+  left: int
+  done: list[tuple[int, int]]
 
 
 def run(parent: Parent, memory: int, setup: Setup) -> None:
@@ -98,7 +124,7 @@ def run(parent: Parent, memory: int, setup: Setup) -> None:
   parent.tell('started', os.getpid())
   # What a worker that died has left, one by one, so that it is known which row it died of if this one dies as well.
   left = Threads(maker, 0, arrays_of, parent.report)
-  for task in parent.tasks().tolist():
+  for task in parent.tasks(single=True).tolist():
     left.make(*task)
   threads = Threads(maker, setup.reads, arrays_of, parent.report)
   while True:

@@ -1,8 +1,8 @@
 """Processes that make the rows of batches, and write them into memory that they share with this one.
 
-A worker gets rows to make (rows.TASK) through a socket. When one is done it writes (slot, place) into a pipe that all
-workers share; why a row cannot be made comes back through its socket. This process hands out tasks, reads the pipe, and
-gives out arrays that lie in the shared memory: it spends next to nothing on a clip.
+A worker gets rows to make (rows.TASK) through a socket. When they are done it writes (slot, place) of each into a pipe
+that all workers share; why a row cannot be made comes back through its socket. This process hands out tasks, reads the
+pipe, and gives out arrays that lie in the shared memory: it spends next to nothing on a clip.
 
 Workers are forks of a process that has imported what decodes and nothing else (worker_process.py). They end when this
 process closes their sockets, or dies. SIGINT and SIGTERM are blocked in them, since schedulers send those to all
