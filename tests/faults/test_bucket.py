@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from safetensors import numpy as safetensors
 
 from data import build, validate, vocab
@@ -43,8 +45,17 @@ def server():
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(demo, monkeypatch):  # noqa: F811
   monkeypatch.setattr(patience, 'WAIT_S', 0.05)
+  settings = {'jax_compilation_cache_dir': f'{demo}/compiled here', 'jax_persistent_cache_min_compile_time_secs': 0.0}
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():  # What is compiled for the disk serves for the bucket.
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 def settings(root) -> list[str]:

@@ -49,6 +49,7 @@ def start(root, name, *options, **more):
   return small.start(root, name, *LONG, pod=[*small.POD, *options, '--'], **more)
 
 
+@pytest.mark.long
 def test_two_processes_train_like_one(root, undisturbed):
   # Of two devices, so that the mesh is the same, and only the order of sums may differ.
   finish(small.start(root, 'alone', *LONG, changed=small.TWO_DEVICES))
