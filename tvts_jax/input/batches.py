@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tvts_jax.input.rows import TASK, Maker, Threads
+from tvts_jax.input.rows import TASK, Maker, start
 from tvts_jax.input.skipped import BadExample
 from tvts_jax.machine import cores
 
@@ -39,7 +39,7 @@ class Local:
     self._left: dict[int, int] = {}
     self._reports = queue.SimpleQueue()
     count = min(config.reads, size)
-    self._threads = Threads(Maker(source.parts, cores()), count, self._arrays_of, lambda *r: self._reports.put(r))
+    self._threads = start(Maker(source.parts, cores()), count, self._arrays_of, lambda *r: self._reports.put(r))
 
   def open(self) -> int | None:
     """A slot for a batch; None where there is no room for one."""

@@ -3,12 +3,13 @@
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from tvts_jax.input import augment, decoders
 from tvts_jax.input.examples import Examples
+from tvts_jax.input.host_tf import tensorflow
 
 # A row to make. Part, row and epoch say what it holds; slot and place, which batch in the making it is for and where.
 TASK = np.dtype([('slot', np.int32), ('place', np.int32), ('part', np.int32), ('epoch', np.int32), ('row', np.int64)])
@@ -16,15 +17,19 @@ END_S = 5  # Seconds that threads have to end the row at hand.
 
 
 class Maker:
-  """Makes rows; as many threads as like call it, and `decoding` of them decode at a time."""
+  """Makes rows, for as many threads as like to call it; `decoding` of them decode at a time."""
 
   def __init__(self, parts: list[Examples], decoding: int):
     self._parts, self._config = parts, parts[0].config  # Parts that share a batch ask the same of what decodes.
-    self._decode = decoders.DECODERS[decoders.resolve(self._config.decoder)]
+    self.decoder, self.decoding = decoders.resolve(self._config.decoder), decoding
+    self._decode = decoders.DECODERS[self.decoder]
     self._turn = threading.Semaphore(decoding)
 
-  def make(self, part: int, row: int, epoch: int, out: dict[str, np.ndarray]) -> None:
-    """Writes a row into `out`, the arrays of its place in a batch. BadExample if it cannot be made."""
+  def load(self, part: int, row: int, epoch: int, out: dict[str, np.ndarray]) -> Callable[[], None]:
+    """Writes all of a row but pixels into `out`, the arrays of its place in a batch → what writes these.
+
+    Either raises BadExample if the row cannot be made.
+    """
     examples, config = self._parts[part], self._config
     example = examples.load(row, epoch)
     values = {**vars(example), **example.more}
@@ -35,11 +40,15 @@ class Maker:
       elif name in values:
         value[...] = values[name]
     change = lambda clip: augment.augment(clip, config, epoch, int(example.example_id))
-    with self._turn:
-      try:
-        self._decode(example.jpegs, example.crop, config, pixels, change if config.augmented else None)
-      except decoders.DamagedFrame as e:
-        raise examples.undecodable(row, str(e)) from e
+
+    def decode() -> None:
+      with self._turn:
+        try:
+          self._decode(example.jpegs, example.crop, config, pixels, change if config.augmented else None)
+        except decoders.DamagedFrame as e:
+          raise examples.undecodable(row, str(e)) from e
+
+    return decode
 
 
 class Threads:
@@ -81,7 +90,56 @@ class Threads:
   def make(self, slot: int, place: int, part: int, epoch: int, row: int) -> None:
     error = None
     try:
-      self._maker.make(part, row, epoch, self._arrays_of(slot, place))
+      self._maker.load(part, row, epoch, self._arrays_of(slot, place))()
     except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
       error = e
     self._report(slot, place, error)
+
+
+class Pipeline(Threads):
+  """The same by tf.data: a stage that reads `count` rows at a time, and one that decodes them, in any order."""
+
+  def __init__(self, maker: Maker, count: int, arrays_of: Callable, report: Callable):
+    super().__init__(maker, 0, arrays_of, report)
+    self._loaded: dict[tuple[int, int], Callable[[], None]] = {}  # By slot and place.
+    self._threads = [threading.Thread(target=self._run, args=[count], name='tf.data', daemon=True)]
+    self._threads[0].start()
+
+  def _run(self, count: int) -> None:
+    tf = tensorflow()
+    call = lambda work: lambda task: tf.numpy_function(work, [task], tf.int64)
+    data = tf.data.Dataset.from_generator(self._begun, output_signature=tf.TensorSpec([len(TASK)], tf.int64))
+    data = data.map(call(self._load), num_parallel_calls=count, deterministic=False)
+    data = data.map(call(self._decode), num_parallel_calls=self._maker.decoding, deterministic=False)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = count + self._maker.decoding + 1
+    for _ in data.with_options(options):
+      pass
+
+  def _begun(self) -> Iterator[tuple]:
+    while (task := self._tasks.get()) is not None and not self._ended:
+      yield task
+
+  def _load(self, task: np.ndarray) -> np.ndarray:
+    slot, place, part, epoch, row = task.tolist()
+    try:
+      self._loaded[slot, place] = self._maker.load(part, row, epoch, self._arrays_of(slot, place))
+    except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
+      self._report(slot, place, e)
+    return task
+
+  def _decode(self, task: np.ndarray) -> np.ndarray:
+    slot, place = task[:2].tolist()
+    if decode := self._loaded.pop((slot, place), None):
+      error = None
+      try:
+        decode()
+      except Exception as e:  # noqa: BLE001 — as above.
+        error = e
+      self._report(slot, place, error)
+    return task
+
+
+def start(maker: Maker, count: int, arrays_of: Callable, report: Callable) -> Threads:
+  """What makes many rows at a time: tf.data, where TensorFlow decodes."""
+  return (Pipeline if maker.decoder == 'tf' else Threads)(maker, count, arrays_of, report)

@@ -19,7 +19,7 @@ from absl import logging
 
 from tvts_jax.input import decoders, shared
 from tvts_jax.input.examples import Examples
-from tvts_jax.input.rows import TASK, Maker, Threads
+from tvts_jax.input.rows import TASK, Maker, Threads, start
 from tvts_jax.shards import storage
 
 DONE = np.dtype([('slot', np.int32), ('place', np.int32)])  # What a worker reports of a row.
@@ -126,9 +126,9 @@ def run(parent: Parent, memory: int, setup: Setup) -> None:
   left = Threads(maker, 0, arrays_of, parent.report)
   for task in parent.tasks(single=True).tolist():
     left.make(*task)
-  threads = Threads(maker, setup.reads, arrays_of, parent.report)
+  rows = start(maker, setup.reads, arrays_of, parent.report)
   while True:
-    threads.begin(parent.tasks())
+    rows.begin(parent.tasks())
 
 
 def portable(error: Exception) -> Exception:

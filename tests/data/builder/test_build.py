@@ -209,7 +209,9 @@ def test_killed_at_any_moment_and_restarted(undisturbed, source, tmp_path):
 def test_interrupted_cleanly(source, tmp_path):
   out = tmp_path / 'data'
   with leases.held(source / 'v9.mp4'):  # The build cannot end before it is interrupted.
-    process = start(source, out, '--workers', '1', start_new_session=True)
+    # Who runs the tests in the background lets them ignore SIGINT.
+    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = start(source, out, '--workers', '1', start_new_session=True, preexec_fn=hear)
     wait_for_files(process, out, 5)
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does: the children get it as well.
     _, stderr = process.communicate(timeout=60)
