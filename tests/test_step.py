@@ -125,7 +125,7 @@ def test_a_step_without_a_number_changes_nothing(once):
   jax.tree.map(np.testing.assert_array_equal, state, after)
 
 
-@pytest.mark.parametrize('good', [True, False])
+@pytest.mark.parametrize('good', [True, pytest.param(False, marks=pytest.mark.long)])
 def test_accelerators_choose_what_cpus_branch_for(once, monkeypatch, good):
   """Whether a step gives numbers or none."""
   step, state, batch = once
@@ -203,6 +203,7 @@ def test_dropout_differs_from_step_to_step(once):
   assert loss(0) != loss(1) and loss(0) == loss(0)
 
 
+@pytest.mark.long
 def test_the_step_embeds_visible_tubelets_only():
   """A grid of 7×7 places, and no other size that seven divides: only the space embedding may have all places."""
   config = tvts.TVTSConfig.from_dict(

@@ -58,6 +58,7 @@ def test_both_steps_learn_the_same_from_the_same_weights_and_batch(found):
   assert abs(losses['ours'][-1] - losses['ours'][0]) > 0.05, 'these steps should move the loss'
 
 
+@pytest.mark.long
 def test_what_the_benchmark_says(found, tmp_path):
   result, _ = found
   for kind in ('wall', 'cpu'):

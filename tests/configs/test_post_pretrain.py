@@ -85,6 +85,7 @@ def test_images_train_the_first_position_in_time_and_clips_the_first_two(trained
   assert moved(2) == moved(STEPS) == 2 * [True] + 6 * [False]
 
 
+@pytest.mark.long
 def test_all_but_the_sorter_learns_from_the_weights_it_was_given(trained):
   before, after = names.flatten(PARAMS), runs.end(trained, STEPS)
   for path, old in before.items():

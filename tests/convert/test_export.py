@@ -53,7 +53,10 @@ def torch_outputs(model, clips, batch, visible=True):
     )
 
 
-@pytest.mark.parametrize('name', SWEEP)
+SHORT = ('as published', 'one space, images', 'long tubelets, slim mlp')
+
+
+@pytest.mark.parametrize('name', [*SHORT, *(pytest.param(n, marks=pytest.mark.long) for n in SWEEP if n not in SHORT)])
 def test_the_exported_module_equals_ours(tmp_path, name):
   config = weights.config_of(**SWEEP[name])
   params = weights.random_params(config)

@@ -200,6 +200,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('what', OTHERS)
 def test_a_run_is_not_continued_as_another(root, undisturbed, what):
   change, says = OTHERS[what]

@@ -23,7 +23,7 @@ TOLERANCE = {'float32': 2e-5, 'float64': 1e-9}
 LOSS = objectives.build({'contrastive': {}, 'sort': {'weight': 2.0}})
 
 
-@pytest.fixture(params=TOLERANCE, autouse=True)
+@pytest.fixture(params=['float64', pytest.param('float32', marks=pytest.mark.long)], autouse=True)
 def dtype(request):
   with jax.enable_x64(request.param == 'float64'):
     yield request.param

@@ -170,7 +170,7 @@ def test_the_sort_loss_reaches_the_text_encoder_only_without_the_stop(stop):
   'how',
   [
     {'scan': False},
-    {'remat': 'attention'},
+    pytest.param({'remat': 'attention'}, marks=pytest.mark.long),
     pytest.param({'remat': 'full'}, marks=pytest.mark.long),
     pytest.param({'remat': 'matmuls', 'scan': False}, marks=pytest.mark.long),
   ],

@@ -156,6 +156,7 @@ def config():
   return config_lib.resolve(values)
 
 
+@pytest.mark.long
 def test_the_bill_of_a_data_parallel_step(config, monkeypatch):
   made = bill.plan(config, bill.Topology.parse('h100:8'), clips=800)
   params = sum(4 * leaf.size for leaf in jax.tree.leaves(bill.step_lib.describe(config, 10).shapes.params))
