@@ -202,7 +202,7 @@ def parse(argv):
   add('--split-number', type=int, default=1, metavar='N', help='which of the three of ucf101 and hmdb51 (%(default)s)')
   add('--decode', action='store_true', help='decode every picture: the only way to see damage within a video')
   add('--strict', action='store_true', help='exit code 1 if a clip is missing or broken')
-  add('--out', type=command.place, metavar='READY', help='folder to write index.jsonl and annotations.jsonl to')
+  add('--out', type=command.local_place, metavar='READY', help='folder to write index.jsonl and annotations.jsonl to')
   add('--workers', type=int, default=cores(), help='processes (default: as many as cores, %(default)s)')
   args = parser.parse_args(argv)
   if args.workers < 1:

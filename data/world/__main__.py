@@ -21,7 +21,6 @@ The command is restartable (finished clips are kept) and its bytes do not depend
 import argparse
 import signal
 import sys
-from pathlib import Path
 
 from data.outcomes import ERRORS, EXITS
 from data.world.scene import SPLITS, WORLDS
@@ -46,7 +45,9 @@ def make(args: argparse.Namespace, counts: dict[str, int]) -> None:
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, int]]:
   codes = '  '.join(f'{number} {end}' for end, number in EXITS.items())
   parser = command.parser('data.world', f'{__doc__}\nexit codes: {codes}')
-  parser.add_argument('--out', type=Path, required=True, help='folder to write: index.jsonl, labels.jsonl and clips')
+  parser.add_argument(
+    '--out', type=command.local_place, required=True, help='folder to write: index.jsonl, labels.jsonl and clips'
+  )
   parser.add_argument('--clips', type=int, default=SPLITS['train'][1], help='narrated clips to train on (%(default)s)')
   parser.add_argument('--val', type=int, default=SPLITS['val'][1], help='narrated clips held out (%(default)s)')
   for part, split in (('train', 'motion_train'), ('test', 'motion_test')):

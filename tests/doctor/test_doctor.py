@@ -206,7 +206,7 @@ def test_versions_are_held_against_what_the_package_asks_for(examine, monkeypatc
 def test_data_that_is_missing(examine, copy, tmp_path):
   shutil.rmtree(copy / 'shards')
   told = problems(examine(f'--config={copy}/run.py', f'--workdir={tmp_path}/run'))
-  assert list(told) == ['shards', 'examples', 'evaluators']
+  assert list(told) == ['shards', 'examples', 'evaluators', 'reading']
   assert f'{copy}/shards/manifest.json does not exist' in told['shards']
   assert told['examples'] == "not checked, since 'shards' is not ok"
 
@@ -216,7 +216,7 @@ def test_a_shard_that_was_cut(examine, copy):
   size = shard.stat().st_size
   os.truncate(shard, size - 1)
   told = problems(examine(f'--config={copy}/run.py'))
-  assert list(told) == ['shards', 'examples', 'evaluators']
+  assert list(told) == ['shards', 'examples', 'evaluators', 'reading']
   assert f'{shard} has {size - 1} bytes, the manifest says {size}' in told['shards']
 
 
@@ -237,7 +237,7 @@ def test_records_that_will_be_enlarged_are_counted(copy):
 
 def test_a_tokenizer_that_is_missing_or_too_large(examine, root, monkeypatch):
   told = problems(examine(f'--config={root}/run.py', f'--config.input.tokenizer={root}/none'))
-  assert list(told) == ['tokenizer', 'examples', 'evaluators'] and f'{root}/none' in told['tokenizer']
+  assert list(told) == ['tokenizer', 'examples', 'evaluators', 'reading'] and f'{root}/none' in told['tokenizer']
   told = problems(examine(f'--config={root}/run.py', '--config.model.text.vocab_size=20', '--config.init.text='))
   assert 'model.text.vocab_size is 20' in told['tokenizer']
 
@@ -252,7 +252,7 @@ def test_a_hub_that_does_not_answer(root, monkeypatch, capsys):
     doctor.main([f'--config={root}/run.py', '--config.input.tokenizer=some/hub-name'])
   answers.set()
   told = problems(read(capsys.readouterr().out))
-  assert list(told) == ['tokenizer', 'examples', 'evaluators']
+  assert list(told) == ['tokenizer', 'examples', 'evaluators', 'reading']
   assert "'some/hub-name' is no folder here, and no hub has given it" in told['tokenizer']
 
 
@@ -410,7 +410,7 @@ def test_what_one_of_two_processes_lacks(root, tmp_path):
   settings = [f'--config={root}/run.py', '--config.input.folder=shards', '--workdir=run']
   done = start(away, *settings, pod=POD)
   told = problems(of_process_0(done.stdout))
-  assert done.returncode == 1 and list(told) == ['lock', 'shards', 'examples', 'evaluators']
+  assert done.returncode == 1 and list(told) == ['lock', 'shards', 'examples', 'evaluators', 'reading']
   assert 'all processes share (process 1)' in told['lock']
   assert 'shards/manifest.json does not exist' in told['shards'] and told['shards'].endswith('(process 1)')
 

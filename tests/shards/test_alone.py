@@ -1,6 +1,7 @@
 """Only storage opens a bucket: other clients, and other ways to a path that may be in one, are found."""
 
 import ast
+import importlib
 
 import pytest
 
@@ -61,3 +62,12 @@ def test_no_other_client():
 )
 def test_another_way_is_found(text):
   assert len(ways(text, 'tvts_jax/x.py')) >= 1
+
+
+@pytest.mark.parametrize('module', ['data.world.__main__', 'data.check', 'tvts_jax.ablate.__main__'])
+def test_a_command_that_cannot_write_to_a_bucket_refuses_one(module, capsys):
+  given = ['x', 'y'] if module == 'data.check' else ['x'] if 'ablate' in module else []
+  with pytest.raises(SystemExit) as left:
+    importlib.import_module(module).main([*given, '--out', 'gs://b/x'])
+  assert left.value.code == 2
+  assert 'gs://b/x is in a bucket, where this command cannot write; name a local path' in capsys.readouterr().err

@@ -2,20 +2,20 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tvts_jax.bench import turns
 from tvts_jax.files import write_whole
 from tvts_jax.pages import charts, kit
 from tvts_jax.pages.kit import text
+from tvts_jax.shards import storage
 
 
-def save(out: str, title: str, result: Mapping, parts: Sequence[str]) -> Path:
+def save(out: str, title: str, result: Mapping, parts: Sequence[str]) -> storage.Path:
   """Writes `out`, a JSON file, and beside it a page of `parts`, which are trusted HTML; returns the page's path.
 
   result: must have 'host' and 'versions'; where it has 'void', it says what else the machine was busy with.
   """
-  path = Path(out)
+  path = storage.path(out)
   path.parent.mkdir(parents=True, exist_ok=True)
   write_whole(path, json.dumps(result, indent=2) + '\n')
   write_whole(where := path.with_suffix('.html'), build(title, result, parts))

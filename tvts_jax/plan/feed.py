@@ -7,7 +7,7 @@ from tvts_jax.shards import index, storage
 
 # What python -m tvts_jax.bench.input measures: clips of 16 frames that a core makes in a second, and the seconds that
 # the training process spends on one that workers have made.
-CLIPS_PER_CORE, SERIAL_S = 300, 0.05e-3
+CLIPS_PER_CORE, SERIAL_S = 300, 0.03e-3
 FRAME_BYTES = 13_300  # A stored frame of 256 pixels, where there are no shards to look at.
 HEAD_BYTES = 5_000  # Words, times and the frame table of a record.
 FPS = 3.0  # At which data.build stores frames, unless it is told otherwise.

@@ -44,6 +44,7 @@ class Retries:
 
 
 RETRIES = Retries()
+ANSWERED = set()  # Buckets that have answered this process.
 
 
 def patiently(path, work: Callable):
@@ -52,12 +53,16 @@ def patiently(path, work: Callable):
   while True:
     try:
       with as_os_error(path):
-        return work()
+        result = work()
+      ANSWERED.add(server(path))
+      return result
     except LASTING:
       raise
     except OSError as e:
       if e.errno in LASTING_NUMBERS:
         raise
+      if 'token request' in e.strerror and server(path) not in ANSWERED:  # Later it is no more than a blink.
+        raise PermissionError(errno.EACCES, 'no credentials are found; docs/storage.md says where', str(path)) from e
       tries += 1
       waited = time.monotonic() - begin
       if waited >= PATIENCE_S:
@@ -67,6 +72,11 @@ def patiently(path, work: Callable):
       logging.warning('%s: %s; trying again in %.1f s (retry %d)', path, e.strerror, nap, RETRIES.add())
     time.sleep(nap)
     pause = min(2 * pause, LONGEST_WAIT_S)
+
+
+def server(path) -> str:
+  """Who answers: a bucket; '' for a disk."""
+  return '/'.join(str(path).split('/')[:3]) if '://' in str(path) else ''
 
 
 @contextlib.contextmanager
