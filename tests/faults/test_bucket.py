@@ -72,6 +72,7 @@ def start(demo, root, workdir, **environment) -> subprocess.Popen:  # noqa: F811
     f'--workdir={workdir}',
     *small.SETTINGS,
     *settings(root),
+    '--config.checkpoint.every_steps=4',
   ]
   environment = {**os.environ, **runs.variables(demo), **environment}
   output = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
@@ -140,8 +141,8 @@ def test_all_of_it_in_a_failing_bucket_equals_the_disk(demo, server, on_disk):  
     same = [name for name in files if not name.startswith('outcomes') and not name.endswith('.lock')]
     assert all(files[name].read_bytes() == copies[name].read_bytes() for name in same), part
   run = start(demo, there, there / 'run')
-  while run.poll() is None and not steps(there / 'run/checkpoints')[2:]:
-    time.sleep(0.05)
+  while run.poll() is None and not steps(there / 'run/checkpoints'):
+    time.sleep(0.2)
   run.send_signal(signal.SIGKILL)
   said = run.communicate()[0]
   assert run.returncode == -9, said[-3000:]
