@@ -89,6 +89,7 @@ def test_steps_on_a_mesh_equal_those_on_one_device(alone):
   assert_same_run(alone, meshes.run({'data': 2, 'fsdp': 2, 'tensor': 2}))
 
 
+@pytest.mark.long
 def test_steps_of_two_processes_equal_those_on_one_device(alone, tmp_path):
   """Each has four of the eight devices, every other one of the mesh, and the parameters are split over both."""
   pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '4', '--']
