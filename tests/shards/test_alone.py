@@ -66,7 +66,7 @@ def test_another_way_is_found(text):
 
 @pytest.mark.parametrize('module', ['data.world.__main__', 'data.check', 'tvts_jax.ablate.__main__'])
 def test_a_command_that_cannot_write_to_a_bucket_refuses_one(module, capsys):
-  given = ['x', 'y'] if module == 'data.check' else ['x'] if 'ablate' in module else []
+  given = ['table', 'x'] if module == 'data.check' else ['x'] if 'ablate' in module else []
   with pytest.raises(SystemExit) as left:
     importlib.import_module(module).main([*given, '--out', 'gs://b/x'])
   assert left.value.code == 2
