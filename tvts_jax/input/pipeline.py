@@ -2,7 +2,7 @@
 
 A row is a pure function of its example and epoch: numpy reads the record and draws everything random (examples.py), a
 decoder (decoders.py) turns the chosen frames into pixels, and the visible tubelets are kept (rows.py). So it does not
-matter which stage of which process makes it (workers.py): tf.data runs reading and decoding at once. Pixels stay uint8.
+matter which thread of which process makes it (workers.py). tf.data runs the decoding. Pixels stay uint8.
 
   source = pipeline.open(InputConfig(folder=..., tokenizer=...))
   for batch in source.batches(start_step=1000): ...

@@ -1,5 +1,6 @@
 """One row of a batch: a pure function of (part, row, epoch), whichever thread of whichever process makes it."""
 
+import itertools
 import queue
 import threading
 import time
@@ -97,49 +98,55 @@ class Threads:
 
 
 class Pipeline(Threads):
-  """The same by tf.data: a stage that reads `count` rows at a time, and one that decodes them, in any order."""
+  """The same, with tf.data to decode what the threads have read."""
 
   def __init__(self, maker: Maker, count: int, arrays_of: Callable, report: Callable):
-    super().__init__(maker, 0, arrays_of, report)
-    self._loaded: dict[tuple[int, int], Callable[[], None]] = {}  # By slot and place.
-    self._threads = [threading.Thread(target=self._run, args=[count], name='tf.data', daemon=True)]
-    self._threads[0].start()
+    self._loaded = queue.SimpleQueue()  # (slot, place, what decodes it) of rows that are read.
+    self._decoding: dict[int, tuple] = {}  # The same, by a number that goes through tf.data.
+    super().__init__(maker, count, arrays_of, report)
+    self._stage = threading.Thread(target=self._run, name='tf.data', daemon=True)
+    self._stage.start()
 
-  def _run(self, count: int) -> None:
+  def make(self, slot: int, place: int, part: int, epoch: int, row: int) -> None:
+    try:
+      self._loaded.put((slot, place, self._maker.load(part, row, epoch, self._arrays_of(slot, place))))
+    except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
+      self._report(slot, place, e)
+
+  def close(self) -> None:
+    super().close()
+    self._loaded.put(None)
+    self._stage.join(END_S)
+
+  def _run(self) -> None:
     tf = tensorflow()
-    call = lambda work: lambda task: tf.numpy_function(work, [task], tf.int64)
-    data = tf.data.Dataset.from_generator(self._begun, output_signature=tf.TensorSpec([len(TASK)], tf.int64))
-    data = data.map(call(self._load), num_parallel_calls=count, deterministic=False)
-    data = data.map(call(self._decode), num_parallel_calls=self._maker.decoding, deterministic=False)
+    data = tf.data.Dataset.from_generator(self._numbers, output_signature=tf.TensorSpec([], tf.int64))
+    decode = lambda number: tf.numpy_function(self._decode, [number], tf.int64)
+    data = data.map(decode, num_parallel_calls=self._maker.decoding, deterministic=False)
     options = tf.data.Options()
-    options.threading.private_threadpool_size = count + self._maker.decoding + 1
+    options.threading.private_threadpool_size = self._maker.decoding + 1  # Idle threads spin.
+    options.threading.max_intra_op_parallelism = 1
     for _ in data.with_options(options):
       pass
 
-  def _begun(self) -> Iterator[tuple]:
-    while (task := self._tasks.get()) is not None and not self._ended:
-      yield task
+  def _numbers(self) -> Iterator[int]:
+    for number in itertools.count():
+      if (loaded := self._loaded.get()) is None or self._ended:
+        return
+      self._decoding[number] = loaded
+      yield number
 
-  def _load(self, task: np.ndarray) -> np.ndarray:
-    slot, place, part, epoch, row = task.tolist()
+  def _decode(self, number: np.ndarray) -> np.ndarray:
+    slot, place, decode = self._decoding.pop(int(number))
+    error = None
     try:
-      self._loaded[slot, place] = self._maker.load(part, row, epoch, self._arrays_of(slot, place))
-    except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
-      self._report(slot, place, e)
-    return task
-
-  def _decode(self, task: np.ndarray) -> np.ndarray:
-    slot, place = task[:2].tolist()
-    if decode := self._loaded.pop((slot, place), None):
-      error = None
-      try:
-        decode()
-      except Exception as e:  # noqa: BLE001 — as above.
-        error = e
-      self._report(slot, place, error)
-    return task
+      decode()
+    except Exception as e:  # noqa: BLE001 — as above.
+      error = e
+    self._report(slot, place, error)
+    return number
 
 
 def start(maker: Maker, count: int, arrays_of: Callable, report: Callable) -> Threads:
-  """What makes many rows at a time: tf.data, where TensorFlow decodes."""
+  """What makes many rows at a time: with tf.data, where TensorFlow decodes."""
   return (Pipeline if maker.decoder == 'tf' else Threads)(maker, count, arrays_of, report)
