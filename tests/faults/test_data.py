@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import threading
 from collections import Counter
 
 import numpy as np
@@ -323,20 +324,25 @@ def test_a_shard_that_changes_under_a_run_stops_it(config, folder, change):
 
 
 class Storage:
-  """Fails at the given reads, counted from 0, by raising or by a wrong bit."""
+  """Fails at the given reads, counted from 0, by raising or by a wrong bit, though never twice in a row for one range:
+  threads read, so the next but two may be the same again."""
 
   def __init__(self, monkeypatch, fails, at):
     self.reads, self._fails, self._at, self._real = 0, fails, at, storage.read_local
+    self._lock, self._flipped = threading.Lock(), set()
     monkeypatch.setattr(storage, 'read_local', self.read)
     monkeypatch.setattr(patience, 'WAIT_S', 0.01)
     monkeypatch.setattr(patience, 'PATIENCE_S', 0.1)
 
   def read(self, file, ranges):
-    nth, self.reads = self.reads, self.reads + 1
-    if nth not in self._at:
-      return self._real(file, ranges)
-    if isinstance(self._fails, Exception):
-      raise self._fails
+    key = file, tuple(ranges)
+    with self._lock:
+      nth, self.reads = self.reads, self.reads + 1
+      if nth not in self._at or key in self._flipped:
+        return self._real(file, ranges)
+      if isinstance(self._fails, Exception):
+        raise self._fails
+      self._flipped.add(key)
     first, *others = map(bytearray, self._real(file, ranges))
     first[self._fails] ^= 1
     return list(map(bytes, [first, *others]))
