@@ -130,7 +130,7 @@ def test_what_lasts_is_an_error_at_once(server):
 
 
 def test_what_outlasts_our_patience_is_a_storage_error(server, monkeypatch):
-  monkeypatch.setattr(patience, 'PATIENCE_S', 0.5)
+  monkeypatch.setattr(patience, 'PATIENCE_S', 3.0)
   server.set(rules=[{'match': 'get', 'do': 'status', 'status': 503}])
   before = storage.RETRIES.count
   with pytest.raises(storage.StorageError, match=r'^gs://b/big: .*503.*times in .* s; put the storage right and run'):
