@@ -117,7 +117,7 @@ def rows_of(content: dict) -> np.ndarray:
 
 
 def sums(done: list[tuple[Job, Answer]]) -> dict:
-  """Of a shard's items: how many came to which outcome, totals, measures as [sum, items], and records by short side."""
+  """Counts of a shard's items by outcome, totals, measures as [sum, items], and records by short side."""
   counts, totals, measures, short_sides = Counter(), Counter(), {}, Counter()
   for _, answer in done:
     counts[answer.code] += 1

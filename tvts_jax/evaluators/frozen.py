@@ -96,7 +96,7 @@ class Frozen:
 
   @property
   def ids(self) -> Collection[str]:
-    """Of the clips that are asked for."""
+    """Only the clips that are asked for."""
     return [row['id'] for row in self.rows]
 
   @property

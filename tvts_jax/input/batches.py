@@ -125,7 +125,7 @@ class Batches(Stream):
 
   @property
   def pids(self) -> list[int]:
-    """Of the processes that make rows."""
+    """Ids of the processes that make rows."""
     return self._crew.pids
 
   def close(self) -> None:

@@ -1,7 +1,7 @@
 """What goes wrong with data while a run reads it: told at once, counted, and never passed over in silence.
 
 A damaged example is skipped, and another stands in for it. Storage that fails is no example's fault: it is read again
-(shards/patience.py), and how often is told here.
+(shards/patience.py), and the progress line counts the retries.
 """
 
 import json

@@ -10,7 +10,7 @@ from tvts_jax.shards import index, storage
 CLIPS_PER_CORE, SERIAL_S = 300, 0.03e-3
 FRAME_BYTES = 13_300  # A stored frame of 256 pixels, where there are no shards to look at.
 HEAD_BYTES = 5_000  # Words, times and the frame table of a record.
-FPS = 3.0  # At which data.build stores frames, unless it is told otherwise.
+FPS = 3.0  # The default of data.build.
 
 
 def bytes_a_clip(config) -> dict[str, float]:
@@ -37,7 +37,7 @@ def manifest_of(given) -> index.Manifest | None:
 
 
 def host(config, chip: Chip, devices: int, clips_per_s: float) -> dict[str, float]:
-  """Of one host that takes so many clips a second: what it needs, and what it has."""
+  """What a host needs to take `clips_per_s`, and what it has."""
   read = bytes_a_clip(config)
   where = 'disk' if config.input.folder and storage.is_local(config.input.folder) else 'bucket'
   chips = min(chip.together, devices)

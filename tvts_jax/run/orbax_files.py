@@ -22,11 +22,13 @@ class BucketFiles(fsspec.AbstractFileSystem):
 
   def info(self, path: str, **_) -> dict:
     path = self._path(path)
-    if path.is_file():
-      return {'name': self._strip_protocol(str(path)), 'size': path.stat().size, 'type': 'file'}
-    if path.is_dir():
-      return {'name': self._strip_protocol(str(path)), 'size': 0, 'type': 'directory'}
-    raise FileNotFoundError(str(path))
+    name = self._strip_protocol(str(path))
+    try:
+      return {'name': name, 'size': path.stat().size, 'type': 'file'}
+    except FileNotFoundError:
+      if not path.is_dir():
+        raise
+      return {'name': name, 'size': 0, 'type': 'directory'}
 
   def ls(self, path: str, detail: bool = True, **_) -> list:
     names = [self._strip_protocol(str(inner)) for inner in self._path(path).iterdir()]
