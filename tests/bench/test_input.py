@@ -10,7 +10,7 @@ from tvts_jax.bench import input, synthetic, turns
 def report(tmp_path_factory):
   folder = tmp_path_factory.mktemp('bench')
   media.make_video(folder / 'a.mp4', frames=60, fps=10)
-  args = ['--records', '4', '--batch', '2', '--batches', '3', '--rounds', '1', '--from-mp4', str(folder / 'a.mp4')]
+  args = ['--records', '4', '--batch', '2', '--batches', '4', '--rounds', '1', '--from-mp4', str(folder / 'a.mp4')]
   patch = pytest.MonkeyPatch()
   patch.setattr('tvts_jax.bench.synthetic.SECONDS', 30)  # a smaller record; the setting stays the paper's
   try:
@@ -47,7 +47,7 @@ def test_a_folder_is_read_as_it_was_built_to_be(tmp_path, monkeypatch, capsys):
   manifest['sampling'] |= {'transcripts': 2, 'seconds': [1.0], 'gap_s': 0.5}
   (tmp_path / 'shards/manifest.json').write_text(json.dumps(manifest))
   media.make_video(tmp_path / 'a.mp4', frames=60, fps=10)
-  args = ['--folder', f'{tmp_path}/shards', '--batch', '1', '--batches', '2', '--rounds', '1']
+  args = ['--folder', f'{tmp_path}/shards', '--batch', '1', '--batches', '4', '--rounds', '1']
   assert input.main([*args, '--from-mp4', f'{tmp_path}/a.mp4', '--out', f'{tmp_path}/out.json']) == 0
   assert json.loads((tmp_path / 'out.json').read_text())['setting']['transcripts'] == 2
 
@@ -68,7 +68,7 @@ def test_load_counts_others_and_not_ourselves(monkeypatch):
   assert load.other_cores() == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize('args', [['--batches', '1'], ['--folder', '/nowhere'], ['--from-mp4', '/nowhere.mp4']])
+@pytest.mark.parametrize('args', [['--batches', '3'], ['--folder', '/nowhere'], ['--from-mp4', '/nowhere.mp4']])
 def test_bad_requests_are_one_sentence(args, capsys, monkeypatch):
   monkeypatch.setattr('tvts_jax.bench.synthetic.SECONDS', 30)
   assert input.main(['--records', '2', '--batch', '1', '--rounds', '1', *args]) == 2

@@ -14,7 +14,7 @@ import pytest
 from tests.support import folders, media
 from tvts_jax.errors import UserError
 from tvts_jax.input import pipeline, vocab
-from tvts_jax.input.batches import LEAST
+from tvts_jax.input.batches import FIRST
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import index
 from tvts_jax.shards.reader import Reader
@@ -177,7 +177,7 @@ def test_a_far_step_reads_what_the_first_reads(config, monkeypatch):
       batch = next(batches)
     counts.append(len(rows))
     same(batch, source.batch(step))
-  ahead = LEAST + 1  # Batches that are begun when the first one has been taken.
+  ahead = FIRST + 1  # Batches that are begun when the first one has been taken.
   assert all(config.batch <= count <= ahead * config.batch for count in counts)
 
 

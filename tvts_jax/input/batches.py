@@ -13,7 +13,8 @@ from tvts_jax.input.rows import TASK, Maker, start
 from tvts_jax.input.skipped import BadExample
 from tvts_jax.machine import cores
 
-LEAST = 2  # Batches in the making, however slowly they are taken.
+FIRST = 8  # Batches in the making until it is known how fast they are taken,
+LEAST = 2  # And however slowly they are.
 
 
 class Stream(Iterator):
@@ -97,8 +98,8 @@ class Batches(Stream):
     self._source, self._crew, self._mine = source, crew, mine
     self._step, self._stop, self._begun = start, stop, start
     self._making: dict[int, Making] = {}  # By slot, that of the next step first.
-    self._taken, self._between = -math.inf, deque(maxlen=8)  # When the last batch was taken, and seconds between them.
-    self._depth = LEAST
+    self._taken, self._between = None, deque(maxlen=8)  # When the last batch was taken, and seconds between them.
+    self._depth = max(LEAST, min(FIRST, crew.most))
     self._end = weakref.finalize(self, crew.close)  # Also where it is forgotten, and at the end of the process.
     self._begin()
 
@@ -108,8 +109,7 @@ class Batches(Stream):
     self._begin()
     slot, batch = next(iter(self._making.items()))
     self._look(wait=False)
-    while self._crew.left(slot) > len(batch.errors):
-      self._look(wait=True)
+    self._finish(slot, batch)
     self._source.settle(batch)
     arrays = self._crew.take(slot)
     if 'valid' in arrays:
@@ -128,19 +128,31 @@ class Batches(Stream):
     """Ids of the processes that make rows."""
     return self._crew.pids
 
+  def finish(self) -> int:
+    """Waits until all batches in the making are done → how many these are."""
+    for slot, batch in self._making.items():
+      self._finish(slot, batch)
+    return len(self._making)
+
   def close(self) -> None:
     self._stop = self._step
     self._making.clear()
     self._end()
 
+  def _finish(self, slot: int, batch: Making) -> None:
+    while self._crew.left(slot) > len(batch.errors):
+      self._look(wait=True)
+
   def _pace(self) -> None:
-    """As many batches ahead as are taken in prefetch_s: one more with each that is taken, until there are so many."""
-    now = time.monotonic()
-    self._between.append(now - self._taken)
+    """As many batches ahead as are taken in prefetch_s: twice as many with each taken until so many."""
+    now, last = time.monotonic(), self._taken
     self._taken = now
+    if last is None:
+      return
+    self._between.append(now - last)
     usual = sorted(self._between)[len(self._between) // 2]
     wanted = math.ceil(self._source.config.prefetch_s / max(usual, 1e-6))
-    self._depth = max(LEAST, min(wanted, self._crew.most, self._depth + 1))
+    self._depth = max(LEAST, min(wanted, self._crew.most, 2 * self._depth))
 
   def _begin(self) -> None:
     while len(self._making) < self._depth and self._begun != self._stop:

@@ -1,16 +1,15 @@
 """One row of a batch: a pure function of (part, row, epoch), whichever thread of whichever process makes it."""
 
-import itertools
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from tvts_jax.input import augment, decoders
 from tvts_jax.input.examples import Examples
-from tvts_jax.input.host_tf import tensorflow
 
 # A row to make. Part, row and epoch say what it holds; slot and place, which batch in the making it is for and where.
 TASK = np.dtype([('slot', np.int32), ('place', np.int32), ('part', np.int32), ('epoch', np.int32), ('row', np.int64)])
@@ -18,21 +17,17 @@ END_S = 5  # Seconds that threads have to end the row at hand.
 
 
 class Maker:
-  """Makes rows, for as many threads as like to call it; `decoding` of them decode at a time."""
+  """Makes rows, for as many threads as like to call it; `parallel` of them decode at a time."""
 
-  def __init__(self, parts: list[Examples], decoding: int):
+  def __init__(self, parts: list[Examples], parallel: int):
     self._parts, self._config = parts, parts[0].config  # Parts that share a batch ask the same of what decodes.
-    self.decoder, self.decoding = decoders.resolve(self._config.decoder), decoding
-    self._decode = decoders.DECODERS[self.decoder]
-    self._turn = threading.Semaphore(decoding)
+    self.decoder, self.parallel = decoders.resolve(self._config.decoder), parallel
+    self._decode, self._turn = decoders.DECODERS[self.decoder], threading.Semaphore(parallel)
 
-  def load(self, part: int, row: int, epoch: int, out: dict[str, np.ndarray]) -> Callable[[], None]:
-    """Writes all of a row but pixels into `out`, the arrays of its place in a batch → what writes these.
-
-    Either raises BadExample if the row cannot be made.
-    """
-    examples, config = self._parts[part], self._config
-    example = examples.load(row, epoch)
+  def load(self, part: int, row: int, epoch: int, out: dict[str, np.ndarray]) -> decoders.Clip:
+    """Writes all of a row but pixels into `out`, the arrays of its place in a batch → what is left to decode."""
+    config = self._config
+    example = self._parts[part].load(row, epoch)
     values = {**vars(example), **example.more}
     pixels = []
     for name, value in out.items():
@@ -41,15 +36,17 @@ class Maker:
       elif name in values:
         value[...] = values[name]
     change = lambda clip: augment.augment(clip, config, epoch, int(example.example_id))
+    return decoders.Clip(example.jpegs, example.crop, config, pixels, change if config.augmented else None)
 
-    def decode() -> None:
-      with self._turn:
-        try:
-          self._decode(example.jpegs, example.crop, config, pixels, change if config.augmented else None)
-        except decoders.DamagedFrame as e:
-          raise examples.undecodable(row, str(e)) from e
+  def decode(self, clip: decoders.Clip) -> None:
+    with self._turn:
+      self._decode(*clip)
 
-    return decode
+  def told(self, error: Exception | None, part: int, row: int) -> Exception | None:
+    """What a row failed of, as a BadExample where it is the row's own fault."""
+    if isinstance(error, decoders.DamagedFrame):
+      return self._parts[part].undecodable(row, str(error))
+    return error
 
 
 class Threads:
@@ -91,27 +88,27 @@ class Threads:
   def make(self, slot: int, place: int, part: int, epoch: int, row: int) -> None:
     error = None
     try:
-      self._maker.load(part, row, epoch, self._arrays_of(slot, place))()
+      self._maker.decode(self._maker.load(part, row, epoch, self._arrays_of(slot, place)))
     except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
       error = e
-    self._report(slot, place, error)
+    self._report(slot, place, self._maker.told(error, part, row))
 
 
 class Pipeline(Threads):
   """The same, with tf.data to decode what the threads have read."""
 
   def __init__(self, maker: Maker, count: int, arrays_of: Callable, report: Callable):
-    self._loaded = queue.SimpleQueue()  # (slot, place, what decodes it) of rows that are read.
-    self._decoding: dict[int, tuple] = {}  # The same, by a number that goes through tf.data.
+    self._loaded = queue.SimpleQueue()  # Clips that are read, with where each belongs; at the end None.
     super().__init__(maker, count, arrays_of, report)
     self._stage = threading.Thread(target=self._run, name='tf.data', daemon=True)
     self._stage.start()
 
   def make(self, slot: int, place: int, part: int, epoch: int, row: int) -> None:
     try:
-      self._loaded.put((slot, place, self._maker.load(part, row, epoch, self._arrays_of(slot, place))))
+      clip = self._maker.load(part, row, epoch, self._arrays_of(slot, place))
+      self._loaded.put((clip, decoders.tf_values(*clip), (slot, place, part, row)))
     except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
-      self._report(slot, place, e)
+      self._report(slot, place, self._maker.told(e, part, row))
 
   def close(self) -> None:
     super().close()
@@ -119,32 +116,21 @@ class Pipeline(Threads):
     self._stage.join(END_S)
 
   def _run(self) -> None:
-    tf = tensorflow()
-    data = tf.data.Dataset.from_generator(self._numbers, output_signature=tf.TensorSpec([], tf.int64))
-    decode = lambda number: tf.numpy_function(self._decode, [number], tf.int64)
-    data = data.map(decode, num_parallel_calls=self._maker.decoding, deterministic=False)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = self._maker.decoding + 1  # Idle threads spin.
-    options.threading.max_intra_op_parallelism = 1
-    for _ in data.with_options(options):
-      pass
+    if (first := self._loaded.get()) is None:
+      return
+    begun = deque()
 
-  def _numbers(self) -> Iterator[int]:
-    for number in itertools.count():
-      if (loaded := self._loaded.get()) is None or self._ended:
-        return
-      self._decoding[number] = loaded
-      yield number
+    def clips() -> Iterator[tuple]:
+      loaded = first
+      while loaded is not None and not self._ended:
+        clip, values, where = loaded
+        begun.append(where)
+        yield clip, values
+        loaded = self._loaded.get()
 
-  def _decode(self, number: np.ndarray) -> np.ndarray:
-    slot, place, decode = self._decoding.pop(int(number))
-    error = None
-    try:
-      decode()
-    except Exception as e:  # noqa: BLE001 — as above.
-      error = e
-    self._report(slot, place, error)
-    return number
+    for error in decoders.tf_stream(clips(), first[0], self._maker.parallel):
+      slot, place, part, row = begun.popleft()
+      self._report(slot, place, self._maker.told(error, part, row))
 
 
 def start(maker: Maker, count: int, arrays_of: Callable, report: Callable) -> Threads:

@@ -120,7 +120,7 @@ def run(parent: Parent, memory: int, setup: Setup) -> None:
   arrays_of = lambda slot, place: {name: value[place, ...] for name, value in arrays(slot).items()}
   logging.use_absl_handler()  # Warnings look like those of the training process.
   storage.RETRIES.tell = lambda: parent.tell('retried')
-  maker = Maker([Examples(*part) for part in setup.parts], decoding=1)
+  maker = Maker([Examples(*part) for part in setup.parts], parallel=1)
   parent.tell('started', os.getpid())
   # What a worker that died has left, one by one, so that it is known which row it died of if this one dies as well.
   left = Threads(maker, 0, arrays_of, parent.report)
