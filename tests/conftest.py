@@ -6,8 +6,11 @@
 A file that sets DEVICES = 8 gets eight virtual devices.
 """
 
+import gc
 import os
 
+# Tracing makes millions of objects that live on; to look through them for cycles as often as usual is a fifth of it.
+gc.set_threshold(100_000, 50, 100)
 # Models are tiny here, so that compiling is most of the work; processes that tests start do the same.
 os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
@@ -53,5 +56,6 @@ def as_many_devices_as_the_file_asks_for(request):
 
 
 def pytest_xdist_auto_num_workers(config):
-  """One more than there are cores: tests of several processes wait for much of their time."""
-  return machine.cores() + 1
+  """Two more than there are cores, since tests of several processes wait for much of their time; 2 GiB for each."""
+  memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  return max(1, min(machine.cores() + 2, memory // 2**31))

@@ -402,6 +402,7 @@ def test_two_processes_speak_with_one_voice(root, tmp_path):
   assert list(said) == list(checks.CHECKS) and '2 that have met' in said['processes'] and '(4)' in said['collective']
 
 
+@pytest.mark.long
 def test_what_one_of_two_processes_lacks(root, tmp_path):
   """Each is in a folder of its own, so they share no work directory; one has no shards."""
   (tmp_path / '0').mkdir()

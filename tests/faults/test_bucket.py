@@ -47,7 +47,7 @@ def server():
 @pytest.fixture(autouse=True)
 def quick(demo, monkeypatch):  # noqa: F811
   monkeypatch.setattr(patience, 'WAIT_S', 0.05)
-  settings = {'jax_compilation_cache_dir': f'{demo}/compiled here', 'jax_persistent_cache_min_compile_time_secs': 0.0}
+  settings = {'jax_compilation_cache_dir': f'{demo}/compiled', 'jax_persistent_cache_min_compile_time_secs': 0.0}
   before = {name: getattr(jax.config, name) for name in settings}
   for name, value in settings.items():  # What is compiled for the disk serves for the bucket.
     jax.config.update(name, value)

@@ -146,7 +146,10 @@ def test_outputs_and_losses(dtype):
   check(dtype, unit(outputs['video_embed']) @ unit(outputs['text_embed']).T, 'out/sim')
 
 
-@pytest.mark.parametrize('terms, key', [('contrastive', 'align'), ('sort', 'sort'), ('contrastive sort', 'total')])
+PARTS = [pytest.param(*part, marks=pytest.mark.long) for part in (('contrastive', 'align'), ('sort', 'sort'))]
+
+
+@pytest.mark.parametrize('terms, key', [*PARTS, ('contrastive sort', 'total')])
 def test_gradients(dtype, terms, key):
   config, params, batch, _ = setting(dtype)
   loss = objectives.build({name: {'weight': 2.0 if name == 'sort' else 1.0} for name in terms.split()})

@@ -138,7 +138,7 @@ def test_the_order_of_visible_tubelets_is_immaterial():
   np.testing.assert_allclose(a['sort_logits'], b['sort_logits'], atol=1e-5)
 
 
-@pytest.mark.parametrize('K', [2, 4, 5])
+@pytest.mark.parametrize('K', [pytest.param(2, marks=pytest.mark.long), 4, pytest.param(5, marks=pytest.mark.long)])
 def test_permuted_transcripts_give_permuted_logits_and_the_same_loss(K):
   model, params, batch = make(transcripts=K)
   mixed = np.random.default_rng(1).permutation(K)

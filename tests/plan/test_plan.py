@@ -188,6 +188,7 @@ def test_memory_follows_what_is_kept_and_split(config):
   assert kept(config, data=2, fsdp=4)['optimizer'] < 0.6 * kept(config)['optimizer']
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_mended_by_the_least_change(config, monkeypatch):
   """By memory as it is estimated; what is compiled says nothing of it here."""
   monkeypatch.setattr(bill.step_lib, 'compile_step', lambda *given: types.SimpleNamespace(as_text=lambda: LOOP))

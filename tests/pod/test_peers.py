@@ -14,7 +14,7 @@ from tvts_jax.pod.peers import RESTART
 HOST = socket.gethostname()
 
 
-@pytest.mark.parametrize('which', [0, 2])
+@pytest.mark.parametrize('which', [0, pytest.param(2, marks=pytest.mark.long)])
 def test_a_killed_process_is_named_at_once(which):
   processes = adders.start('run', 3, TVTS_HEARTBEAT_S='600')
   try:
@@ -30,7 +30,7 @@ def test_a_killed_process_is_named_at_once(which):
     adders.end(processes)
 
 
-@pytest.mark.parametrize('which', [0, 1])
+@pytest.mark.parametrize('which', [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_stopped_process_is_named_in_the_time_said(which):
   processes = adders.start('run', 2, TVTS_HEARTBEAT_S='10')
   try:
@@ -62,6 +62,7 @@ def test_a_bug_in_one_process_ends_all_with_its_code():
     adders.end(processes)
 
 
+@pytest.mark.long
 def test_strangers_are_not_heard_and_who_is_done_waits_in_silence():
   processes = adders.start('strangers', 3)
   try:

@@ -492,6 +492,7 @@ def pod(name, folder, *options, **files):
   )
 
 
+@pytest.mark.long
 def test_a_disk_full_for_one_of_two_processes_is_one_for_both(tmp_path):
   """Once: both try again. For good: both stop, at the same step."""
   run = pod('full', tmp_path, '--grace', '1', stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

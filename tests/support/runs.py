@@ -38,12 +38,13 @@ def demo(tmp_path_factory, worker_id):
       make(made.with_name('making'))
       made.with_name('making').rename(made)
   root = tmp_path_factory.mktemp('demo')
-  for part in ('world', 'shards', 'vocab', 'text'):
+  for part in ('world', 'shards', 'vocab', 'text', 'compiled'):
     (root / part).symlink_to(made / part)
   return root
 
 
 def make(root):
+  (root / 'compiled').mkdir(parents=True, exist_ok=True)
   probes = ['--probe-train', '0', '--probe-test', '0']
   call('data.world', '--out', f'{root}/world', '--clips', '40', '--val', '16', *probes)
   shape = ['--window-s', '12', '--seconds', '2', '--fps', '1.5', '--short-side', '32', '--min-words', '1']
@@ -58,7 +59,7 @@ def variables(root) -> dict[str, str]:
   return {
     'JAX_PLATFORMS': 'cpu',
     'JAX_NUM_CPU_DEVICES': '1',
-    'JAX_COMPILATION_CACHE_DIR': f'{root}/compiled',  # Their own, for a death may leave half a program there.
+    'JAX_COMPILATION_CACHE_DIR': f'{root}/compiled',  # Of half a program, which a death may leave, JAX makes another.
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'TF_CPP_MIN_LOG_LEVEL': '3',  # As input/host_tf.py has it, for who has imported TensorFlow before.
   }
