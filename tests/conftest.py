@@ -6,6 +6,7 @@
 A file that sets DEVICES = 8 gets eight virtual devices.
 """
 
+import fcntl
 import os
 
 # Models are tiny here, so that compiling is most of the work; processes that tests start do the same.
@@ -55,3 +56,21 @@ def as_many_devices_as_the_file_asks_for(request):
 def pytest_xdist_auto_num_workers(config):
   """One more than there are cores: tests of several processes wait for much of their time."""
   return machine.cores() + 1
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory, worker_id):
+  """A folder for the runs of a test file, with a world of a few clips and all that the demo makes of it."""
+  from tests.support import runs  # Which imports orbax.
+
+  common = tmp_path_factory.getbasetemp() if worker_id == 'master' else tmp_path_factory.getbasetemp().parent
+  made = common / 'made'
+  with open(common / 'made.lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # The first of all workers makes it.
+    if not made.exists():
+      runs.make(made.with_name('making'))
+      made.with_name('making').rename(made)
+  root = tmp_path_factory.mktemp('demo')
+  for part in ('world', 'shards', 'vocab', 'text'):
+    (root / part).symlink_to(made / part)
+  return root
