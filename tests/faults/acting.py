@@ -2,7 +2,7 @@
 
 PLAN/STEP names a place of the code. At 'numbers', where the numbers of that step are to be written,
 and at 'report' each process makes PLAN/STEP.INDEX and goes on once PLAN/STEP.go is there; one for which there is
-PLAN/STEP.stays.INDEX never does. At the other places, which lie on the way of the save of that step, the process ends
+PLAN/STEP.INDEX.stays never does. At the other places, which lie on the way of the save of that step, the process ends
 itself by SIGKILL, once, and leaves the time in PLAN/STEP.go.
 """
 
@@ -39,7 +39,7 @@ def saved(path) -> str:
 def wait(step) -> None:
   index = jax.process_index()
   (PLAN / f'{step}.{index}').touch()
-  if (PLAN / f'{step}.stays.{index}').exists():
+  if (PLAN / f'{step}.{index}.stays').exists():
     threading.Event().wait()
   while not (PLAN / f'{step}.go').exists():
     time.sleep(0.01)
