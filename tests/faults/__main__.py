@@ -267,7 +267,7 @@ def table_of_faults(found: dict) -> str:
     code = 'none, it went on' if row['code'] is None else row['code']
     lines.append(f'| {row["fault"]} | {row["processes"]} | {seconds} | {code} | {row["lost"]} |')
   loads = [row['load'] for row in found['faults']]
-  lines += [f'Not played, for this machine lacks {lack}: {name}.' for name, lack in found['missing'].items()]
+  lines += ['', *(f'Not played, for this machine lacks {lack}: {name}.' for name, lack in found['missing'].items())]
   return '\n'.join([*lines, f'On {found["cores"]} cores, with a load of {min(loads)} to {max(loads)}.'])
 
 

@@ -97,7 +97,8 @@ class Run:
 
   def wait(self) -> int:
     self.until(lambda: False)
-    return self.process.returncode
+    code = self.process.returncode
+    return code if code >= 0 else 128 - code  # As a shell has it.
 
   def find(self, pattern: str, since: float = 0.0) -> tuple[float, re.Match] | None:
     """When the first line came that a pattern fits."""
@@ -218,7 +219,9 @@ class Chain:
     """With the run that nothing happens to."""
     name = f'{self.name}, undisturbed'
     pod = [*small.POD, '--'] if self.processes > 1 else ()
-    runs.finish(small.start(self.root, name, *self.settings, pod=pod))
+    run = small.start(self.root, name, *self.settings, pod=pod)
+    said = run.communicate(timeout=MOST_S)[0]
+    assert run.returncode == 0, said[-3000:]
     runs.assert_equal_ends(self.root / name, self.folder, EVERY * (len(self.cases) + 2))
 
 
@@ -373,7 +376,7 @@ def clocks(*jumps: str):
 GONE, STILL = 'tvts_jax: process .* died', 'stood still for'
 STALE, GIVEN_UP = 'Stale file handle; trying again', 'error: .*Stale file handle'
 METRICS, REPORT = 'error: metrics cannot be written', 'error: the report cannot be written'
-DIED, GOES_ON = (-signal.SIGKILL,), (None,)
+DIED, GOES_ON = (128 + signal.SIGKILL,), (None,)
 shards = lambda chain: sorted((chain.root / 'shards').glob('*.tfrecord'))
 metrics = lambda chain: [chain.root / chain.name / 'metrics.jsonl']
 
