@@ -14,7 +14,6 @@ from tests.support.runs import (
   arguments,
   assert_equal_ends,
   call,
-  demo,
   finish,
   hold_evaluations,
   rows,
@@ -22,8 +21,6 @@ from tests.support.runs import (
   variables,
   wait_for,
 )
-
-__all__ = ['demo']  # A fixture.
 
 
 @pytest.fixture(scope='module')

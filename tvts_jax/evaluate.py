@@ -111,7 +111,7 @@ def parameters(config, model, spec, mesh, checkpoint: str) -> tuple[dict, dict]:
     )
   checkpoints = of_run(folder)
   step = checkpoints.latest()
-  meta = checkpoints.read_meta(step)
+  meta = checkpoints.read_run(step)
   check_model(config, meta, folder)
   part = 'ema' if meta['ema'] else 'params'
   about = {'kind': 'run', 'step': step, 'part': part, 'trained_with': meta['version']}

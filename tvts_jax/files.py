@@ -96,9 +96,14 @@ def publish(path, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_whole(path, content: str | bytes, durable: bool = True) -> None:
-  """Publishes `content`, a text as UTF-8."""
-  with publish(path, durable) as file:
-    file.write(content.encode() if isinstance(content, str) else content)
+  """Publishes `content`, a text as UTF-8; tries again what may pass."""
+  path = storage.path(path)
+
+  def write():
+    with publish(path, durable) as file:
+      file.write(content.encode() if isinstance(content, str) else content)
+
+  storage.patiently(path, write) if is_local(path) else write()
 
 
 @contextlib.contextmanager

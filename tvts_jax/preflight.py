@@ -5,6 +5,7 @@ import math
 from tvts_jax import config as config_lib
 from tvts_jax import objectives, roles
 from tvts_jax.errors import UserError
+from tvts_jax.run.checkpoint_reader import check_run
 from tvts_jax.shards import annotations, storage
 
 # Lines of settings that earlier versions had and that changed no batch.
@@ -49,6 +50,7 @@ def check_files(config):
 
 def check_identity(meta, identity, workdir):
   """Resuming another run than the one that was saved would be a mistake of which nobody would hear."""
+  check_run(meta, workdir)
   for name in ('data', 'vocabulary'):
     if meta[name] != identity[name]:
       raise UserError(

@@ -7,6 +7,7 @@ import jax
 from absl import logging
 
 from tvts_jax import convert
+from tvts_jax.convert.read_weights import build
 from tvts_jax.models import tvts
 from tvts_jax.models.encoders.vit import resize_positions
 from tvts_jax.run.checkpoint_reader import of_run
@@ -39,7 +40,7 @@ def from_run(run, video, shapes, place, part='params'):
   abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, place)
   checkpoints = of_run(run)
   step = checkpoints.latest()
-  theirs = tvts.TVTSConfig.from_dict(checkpoints.read_meta(step)['model']).video
+  theirs = build(tvts.TVTSConfig.from_dict, checkpoints.read_run(step)['model'], run).video
   # Theirs but for what restoring compares, so that it refuses any other difference by name.
   grid = math.isqrt(theirs.places)
   old = dataclasses.replace(video, frames=theirs.slots * video.tubelet, image_size=grid * video.patch)

@@ -2,6 +2,9 @@
 
   python -m tests.faults --soak 15                             for 15 minutes
   python -m tests.faults --soak 600 --seed 7 --json soak.json
+  python -m tests.faults --table --json faults.json            each fault of cases.py once
+
+--table prints what reported each fault, after how long, with which exit code, and how many steps were lost.
 
 A round is one run, of one process or of two. At a random moment something happens to it; the same command starts it
 again, something else happens, and in the end it is left alone. It has survived if all numbers that it told and each
@@ -13,6 +16,7 @@ Exit codes: 0 nothing was lost, 1 something was, 2 the command line is wrong.
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -28,15 +32,17 @@ from collections import Counter
 
 # What is compared is on the host, whatever this machine has.
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'  # To compile is most of the work.
 
 from absl import logging
 
-from tests.faults import small
+from tests.faults import cases, small
 from tests.support import runs
+from tvts_jax import machine
 from tvts_jax.human import duration
 
 SILENCE_S = 20  # Until a process that stands still is given up by the other.
-MOST_S = 600  # That a run may take from its start to its end.
+MOST_S = 1800  # That a run may take from its start to its end.
 MOST_FAULTS = 3  # In a round.
 SHOWN = 3000  # Characters of what a lost run said.
 ALONE, PAIR = 'one process', 'two processes'
@@ -236,24 +242,62 @@ def table(found: dict) -> str:
   return '\n'.join([*lines, f'{found["rounds"]} rounds in {duration(found["seconds"])}, seed {found["seed"]}'])
 
 
+def play_chains(root, names) -> dict:
+  """→ what is to be told, as JSON has it."""
+  rows, missing = [], {}
+
+  def tell(seen):
+    rows.append({**dataclasses.asdict(seen), 'load': round(os.getloadavg()[0], 1)})
+    print(rows[-1], flush=True)
+
+  small.make(root)
+  for name in names:
+    try:
+      missing |= cases.play(root, name, tell)[1]
+      print(f'{name}: ended like a run that nothing happened to', flush=True)
+    except cases.Missing as error:
+      missing[name] = str(error)
+  return {'cores': machine.cores(), 'faults': rows, 'missing': missing}
+
+
+def table_of_faults(found: dict) -> str:
+  lines = ['| fault | processes | reported after | exit code | steps lost |', '|---|--:|--:|--:|--:|']
+  for row in found['faults']:
+    seconds = '' if row['seconds'] is None else f'{row["seconds"]:.1f} s'
+    code = 'none, it went on' if row['code'] is None else row['code']
+    lines.append(f'| {row["fault"]} | {row["processes"]} | {seconds} | {code} | {row["lost"]} |')
+  loads = [row['load'] for row in found['faults']]
+  lines += ['', *(f'Not played, for this machine lacks {lack}: {name}.' for name, lack in found['missing'].items())]
+  return '\n'.join([*lines, f'On {found["cores"]} cores, with a load of {min(loads)} to {max(loads)}.'])
+
+
 def main(argv=None) -> int:
   parser = argparse.ArgumentParser(
     prog='python -m tests.faults', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--soak', type=float, required=True, metavar='MINUTES', help='how long; the last round is ended')
+  what = parser.add_mutually_exclusive_group(required=True)
+  what.add_argument('--soak', type=float, metavar='MINUTES', help='how long; the last round is ended')
+  what.add_argument(
+    '--table', nargs='*', choices=cases.CHAINS, metavar='CHAIN', help='play each fault once; chains of cases.py, or all'
+  )
   parser.add_argument('--seed', type=int, default=secrets.randbelow(10**6), help='of what happens, but not of when')
   parser.add_argument('--json', type=pathlib.Path, metavar='FILE', help='for what was found')
   args = parser.parse_args(argv)
   logging.set_verbosity(logging.ERROR)  # Orbax misses something in our checkpoints that they need not have.
   root = pathlib.Path(tempfile.mkdtemp(prefix='faults-'))
-  print(f'seed {args.seed}, in {root}', flush=True)
-  found = soak(root, args.soak, args.seed)
-  print(table(found), flush=True)
+  if args.table is not None:
+    found, lost = play_chains(root, args.table or cases.CHAINS), []
+    text = table_of_faults(found)
+  else:
+    print(f'seed {args.seed}, in {root}', flush=True)
+    found = soak(root, args.soak, args.seed)
+    lost, text = found['lost'], table(found)
+  print(text, flush=True)
   if args.json:
     args.json.write_text(json.dumps(found, indent=2) + '\n')
-  if not found['lost']:
+  if not lost:
     shutil.rmtree(root)
-  return 1 if found['lost'] else 0
+  return 1 if lost else 0
 
 
 if __name__ == '__main__':

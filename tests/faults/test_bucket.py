@@ -21,7 +21,6 @@ from safetensors import numpy as safetensors
 from data import build, validate, vocab
 from tests.faults import small
 from tests.support import bucket, runs
-from tests.support.runs import demo  # noqa: F401 (a fixture)
 from tvts_jax import config as config_lib
 from tvts_jax import embed, evaluate
 from tvts_jax.convert import __main__ as convert
@@ -45,7 +44,7 @@ def server():
 
 
 @pytest.fixture(autouse=True)
-def quick(demo, monkeypatch):  # noqa: F811
+def quick(demo, monkeypatch):
   monkeypatch.setattr(patience, 'WAIT_S', 0.05)
   settings = {'jax_compilation_cache_dir': f'{demo}/compiled', 'jax_persistent_cache_min_compile_time_secs': 0.0}
   before = {name: getattr(jax.config, name) for name in settings}
@@ -62,7 +61,7 @@ def settings(root) -> list[str]:
   return [f'--config.input.folder={root}/shards', f'--config.input.tokenizer={root}/vocab']
 
 
-def start(demo, root, workdir, **environment) -> subprocess.Popen:  # noqa: F811
+def start(demo, root, workdir, **environment) -> subprocess.Popen:
   config = f'--config=configs/demo.py:root={demo},steps={small.STEPS}'
   command = [
     sys.executable,
@@ -88,14 +87,14 @@ def steps(folder) -> list[int]:
   return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and (path / 'meta.json').exists())
 
 
-def make(demo, root) -> None:  # noqa: F811
+def make(demo, root) -> None:
   """Shards and a vocabulary by their commands."""
   assert build.main([f'{demo}/world/index.jsonl', '--out', f'{root}/shards', *SHAPE]) == 0
   assert validate.main([f'{root}/shards']) == 0
   assert vocab.main([f'{root}/shards', '--out', f'{root}/vocab', '--size', '256']) == 0
 
 
-def use(demo, root, workdir, videos) -> dict:  # noqa: F811
+def use(demo, root, workdir, videos) -> dict:
   """What a trained run gives: scores, features, weights."""
   model = small.config(demo, *settings(root))
   config = config_lib.resolve(config_lib.plain(model) | {'evals': EVALS})
@@ -113,7 +112,7 @@ def use(demo, root, workdir, videos) -> dict:  # noqa: F811
 
 
 @pytest.fixture(scope='module')
-def on_disk(demo, tmp_path_factory):  # noqa: F811
+def on_disk(demo, tmp_path_factory):
   """Shards, a vocabulary and a run that nothing disturbs."""
   folder = tmp_path_factory.mktemp('disk')
   make(demo, folder)
@@ -128,7 +127,7 @@ def assert_same_run(there, here) -> None:
   assert ends[0] == ends[1]
 
 
-def test_all_of_it_in_a_failing_bucket_equals_the_disk(demo, server, on_disk):  # noqa: F811
+def test_all_of_it_in_a_failing_bucket_equals_the_disk(demo, server, on_disk):
   seed = secrets.randbelow(10**6)
   print('seed', seed)
   there = storage.path('gs://bucket/demo')
@@ -160,7 +159,7 @@ def test_all_of_it_in_a_failing_bucket_equals_the_disk(demo, server, on_disk):  
 
 
 @pytest.mark.parametrize('what', ['get bucket/filled/shards', 'put bucket/late'])
-def test_a_bucket_that_fails_for_long_ends_a_run_with_76_and_one_sentence(demo, server, what):  # noqa: F811
+def test_a_bucket_that_fails_for_long_ends_a_run_with_76_and_one_sentence(demo, server, what):
   server.set(rules=[])
   for file in (*storage.files_below(demo / 'shards'), *storage.files_below(demo / 'vocab')):
     (storage.path('gs://bucket/filled') / file.relative_to(demo)).write(file)
@@ -172,7 +171,7 @@ def test_a_bucket_that_fails_for_long_ends_a_run_with_76_and_one_sentence(demo, 
 
 
 @pytest.mark.long
-def test_deaths_and_faults_at_random(demo, server, on_disk):  # noqa: F811
+def test_deaths_and_faults_at_random(demo, server, on_disk):
   """For TVTS_BUCKET_MINUTES (by default 3): each round is a run that is killed a few times while its bucket fails."""
   seed = secrets.randbelow(10**6)
   print('seed', seed)

@@ -1,4 +1,7 @@
+import contextlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -90,6 +93,17 @@ def test_bad_tokenizers_are_one_sentence(tmp_path, folder):
     tokens.Tokenizer('', 8)
   with pytest.raises(UserError, match='leaves no room'):
     tokens.Tokenizer(str(folder), 2)
+
+
+def test_code_beside_a_tokenizer_is_not_run_and_nobody_is_asked(folder, tmp_path, monkeypatch):
+  folder = shutil.copytree(folder, tmp_path / 'pieces')
+  (folder / 'hostile.py').write_text(f'open({str(tmp_path / "made")!r}, "w")\nclass T: pass\n')
+  auto = {'AutoTokenizer': ['hostile.T', 'hostile.T']}
+  (folder / 'tokenizer_config.json').write_text(json.dumps({'auto_map': auto, 'tokenizer_class': 'T'}))
+  monkeypatch.setattr('builtins.input', lambda *_: pytest.fail('it asks'))
+  with contextlib.suppress(UserError):
+    tokens.Tokenizer(str(folder), 8)
+  assert not (tmp_path / 'made').exists()
 
 
 def test_a_hub_name_without_a_network_is_one_sentence(monkeypatch):

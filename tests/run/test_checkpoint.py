@@ -175,6 +175,26 @@ def test_in_a_bucket_only_the_list_makes_it_complete():
     assert saved.exact(CheckpointReader(folder).restore(spec())[0], 2, spec())
 
 
+def test_in_a_bucket_a_damaged_one_that_keeps_its_name_is_removed_before_that_step_is_saved(caplog):
+  with bucket.server() as server:
+    folder = storage.path('gs://bucket/checkpoints')
+    save(folder, 1, 2)
+    bad = next(path for path in storage.files_below(folder / '2') if '/d/' in str(path))
+    bad.write(flip(bad.read_bytes(), 80))
+    refuse = lambda what: {'match': f'{what} bucket/checkpoints/2', 'do': 'status', 'status': 403}
+    server.set(rules=[refuse('copy'), refuse('delete')])
+    with Checkpoints(folder, CheckpointConfig()) as checkpoints:
+      assert checkpoints.resume(spec(), lambda meta: None)[0] == 1 and bad.is_file()
+      assert '2 is damaged: state/' in caplog.text and 'it could not be renamed to 2.damaged' in caplog.text
+      checkpoints.save(2, saved.state(2, spec()), {})
+      assert checkpoints.latest() == 1 and bad.is_file()
+      assert f'step 2 could not be saved in {folder}: {folder / "2"} could not be removed: ' in caplog.text
+      server.set(rules=[])
+      checkpoints.save(2, saved.state(2, spec()), {})
+      assert checkpoints.latest() == 2 and not bad.is_file()
+    assert saved.exact(CheckpointReader(folder).restore(spec())[0], 2, spec())
+
+
 def test_what_is_missing_is_said(tmp_path):
   with pytest.raises(CheckpointError, match=f'there is no checkpoint in {tmp_path / "none"}'):
     CheckpointReader(tmp_path / 'none').restore(spec())

@@ -1,7 +1,11 @@
 """metrics.jsonl over kills and resumes, TensorBoard with and without TensorFlow, the progress line to the letter."""
 
+import contextlib
+import errno
 import json
 import math
+import os
+import pathlib
 import subprocess
 import sys
 import types
@@ -11,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import bucket
-from tvts_jax import machine
+from tvts_jax import files, machine
 from tvts_jax.errors import UserError
 from tvts_jax.run import metrics
 from tvts_jax.run.background import Background
 from tvts_jax.run.clock import Rates
+from tvts_jax.shards import patience
 
 
 @pytest.fixture
@@ -145,6 +150,30 @@ def test_a_full_disk_is_one_sentence(tmp_path, no_board):
   (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
   with pytest.raises(UserError, match='No space left on device.* run again: the run goes on from its last checkpoint'):
     writers.write(1, {'loss': 1.0})
+
+
+def test_a_file_that_is_stale_for_a_while_loses_no_line(tmp_path, no_board, monkeypatch):
+  monkeypatch.setattr(patience, 'WAIT_S', 0.01)
+  writers = metrics.Writers(tmp_path, 0, 0, Background())
+  real, tries = pathlib.Path.open, []
+
+  @contextlib.contextmanager
+  def stale(path, mode):
+    tries.append(mode)
+    with real(path, mode) as file:
+      if len(tries) not in (2, 3):
+        yield file
+        return
+      half = lambda line: file.write(line[:8])
+      yield types.SimpleNamespace(write=half)
+      raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+  monkeypatch.setattr(pathlib.Path, 'open', stale)
+  for step in (1, 2, 3):
+    writers.write(step, {'loss': 1.0})
+  monkeypatch.undo()
+  rows, broken = files.read_rows(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [1, 2, 3] and len(broken) == 2 and len(tries) == 5
 
 
 def test_a_work_directory_that_cannot_be_is_one_sentence(tmp_path, no_board):

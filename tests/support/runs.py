@@ -1,6 +1,5 @@
 """Whole runs of the demo in miniature, as processes of their own, and what they leave."""
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -11,7 +10,6 @@ import time
 
 import numpy as np
 import orbax.checkpoint as ocp
-import pytest
 
 from tests.support.paths import ROOT
 
@@ -25,22 +23,6 @@ FORKING.set_forkserver_preload([*IMPORTS, 'transformers.models.auto.tokenization
 def call(*arguments, **variables):
   command, own = [sys.executable, '-m', *arguments], {**os.environ, **variables}
   return subprocess.run(command, cwd=ROOT, env=own, check=True, capture_output=True, text=True)
-
-
-@pytest.fixture(scope='module')
-def demo(tmp_path_factory, worker_id):
-  """A folder for the runs of a test file, with a world of a few clips and all that the demo makes of it."""
-  common = tmp_path_factory.getbasetemp() if worker_id == 'master' else tmp_path_factory.getbasetemp().parent
-  made = common / 'made'
-  with open(common / 'made.lock', 'w') as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # The first of all workers makes it.
-    if not made.exists():
-      make(made.with_name('making'))
-      made.with_name('making').rename(made)
-  root = tmp_path_factory.mktemp('demo')
-  for part in ('world', 'shards', 'vocab', 'text', 'compiled'):
-    (root / part).symlink_to(made / part)
-  return root
 
 
 def make(root):
@@ -158,7 +140,7 @@ def wait_for(process, condition):
 
 def rows(folder) -> list[dict]:
   """What the run wrote of itself, without the times."""
-  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  lines = filter(None, (folder / 'metrics.jsonl').read_text().splitlines())
   return [{key: value for key, value in json.loads(line).items() if key != 'time'} for line in lines]
 
 

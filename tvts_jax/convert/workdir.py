@@ -3,6 +3,7 @@
 import jax
 
 from tvts_jax.convert import names
+from tvts_jax.convert.read_weights import build
 from tvts_jax.files import local, read_rows
 from tvts_jax.input import tokens
 from tvts_jax.models.tvts import HEADS, TVTSConfig
@@ -18,8 +19,8 @@ def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
   """(config, params, what save_folder wants to know besides); parameters on the host, their running mean if kept."""
   workdir = storage.path(workdir)
   checkpoints = of_run(workdir)
-  step, meta = checkpoints.latest(), checkpoints.read_meta()
-  config = TVTSConfig.from_dict(meta['model'])
+  step, meta = checkpoints.latest(), checkpoints.read_run()
+  config = build(TVTSConfig.from_dict, meta['model'], workdir)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   shapes = {path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place) for path, s in names.spec(config).items()}
   part = 'ema' if meta['ema'] else 'params'
@@ -30,7 +31,7 @@ def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
   run = {
     'steps': step,
     'version': meta['version'],
-    'config': dict(line.split(': ', 1) for line in meta['config'].splitlines()),
+    'config': {name: value for name, _, value in (line.partition(': ') for line in meta['config'].splitlines())},
   }
   tokenizer = local(meta['tokenizer'], tokens.FILES) if storage.path(meta['tokenizer']).is_dir() else None
   return config, jax.device_get(params), {'tokenizer': tokenizer, 'metrics': metrics, 'run': run}

@@ -42,7 +42,7 @@ def weights(run: Run) -> str:
       continue
     try:
       if part == 'run' and not (storage.path(path) / 'config.json').exists():
-        of_run(path).read_meta()
+        of_run(path).read_run()
       else:  # A folder of weights brings every part.
         parts = [name for name in run.shapes.params if not name.startswith(HEADS)]
         for each in parts if part == 'run' else [part]:

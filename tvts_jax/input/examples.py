@@ -45,8 +45,7 @@ class Examples:
     """`opened`: manifest and index, where another process has read them."""
     self.config, self.tokenizer = config, tokenizer
     self.manifest, self.index = opened or open_split(config.folder, config.split)
-    missing = shortfall(SamplingConfig(**self.manifest.sampling), config)
-    if missing:
+    if missing := self._missing():
       raise UserError(
         f'the records of {config.folder} cannot serve this sampling: {missing}; ask for less or build them again'
       )
@@ -57,6 +56,13 @@ class Examples:
 
   def __len__(self) -> int:
     return len(self.index)
+
+  def _missing(self) -> str:
+    """What the records lack for this sampling."""
+    try:
+      return shortfall(SamplingConfig(**self.manifest.sampling), self.config)
+    except (TypeError, ValueError, OverflowError, UserError) as e:
+      raise shard_index.damaged(self.manifest.folder, e) from e
 
   def name(self, row: int) -> tuple[str, int]:
     """(video id, window index)"""

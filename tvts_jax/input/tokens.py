@@ -4,9 +4,11 @@ A fast tokenizer spends well under 5 % of the pipeline's time (python -m tvts_ja
 texts stay texts in the shards, and the vocabulary can change without building them again.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -38,19 +40,35 @@ class Tokenizer:
 
   def __call__(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """int32 ids [K, L] and bool mask [K, L], True where a piece is real."""
-    encoded = self._backend.encode_batch_fast(texts)
+    with usable(self.name):
+      encoded = self._backend.encode_batch_fast(texts)
     ids_KxL = np.array([e.ids for e in encoded], np.int32)
     mask_KxL = np.array([e.attention_mask for e in encoded], bool)
     return ids_KxL, mask_KxL
 
   def cut(self, texts: list[str]) -> int:
     """How many of the texts are longer than `length` pieces."""
-    return sum(bool(e.overflowing) for e in self._backend.encode_batch(texts))
+    with usable(self.name):
+      return sum(bool(e.overflowing) for e in self._backend.encode_batch(texts))
 
   def decode(self, ids_KxL: np.ndarray, mask_KxL: np.ndarray) -> list[str]:
     """The texts again, as far as pieces can tell."""
     kept = [row[mask].tolist() for row, mask in zip(ids_KxL, mask_KxL)]
     return self._backend.decode_batch(kept, skip_special_tokens=True)
+
+
+@contextlib.contextmanager
+def usable(name: str) -> Iterator[None]:
+  """UserError for what libraries raise over a tokenizer that no library has saved, panics of Rust included."""
+  try:
+    yield
+  except (OSError, ValueError):
+    raise
+  except BaseException as e:
+    if not isinstance(e, Exception) and type(e).__name__ != 'PanicException':
+      raise
+    why = f'{type(e).__name__}: {str(e).partition(chr(10))[0]:.200}'
+    raise UserError(f'tokenizer {name!r} cannot be used ({why}); save it again or name another') from e
 
 
 def check_fingerprint(found: str, expected: str, what: str) -> None:
@@ -69,11 +87,13 @@ def open_tokenizer(name: str):
   os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
   try:
     place = str(local(name, (*FILES, 'config.json')))  # The last says of which model it is, where nothing else does.
-    fast = from_file(place)
-    if fast is None:
-      from transformers import AutoTokenizer  # Which imports PyTorch, where that is installed: more seconds.
+    with usable(name):
+      fast = from_file(place)
+      if fast is None:
+        from transformers import AutoTokenizer  # Which imports PyTorch, where that is installed: more seconds.
 
-      fast = AutoTokenizer.from_pretrained(place, use_fast=True)
+        # Code that lies beside a tokenizer is not run, and nobody is asked whether to.
+        fast = AutoTokenizer.from_pretrained(place, use_fast=True, trust_remote_code=False)
   except storage.StorageError:
     raise
   except (OSError, ValueError) as e:

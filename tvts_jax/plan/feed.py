@@ -17,9 +17,12 @@ def bytes_a_clip(config) -> dict[str, float]:
   """From a bucket, where the span of a clip is one request, and from a disk, where frames are read one by one."""
   given, fps, frame = config.input, FPS, FRAME_BYTES
   if manifest := manifest_of(given):
-    fps = manifest.config['fps']
     record = sum(shard.bytes for shard in manifest.shards) / max(1, manifest.count)
-    frame = max(0.0, record - HEAD_BYTES) / (manifest.config['window_s'] * fps)
+    try:
+      fps = float(manifest.config['fps'])
+      frame = max(0.0, record - HEAD_BYTES) / (manifest.config['window_s'] * fps)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as e:
+      raise index.damaged(manifest.folder, e) from e
   seconds = given.transcripts * (statistics.mean(given.seconds) + given.gap_s) - given.gap_s
   return {
     'bucket': HEAD_BYTES + max(given.frames, seconds * fps) * frame,

@@ -8,6 +8,7 @@ and goes on from the one before.
 A save that fails is told and tried again soon; only several in a row stop the run, all processes at the same step.
 """
 
+import errno
 import json
 import math
 import secrets
@@ -59,6 +60,7 @@ class Checkpoints(CheckpointReader):
     self._saving = None  # (step, future) of a save that may still be running.
     self._failed = None  # What the last save failed of,
     self._failures = 0  # And how many did in a row.
+    self._stale = set()  # Steps whose name may hold files of a damaged checkpoint or of a save that failed.
     self._times = save_times.SaveTimes(config.every_steps, config.every_minutes)
 
   def _clear(self, paths: list) -> None:
@@ -116,7 +118,8 @@ class Checkpoints(CheckpointReader):
     name = f'{step}-{number}-{self._token}{UNFINISHED}' if storage.is_local(self.folder) else str(step)
     path = self.folder / name
     text = json.dumps(content)
-    writes = checkpoint_folder.begin(path, arrays)
+    why = self._make_way(step) if step in self._stale else None
+    writes = [checkpoint_folder.failed(OSError(errno.EIO, why))] if why else checkpoint_folder.begin(path, arrays)
     self._saving = step, self._background.submit(self._finish, step, path, text, writes, number)
 
   def save_last(self, step: int, state, meta: dict) -> None:
@@ -147,6 +150,11 @@ class Checkpoints(CheckpointReader):
     why = messages.share(why, number)
     return why, self._steps if why else self._retain([*self._steps, step])
 
+  def _make_way(self, step: int) -> str | None:
+    """Removes what a step's name holds, before any process writes there. → why it cannot, the same in all processes."""
+    why = checkpoint_folder.remove(self.folder / str(step)) if jax.process_index() == 0 else None
+    return messages.share(why, messages.number())
+
   def _retain(self, steps: list[int]) -> list[int]:
     """Removes what is older than the newest good ones that are kept. In the background; → those that stay."""
     if jax.process_index() != 0:
@@ -170,6 +178,7 @@ class Checkpoints(CheckpointReader):
     if why is None:
       self._failed, self._failures = None, 0
       return
+    self._stale.add(step)
     left = f'the newest complete one is {max(self._steps)}' if self._steps else 'there is no earlier one'
     self._failed, self._failures = f'step {step} could not be saved in {self.folder}: {why}; {left}', self._failures + 1
     logging.warning('%s', self._failed)
@@ -196,6 +205,7 @@ class Checkpoints(CheckpointReader):
         for bad, found in damaged.items():
           self._set_aside(bad, found)
       self._steps = [good for good in self._steps if good not in damaged]
+      self._stale |= damaged.keys()  # They may not have let themselves be renamed.
       return step, state, content['meta']
     if damaged:
       raise CheckpointError(

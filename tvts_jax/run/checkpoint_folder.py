@@ -43,9 +43,13 @@ def begin(folder, arrays: dict) -> list:
     (folder / STATE).mkdir(parents=True, exist_ok=True)
     return run(ocp.PyTreeCheckpointHandler().async_save(orbax_path(folder / STATE), args=ocp.args.PyTreeSave(arrays)))
   except ERRORS as e:
-    failed = Future()
-    failed.set_exception(e)
-    return [failed]
+    return [failed(e)]
+
+
+def failed(error: Exception) -> Future:
+  write = Future()
+  write.set_exception(error)
+  return write
 
 
 def wait(writes: list) -> str | None:
@@ -80,9 +84,27 @@ def is_complete(folder) -> bool:
 
 def read_content(folder) -> dict:
   try:
-    return json.loads((folder / META).read_text())
+    content = json.loads((folder / META).read_text())
+  except storage.StorageError:
+    raise
   except ERRORS as e:
     raise CheckpointError(f'{folder} cannot be read: {reason(e)}') from e
+  return content if isinstance(content, dict) else {}
+
+
+def is_content(content: dict) -> bool:
+  """Whether it has the fields that save() writes, of their types."""
+  arrays, fingerprints, meta = map(content.get, ('arrays', 'fingerprints', 'meta'))
+  if not all(isinstance(field, dict) for field in (arrays, fingerprints, meta)):
+    return False
+  is_size = lambda size: type(size) is int and size >= 0
+  is_array = lambda array: (
+    isinstance(array, dict)
+    and isinstance(array.get('dtype'), str)
+    and isinstance(array.get('shape'), list)
+    and all(map(is_size, array['shape']))
+  )
+  return all(map(is_array, arrays.values())) and arrays.keys() == fingerprints.keys()
 
 
 def read_arrays(folder, wanted: dict) -> tuple[dict, str | None]:
@@ -97,12 +119,14 @@ def read_arrays(folder, wanted: dict) -> tuple[dict, str | None]:
     return {}, reason(e)
 
 
-def remove(folder) -> None:
-  """A folder that stays does no harm but to the space it takes."""
+def remove(folder) -> str | None:
+  """→ why it cannot. A folder that stays does no harm but to the space it takes."""
   try:
     storage.remove_tree(folder)
   except OSError as e:
     logging.warning('%s could not be removed: %s', folder, reason(e))
+    return f'{folder} could not be removed: {reason(e)}'
+  return None
 
 
 def run(coroutine):

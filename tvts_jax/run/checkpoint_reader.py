@@ -12,6 +12,8 @@ from tvts_jax.shards import storage
 
 FOLDER = 'checkpoints'  # Their place in a work directory.
 FORMAT = 2
+# What train.py saves beside the arrays, as far as others read it.
+RUN = {'config': str, 'version': str, 'model': dict, 'tokenizer': str, 'ema': bool, 'data': list, 'vocabulary': str}
 
 
 class DamagedError(CheckpointError):
@@ -76,6 +78,12 @@ class CheckpointReader:
     """What was given to save(); no array is read."""
     return self._open(step)[1]['meta']
 
+  def read_run(self, step: int | None = None) -> dict:
+    """The same of a checkpoint that the trainer saved."""
+    meta = self.read_meta(step)
+    check_run(meta, self.folder)
+    return meta
+
   def restore_part(self, part: str, abstract, step: int | None = None, optional: str = '\0'):
     """One field of the saved state alone, such as 'params' or 'ema'.
 
@@ -128,8 +136,13 @@ class CheckpointReader:
     content = checkpoint_folder.read_content(self.folder / str(step))
     if content.get('format') != FORMAT:
       raise CheckpointError(
-        f'{self.folder / str(step)} has the format {content.get("format")!r}, and this version reads {FORMAT}; '
+        f'{self.folder / str(step)} has the format {content.get("format")!r:.60}, and this version reads {FORMAT}; '
         'use the version of tvts_jax that wrote it'
+      )
+    if not checkpoint_folder.is_content(content):
+      raise DamagedError(
+        f'{self.folder / str(step) / checkpoint_folder.META} is damaged: it does not describe the arrays that a run '
+        'saves; move this checkpoint away'
       )
     return step, content
 
@@ -144,6 +157,16 @@ class CheckpointReader:
     if wrong := messages.ask_all(wrong):
       raise DamagedError(f'{self.folder / str(step)} is damaged: {wrong} is not what was saved, though the files are')
     return arrays
+
+
+def check_run(meta: dict, where) -> None:
+  """DamagedError unless it has what the trainer saves."""
+  for name, kind in RUN.items():
+    if type(meta.get(name)) is not kind:
+      raise DamagedError(
+        f'a checkpoint in {where} is damaged: its {checkpoint_folder.META} has {name}={meta.get(name)!r:.60}, which no '
+        'run saves; move it away'
+      )
 
 
 def of_run(folder) -> CheckpointReader:

@@ -59,6 +59,9 @@ class Clock:
     other process ended, where that is known: then work that has to be done again is told from time in which nothing
     ran, which is no one's loss. Otherwise all time since the checkpoint counts as lost.
     """
+    if saved is not None and not is_state(saved):
+      logging.warning('a checkpoint does not say how time was spent before it, so that time is not counted')
+      saved = None
     saved = saved or {'seconds': {}, 'restarts': 0, 'down': 0.0, 'wall': None}
     for name, seconds in saved['seconds'].items():
       self._seconds[name] = self._seconds.get(name, 0.0) + seconds
@@ -139,10 +142,18 @@ def read(workdir) -> dict | None:
     return None
   try:
     state = json.loads(path.read_bytes())
+    if is_state(state):
+      return state
+  except (ValueError, RecursionError):
+    pass
+  logging.warning('%s is damaged, so time before this start is not counted in full; nothing else needs it', path)
+  return None
+
+
+def is_state(state) -> bool:
+  """Whether this is what a clock says."""
+  try:
     times = [state['down'], state['wall'], *state['seconds'].values()]
-    if not all(math.isfinite(t) for t in times) or not isinstance(state['restarts'], int):
-      raise ValueError
-    return state
-  except (ValueError, TypeError, KeyError, AttributeError):
-    logging.warning('%s is damaged, so time before this start is not counted in full; nothing else needs it', path)
-    return None
+    return all(map(math.isfinite, times)) and isinstance(state['restarts'], int)
+  except (TypeError, KeyError, AttributeError, OverflowError):
+    return False

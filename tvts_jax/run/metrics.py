@@ -6,6 +6,7 @@ steps. Only "time" differs between a run and the same run interrupted anywhere.
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import math
 import time
@@ -63,13 +64,21 @@ class Writers:
     line = json.dumps({'step': step, 'time': round(time.time(), 3), **values}) + '\n'
     with telling(self._path):
       if storage.is_local(self._path):
-        with self._path.open('ab') as file:
-          file.write(line.encode())
+        self._append(line.encode())
       else:  # What lies in a bucket cannot grow.
         self._text += line
         self._background.write(self._path, self._text)
       if self._board:
         self._board.write_scalars(step, scalars)
+
+  def _append(self, line: bytes) -> None:
+    starts = itertools.chain([b''], itertools.repeat(b'\n'))  # A try that failed may have left half a line.
+
+    def append():
+      with self._path.open('ab') as file:
+        file.write(next(starts) + line)
+
+    storage.patiently(self._path, append)
 
   def close(self):
     if self._active and self._board:

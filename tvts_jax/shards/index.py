@@ -14,7 +14,7 @@ import json
 import mmap
 import os
 import pathlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +38,18 @@ class DamagedRecord(UserError):
   """One record that cannot be read back as it was written."""
 
 
+class Listed:
+  """A file of the manifest's folder. TypeError for values that no builder writes."""
+
+  def __post_init__(self):
+    for field in fields(self):
+      value = getattr(self, field.name)
+      if type(value) is not field.type or field.type is int and value < 0:
+        raise TypeError(f'{field.name}={value!r:.60}')
+
+
 @dataclass(frozen=True)
-class Shard:
+class Shard(Listed):
   name: str  # NAME.tfrecord, in the manifest's folder.
   count: int  # Records.
   bytes: int
@@ -47,7 +57,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class IndexFile:
+class IndexFile(Listed):
   name: str  # In the manifest's folder.
   bytes: int
   sha256: str
@@ -151,7 +161,7 @@ def load(folder, split: str) -> Manifest:
     listed = frozenset(s['name'] for p in content['splits'].values() for s in p['shards'])
     manifest = Manifest(folder, split, shards, index, content['config'], content['sampling'], part['outcomes'], listed)
   except (TypeError, KeyError) as e:
-    raise FolderError(f'{folder / MANIFEST} is damaged ({e!r}); build the data again') from e
+    raise damaged(folder, e) from e
   for name in (*(s.name for s in shards), index.name):
     if name != os.path.basename(name) or not name.endswith('.idx' if name == index.name else '.tfrecord'):
       raise FolderError(f'{folder / MANIFEST} lists {name!r}, which names no file of its own folder; {ADVICE}')
@@ -170,17 +180,31 @@ def load_index(manifest: Manifest) -> Index:
 def read_columns(manifest: Manifest) -> dict[str, np.ndarray]:
   """Those of the index. FolderError if it is not as listed."""
   path, count = manifest.folder / manifest.index.name, manifest.count
+  size = index_bytes(count)
   try:
-    data, sha256 = mapped(path) if storage.is_local(path) else hashed(storage.read_bytes(path))
+    data, sha256 = mapped(path, size) if storage.is_local(path) else hashed(storage.read_bytes(path))
   except FileNotFoundError as e:
     raise FolderError(f'{path} is missing; {ADVICE}') from e
-  if sha256 != manifest.index.sha256 or len(data) != index_bytes(count):
+  if sha256 != manifest.index.sha256 or len(data) != size:
     raise FolderError(f'{path} is not the index that the manifest lists; {ADVICE}')
   columns, at = {}, len(INDEX_MAGIC)
   for name, (dtype, more) in COLUMNS.items():
     columns[name] = np.frombuffer(data, dtype, count + more, at)
     at += columns[name].nbytes
+  if not fits(manifest.shards, columns['offset'], columns['head']):
+    raise FolderError(f'{path} names places that the shards of the manifest do not have; {ADVICE}')
   return columns
+
+
+def fits(shards: list[Shard], offset: np.ndarray, head: np.ndarray) -> bool:
+  """Whether records follow each other, have room for their heads, and begin and end with their shards."""
+  size_N, frame = offset[1:] - offset[:-1], tfrecord.HEADER + tfrecord.FOOTER
+  rows_S = [0, *itertools.accumulate(shard.count for shard in shards)]
+  bytes_S = [0, *itertools.accumulate(shard.bytes for shard in shards)]
+  # A place before the one that it should follow makes a size beyond all shards.
+  return (
+    offset[rows_S].tolist() == bytes_S and (size_N <= max(bytes_S)).all() and (size_N >= head + np.uint64(frame)).all()
+  )
 
 
 def index_bytes(count: int) -> int:
@@ -192,13 +216,16 @@ def hashed(data: bytes) -> tuple[bytes, str]:
   return data, hashlib.sha256(data).hexdigest()
 
 
-def mapped(path: pathlib.Path) -> tuple[mmap.mmap | bytes, str]:
-  """The content of a file, and its sha256, for which no more than a part of it is in memory at a time."""
+def mapped(path: pathlib.Path, size: int) -> tuple[mmap.mmap | bytes, str]:
+  """The content of a file, and its sha256, for which no more than a part of it is in memory at a time. One that has
+  another size is not read."""
 
   def read():
-    with path.open('rb') as file:
+    with storage.open_local(path) as file:
+      if os.stat(file.fileno()).st_size != size:
+        return b'', ''
       sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
-      return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b'', sha256
+      return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ), sha256
 
   return storage.patiently(path, read)
 
@@ -251,21 +278,28 @@ def vanished(path) -> FolderError:
   return FolderError(f'{path} is listed in the manifest but missing; {ADVICE}')
 
 
+def damaged(folder, error: Exception) -> FolderError:
+  """What to raise where the manifest cannot be understood."""
+  return FolderError(f'{folder / MANIFEST} is damaged ({error!r:.200}); build the data again')
+
+
 def read_manifest(folder) -> dict:
   path = folder / MANIFEST
   try:
     content = json.loads(storage.read_bytes(path))
     version = content['schema_version']
-    content['splits'].items(), content['config'], content['sampling']
+    parts = {name: content[name] for name in ('splits', 'config', 'sampling')}
+    if odd := next((name for name, part in parts.items() if not isinstance(part, dict)), None):
+      raise TypeError(f'{odd} is not an object')
   except (FileNotFoundError, NotADirectoryError) as e:
     raise FolderError(
       f'{path} does not exist, so {folder} is not a finished data set; make one with python -m data.build'
     ) from e
-  except (ValueError, TypeError, KeyError, AttributeError) as e:
-    raise FolderError(f'{path} is damaged ({e!r}); build the data again') from e
+  except (ValueError, TypeError, KeyError, RecursionError) as e:
+    raise damaged(folder, e) from e
   if version != records.SCHEMA_VERSION:
     raise FolderError(
-      f'{path} has schema_version {version}, this code reads {records.SCHEMA_VERSION}; build the data again with '
+      f'{path} has schema_version {version!r:.60}, this code reads {records.SCHEMA_VERSION}; build the data again with '
       'python -m data.build SOURCE --out ANOTHER_FOLDER'
     )
   return content

@@ -19,6 +19,7 @@ OFFSET, LENGTH, CRC = 'frames/offset', 'frames/length', 'frames/crc32c'  # The t
 HEAD_CRC = 'head/crc32c'
 TAG = b'\n'  # Field 1 of a message, and its length follows.
 CRC_DIGITS = 8
+VARINT_BITS = 63  # Of the last byte of the longest number: protobuf has none beyond ten bytes.
 
 
 def serialize(features: Mapping[str, Sequence]) -> bytes:
@@ -86,7 +87,7 @@ def varint(number: int) -> bytes:
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
   """(The number that begins at a byte, where what follows begins.)"""
   number, shift = 0, 0
-  while data[at] > 0x7F:
+  while data[at] > 0x7F and shift < VARINT_BITS:
     number |= (data[at] & 0x7F) << shift
     at, shift = at + 1, shift + 7
   return number | data[at] << shift, at + 1

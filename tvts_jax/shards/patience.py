@@ -19,7 +19,7 @@ PATIENCE_S = float(os.environ.get('TVTS_STORAGE_PATIENCE_S', 600))
 WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # Before the second try, and before any.
 # What another try cannot mend.
 LASTING = FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError
-LASTING_NUMBERS = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENODATA
+LASTING_NUMBERS = errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENODATA
 
 
 class StorageError(OSError):

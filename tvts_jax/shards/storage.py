@@ -5,6 +5,7 @@ bucket is written whole or not at all; files.py does the same for local files. E
 reason (patience.py), whichever library raised it.
 """
 
+import io
 import os
 import pathlib
 import shutil
@@ -52,9 +53,21 @@ def read_local(file: pathlib.Path, ranges: Sequence[tuple[int, int]]) -> list[by
     os.close(handle)
 
 
+def open_local(file: pathlib.Path) -> io.BufferedReader:
+  """To read. A FIFO opens at once and is empty, where others wait for somebody to write."""
+  return open(file, 'rb', opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
 def read_bytes(file) -> bytes:
   file = path(file)
-  return file.read_bytes() if isinstance(file, BucketPath) else patiently(file, file.read_bytes)
+  if isinstance(file, BucketPath):
+    return file.read_bytes()
+
+  def read():
+    with open_local(file) as opened:
+      return opened.read()
+
+  return patiently(file, read)
 
 
 def stat(file) -> Stat:

@@ -337,7 +337,9 @@ def two_frames(a, b):
   return np.concatenate([correlation.reshape(len(a), -1), np.sign((b - a).mean((1, 2)))[:, None]], 1)
 
 
-@pytest.mark.parametrize('motions', [['left', 'right', 'up', 'down'], pytest.param(['grow', 'shrink'], marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+  'motions', [['left', 'right', 'up', 'down'], pytest.param(['grow', 'shrink'], marks=pytest.mark.long)]
+)
 def test_direction_is_in_two_frames_and_not_in_one(motions):
   shown, label = tiles(motions, 1200 // len(motions))
   clips = np.arange(len(label))
