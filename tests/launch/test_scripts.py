@@ -19,12 +19,13 @@ from tests.support.paths import ROOT
 SCRIPTS = sorted(path.name for path in (ROOT / 'launch').glob('tpu_*.sh')) + ['slurm.sbatch']
 CHECK = pathlib.Path(sys.executable).with_name('shellcheck')
 FLAGS = ['--config.optim.lr=3e-4', '--config.seed=3']
-# A cloud in a folder: `state` is that of the TPU, `log` all that was asked for; ssh answers with `exit_code`.
+# A cloud in a folder: `state` is that of the TPU, `log` all that was asked for; ssh answers with `exit_code`. There is
+# no real one: that Google Cloud takes these commands, and gives the TPU back, is not shown here.
 GCLOUD = """#!/usr/bin/env bash
 cd "$CLOUD"; echo "$*" >> log
 case "$*" in
   *' create '*) echo ACTIVE > state ;;
-  *' delete '*) rm -f state ;;
+  *' delete '*) [ ! -e stuck ] && rm -f state ;;
   *' describe '*) cat state 2> /dev/null || exit 1 ;;
   *exit_code\\ 2*) cat exit_code 2> /dev/null; sed -i 1d exit_code ;;
 esac
@@ -150,21 +151,40 @@ def calls(cloud) -> list[str]:
 
 
 def test_a_run_is_looked_after_until_it_ends(cloud):
-  """The TPU is taken away once, and the run is lost once, before it ends."""
+  """The TPU is taken away once, and the run is lost once, before it ends; then nothing is left to pay for."""
   folder, env = cloud
   (folder / 'minutes').write_text('true\necho SUSPENDED > state\ntrue\necho 76 > exit_code\necho 0 > exit_code\n')
   said = run('tpu_babysit.sh', env=env)
-  start, again = ['create', 'scp', 'requirements.txt', 'nohup'], ['nohup']
+  start = ['create', 'scp', 'requirements.txt', 'nohup']
   assert calls(folder)[: len(start)] == start
-  assert calls(folder).count('create') == 2 and calls(folder).count('delete') == 1
-  assert calls(folder)[-1:] == again and 'SUSPENDED: creating it, or waiting' in said and 'the run has ended' in said
+  assert calls(folder).count('create') == 2 and calls(folder).count('delete') == 2
+  assert calls(folder)[-2:] == ['nohup', 'delete'] and not (folder / 'state').exists()
+  assert 'SUSPENDED: creating it, or waiting' in said and 'the run has ended' in said
 
 
 def test_an_error_to_mend_ends_it(cloud):
   folder, env = cloud
   (folder / 'minutes').write_text('echo 1 > exit_code\n')
   run('tpu_babysit.sh', env=env, code=1)
-  assert calls(folder).count('nohup') == 1
+  assert calls(folder).count('nohup') == 1 and not (folder / 'state').exists()
+  assert 'tail -n 100 tvts_jax/train.log' in (folder / 'log').read_text().split(' delete ')[-2]  # It goes with the TPU.
+
+
+def test_a_tpu_is_kept_on_request(cloud):
+  folder, env = cloud
+  (folder / 'minutes').write_text('echo 0 > exit_code\n')
+  said = run('tpu_babysit.sh', '--keep', *FLAGS, env=env)
+  assert 'delete' not in calls(folder) and (folder / 'state').read_text() == 'ACTIVE\n'
+  assert 'tvts is kept, and billed until this deletes it: gcloud compute tpus queued-resources delete tvts' in said
+  assert '--keep' not in (folder / 'log').read_text()
+
+
+def test_a_tpu_that_cannot_be_deleted_is_told(cloud):
+  folder, env = cloud
+  (folder / 'minutes').write_text('echo 0 > exit_code\n')
+  (folder / 'stuck').touch()
+  run('tpu_babysit.sh', env=env, code=1)
+  assert calls(folder).count('delete') == 5
 
 
 def test_slurm_goes_back_into_the_queue_unless_a_person_must_mend_it(tmp_path):
