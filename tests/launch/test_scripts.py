@@ -216,7 +216,7 @@ def test_slurm_waits_for_a_run_that_saves(tmp_path):
 
 
 def test_the_jobset_says_the_same_things_twice_alike():
-  """Hosts and chips, and the flags of main, as kubectl would send them."""
+  """Hosts and chips, and the flags of main, as kubectl would send them; and what spot VMs leave to save in."""
   made = yaml.safe_load((ROOT / 'launch' / 'gke_jobset.yaml').read_text())
   assert (made['apiVersion'], made['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
   job = made['spec']['replicatedJobs'][0]['template']['spec']
@@ -227,3 +227,17 @@ def test_the_jobset_says_the_same_things_twice_alike():
   assert job['parallelism'] == job['completions'] == across * down // chips
   assert job['podFailurePolicy']['rules'][0]['onExitCodes']['containerName'] == container['name']
   check_main([*container['command'], *container['args']])
+  assert pod['nodeSelector']['cloud.google.com/gke-spot'] == 'true' and pod['terminationGracePeriodSeconds'] <= 25
+
+
+def test_the_jobset_restarts_after_all_but_an_error_to_mend():
+  """Exit codes 1 and 2 fail the job for PodFailurePolicy, which fails the set; all else restarts it."""
+  made = yaml.safe_load((ROOT / 'launch' / 'gke_jobset.yaml').read_text())['spec']
+  policy, job = made['failurePolicy'], made['replicatedJobs'][0]['template']['spec']
+  (rule,), (pod_rule,) = policy['rules'], job['podFailurePolicy']['rules']
+  assert (rule['action'], rule['onJobFailureReasons']) == ('FailJobSet', ['PodFailurePolicy'])
+  assert (pod_rule['action'], pod_rule['onExitCodes']['operator']) == ('FailJob', 'In')
+  assert pod_rule['onExitCodes']['values'] == [1, 2]
+  # The first pod that leaves takes the job with it: what a preemption costs is one restart, many times a day.
+  assert job['backoffLimit'] == 0 and job['template']['spec']['restartPolicy'] == 'Never'
+  assert policy['maxRestarts'] >= 24 * 7 * 4
