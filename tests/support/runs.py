@@ -122,9 +122,9 @@ def hold_evaluations() -> None:
   stop.between_batches = held
 
 
-def finish(process, code=0) -> str:
+def finish(process, code=0, timeout=240) -> str:
   try:
-    output = process.communicate(timeout=240)[0]
+    output = process.communicate(timeout=timeout)[0]
   except subprocess.TimeoutExpired:
     process.kill()
     raise
