@@ -186,6 +186,7 @@ def serve(conn, task: Callable, limits: Limits) -> None:
   patience.PATIENCE_S = min(patience.PATIENCE_S, limits.seconds / 2)
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   threading.Thread(target=die_with_parent, daemon=True).start()
+  os.environ['TOKIO_WORKER_THREADS'] = '1'  # obstore would start one a core, with 25 MB and more of address space each.
   limit_memory(memory)
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   conn.send('ready')
