@@ -1,4 +1,4 @@
-"""Bytes out of the user's files and archives, sizes checked before anything is read or inflated.
+"""Bytes out of the user's files and archives, on disks and in buckets; sizes are checked before anything is inflated.
 
 A reference is one of tvts_jax.media.paths, or 'some.jsonl[.gz]::offset' for the line that starts at that (uncompressed)
 byte.
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from data.outcomes import ItemError
 from tvts_jax.media import paths
 from tvts_jax.media.errors import MediaError
+from tvts_jax.shards import storage
 
 GZIP_MAGIC = b'\x1f\x8b'
 
@@ -32,11 +33,7 @@ def read(ref, limit_bytes):
   path, inside = paths.split_ref(ref)
   if inside is not None and not path.endswith('.tar'):
     return line_at(path, inside, limit_bytes)
-  with paths.open_media(ref) as file:
-    size = file.seek(0, io.SEEK_END)
-    if size > limit_bytes:
-      raise MediaError('oversized_video', f'{ref} has {size} bytes, more than {limit_bytes}')
-    file.seek(0)
+  with paths.open_media(ref, limit_bytes) as file:
     return file.read()
 
 
@@ -56,7 +53,7 @@ def lines(path: str, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
   """(Offset, line without its end) of a text file, gzipped or not, one line in memory at a time."""
   offset = 0
   try:
-    with gzip.open(path) if is_gzip(path) else open(path, 'rb') as file:
+    with storage.path(path).open('rb') as raw, gzip.GzipFile(fileobj=raw) if is_gzip(path) else raw as file:
       while line := file.readline(limit_bytes + 1):
         if len(line) > limit_bytes:
           raise ItemError('oversized_transcript', f'{path}: the line at byte {offset} is over {limit_bytes} bytes')
@@ -72,9 +69,9 @@ def line_at(path, inside, limit_bytes):
     raise MediaError('missing_video', f'{path}::{inside} should end in the byte offset of a line')
   offset = int(inside)
   if is_gzip(path):
-    line = gzip_marks(path, info.st_size, info.st_mtime_ns).line(offset, limit_bytes + 1)
+    line = gzip_marks(path, *info).line(offset, limit_bytes + 1)
   else:
-    with open(path, 'rb') as file:
+    with storage.path(path).open('rb', READ_BYTES) as file:
       file.seek(offset)
       line = file.readline(limit_bytes + 1)
   if not line:
@@ -85,12 +82,11 @@ def line_at(path, inside, limit_bytes):
 
 
 def is_gzip(path):
-  with open(path, 'rb') as file:
-    return file.read(2) == GZIP_MAGIC
+  return storage.read_range(path, 0, len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
 @functools.lru_cache(maxsize=128)
-def gzip_marks(path, size, mtime_ns):
+def gzip_marks(path, size, time):
   return Gzip(path)
 
 
@@ -121,7 +117,7 @@ class Gzip:
     """(Inflated offset, bytes) from the last mark before `offset` to the end of the file."""
     out_at, in_at, state = max((mark for mark in self._marks if mark[0] <= offset), key=lambda mark: mark[0])
     state = state.copy()
-    with open(self._path, 'rb') as file:
+    with storage.path(self._path).open('rb', READ_BYTES) as file:
       file.seek(in_at)
       pending, whole = b'', False
       while data := pending or file.read(READ_BYTES):

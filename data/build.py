@@ -1,7 +1,7 @@
 """From anyone's videos and transcripts to shards that training reads.
 
   python -m data.build SOURCE --out DIR
-  python -m data.build SOURCE --out gs://bucket/dir --runner DataflowRunner --project P --region R ...
+  python -m data.build SOURCE --out gs://bucket/dir --runner DataflowRunner ...    as docs/build_on_a_cluster.md says
 
 SOURCE is an index file (JSONL, CSV, TSV), a folder of videos with transcripts beside them, or one of the
 published layouts that `data.sources` lists. A build that was interrupted, by whatever, goes on where it was
@@ -69,7 +69,8 @@ def build(args, beam_options: list[str]) -> None:
       todo = [s for s in planned.shards if s.name not in done]
       done |= local.build(folder, todo, planned.sha256, config, limits, args.workers, tally)
     else:
-      beam.build(pipeline, folder, planned.sha256, config, limits)
+      if todo := [place for place in shard_plan.places(planned.shards) if place.name not in done]:
+        beam.build(pipeline, folder, todo, planned.sha256, config, limits)
       done = shard.read_done(folder, planned.shards, planned.sha256)
       tally.counts = outcomes(done)
     if missing := [s.name for s in planned.shards if s.name not in done]:

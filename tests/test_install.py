@@ -13,6 +13,8 @@ from collections import Counter
 import pytest
 from packaging.requirements import Requirement
 
+from data import validate
+from tests.data.builder.test_build import SMALL, add_item
 from tests.support import media, weights
 from tests.support.paths import ROOT
 from tvts_jax import __version__, convert
@@ -52,12 +54,18 @@ def files(*folders: str) -> list[str]:
 
 
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-  source, out = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
+def checkout(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('source')
   for name in files():
-    (source / name).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / name, source / name)
-  built = subprocess.run([sys.executable, '-c', BUILD, str(out)], cwd=source, capture_output=True, text=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / name, folder / name)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def wheel(checkout, tmp_path_factory):
+  out = tmp_path_factory.mktemp('wheel')
+  built = subprocess.run([sys.executable, '-c', BUILD, str(out)], cwd=checkout, capture_output=True, text=True)
   assert built.returncode == 0, built.stderr
   return out / built.stdout.split()[-1]
 
@@ -118,6 +126,28 @@ def test_its_commands_run_there(python, place):
   assert 'usage:' in run(python, place, '-m', 'tvts_jax.embed', '--help')
   where = run(python, place, '-c', 'import tvts_jax; print(tvts_jax.__version__, tvts_jax.__file__)').split()
   assert where[0] == __version__ and where[1].startswith(str(python.parents[1]))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize('version', PYTHONS)
+def test_beam_installs_beside_us(version, checkout, tmp_path):
+  """As docs/build_on_a_cluster.md says, in a fresh environment: whole for this Python, as pip's plan for others."""
+  python = shutil.which(f'python{version}')
+  if not python or subprocess.run([python, '-c', 'import ensurepip'], capture_output=True).returncode:
+    pytest.skip(f'there is no Python {version} that makes environments')
+  subprocess.run([python, '-m', 'venv', tmp_path / 'venv'], check=True)
+  python, ours = tmp_path / 'venv/bin/python', version == f'{sys.version_info[0]}.{sys.version_info[1]}'
+  install = ['-m', 'pip', 'install', '--quiet', '-r', 'requirements.txt', '-e', '.[beam]']
+  run(python, checkout, *install, *([] if ours else ['--dry-run']))
+  if ours:
+    run(python, checkout, '-m', 'pip', 'check')
+    run(python, checkout, '-c', 'from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner')
+    for name in 'ab':
+      add_item(tmp_path, name)
+    source, out = str(tmp_path / 'index.jsonl'), str(tmp_path / 'out')
+    run(python, checkout, '-m', 'data.build', source, '--out', out, *SMALL.split(), '--runner', 'DirectRunner')
+    assert validate.check(tmp_path / 'out') == []
 
 
 def test_every_range_has_an_end():

@@ -7,15 +7,17 @@ for; DIR/items.jsonl lists the items, one line each, in the order of the shards.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from data.outcomes import BuildError
 from data.sources.items import Item
 from tvts_jax.files import write_whole
-from tvts_jax.shards import index, records
+from tvts_jax.shards import index, records, storage
 
 PLAN, ITEMS = 'plan.json', 'items.jsonl'
 SHARD_BYTES = 200e6  # Aimed at: large enough for a bucket, small enough to lose.
@@ -104,10 +106,25 @@ def settle(folder, plan: Plan) -> None:
   )
 
 
-def parse_line(line: str) -> tuple[str, Item]:
-  """(name of the shard, item) of a line of items.jsonl."""
-  fields = json.loads(line)
-  return fields.pop('shard'), Item(**fields)
+class Place(NamedTuple):
+  """Where the lines of a shard's items are in items.jsonl."""
+
+  name: str
+  begin: int
+  bytes: int
+
+
+def places(planned) -> list[Place]:
+  sizes = [len(items_bytes([s])) for s in planned]
+  begins = itertools.accumulate(sizes, initial=0)
+  return [Place(s.name, begin, size) for s, begin, size in zip(planned, begins, sizes)]
+
+
+def read_shard(folder, at: Place) -> PlannedShard:
+  rows = [json.loads(line) for line in storage.read_range(folder / ITEMS, at.begin, at.bytes).splitlines()]
+  if not rows or {row.pop('shard') for row in rows} != {at.name}:
+    raise BuildError(f'{folder / ITEMS} has changed; build into another folder', 'plan')
+  return PlannedShard(at.name, tuple(Item(**row) for row in rows))
 
 
 def items_lines(planned) -> list[str]:

@@ -19,6 +19,8 @@ from multiprocessing import resource_tracker
 
 from data.outcomes import BuildError
 from tvts_jax.media.errors import MediaError
+from tvts_jax.shards import patience
+from tvts_jax.shards.storage import StorageError
 
 RETRIED = ('crashed', 'timeout', 'out_of_memory')  # Once, in a fresh process: the cause may have been elsewhere.
 START_S = 120.0  # Imports alone; a child that takes longer never comes.
@@ -96,7 +98,7 @@ class Runner:
   def _start(self) -> None:
     context = multiprocessing.get_context('spawn')
     self._conn, theirs = context.Pipe()
-    self._process = context.Process(target=serve, args=(theirs, self._task, self._limits.memory_mb << 20), daemon=True)
+    self._process = context.Process(target=serve, args=(theirs, self._task, self._limits), daemon=True)
     # Ctrl-C reaches the whole group of processes; what it means is the parent's to decide. The tracker that
     # multiprocessing starts with the first process would lift the mask.
     resource_tracker.ensure_running()
@@ -177,10 +179,14 @@ def held_back(*signals: int):
   check()
 
 
-def serve(conn, task: Callable, memory: int) -> None:
+def serve(conn, task: Callable, limits: Limits) -> None:
   """The child: answers jobs until its parent closes the pipe or dies."""
+  memory = limits.memory_mb << 20
+  # So that a bucket that does not answer ends the build, instead of item after item that takes too long.
+  patience.PATIENCE_S = min(patience.PATIENCE_S, limits.seconds / 2)
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   threading.Thread(target=die_with_parent, daemon=True).start()
+  os.environ['TOKIO_WORKER_THREADS'] = '1'  # obstore would start one a core, with 25 MB and more of address space each.
   limit_memory(memory)
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   conn.send('ready')
@@ -193,7 +199,7 @@ def serve(conn, task: Callable, memory: int) -> None:
       answer = 'ok', task(job)
     except MediaError as e:
       answer = e.code, e.detail
-    except BuildError as e:
+    except (BuildError, StorageError) as e:
       answer = 'fatal', str(e)
     except MemoryError as e:
       answer = 'out_of_memory', f'needed more than {memory >> 20} MB: {e}'

@@ -15,10 +15,11 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from data.sources import folders, published
+from data.sources import folders, items, published
 from data.sources.items import UNPRINTABLE, Item, SourceError
 from tvts_jax.media import paths
 from tvts_jax.media.errors import MediaError
+from tvts_jax.shards import storage
 
 MAX_ID = 255
 
@@ -41,13 +42,13 @@ def find(
   """
   if not 0 <= val_fraction < 1:
     raise ValueError(f'val_fraction is {val_fraction}, not in [0, 1)')
-  source = os.path.abspath(source)
+  source = items.absolute(source)
   name = kind or detect(source)
   if name not in KINDS:
     raise SourceError('unknown_kind', f'no kind of source is called {name!r}; known: {", ".join(KINDS)}')
-  media = os.path.abspath(media) if media else None
+  media = items.absolute(media) if media else None
   for path in filter(None, (source, media)):
-    if not os.path.exists(path):
+    if not storage.path(path).exists():
       raise SourceError('no_source', f'there is nothing at {path}')
   if kind and not KINDS[kind].matches(source):
     raise SourceError('unknown_kind', f'{source} is not what --kind {kind} reads: {KINDS[kind].what}')
@@ -64,8 +65,8 @@ def find(
 
 def detect(source: str) -> str:
   """The name of the one kind that a source can be."""
-  source = os.path.abspath(source)
-  if not os.path.exists(source):
+  source = items.absolute(source)
+  if not storage.path(source).exists():
     raise SourceError('no_source', f'there is nothing at {source}')
   names = [name for name, kind in KINDS.items() if kind.matches(source)]
   if 'tree' in names and {'tvts', 'merlot'} & set(names):

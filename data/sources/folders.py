@@ -15,6 +15,7 @@ from data.sources.items import Item, SourceError
 from data.transcripts import formats
 from tvts_jax.media import paths
 from tvts_jax.media.paths import VIDEOS
+from tvts_jax.shards import storage
 
 NO_TRANSCRIPTS = {'info', 'live_chat'}  # What yt-dlp writes beside a video.
 
@@ -53,7 +54,7 @@ def index(path: str, media: str | None, lang: str | None) -> Found:
 
 
 def is_tree(path: str) -> bool:
-  return os.path.isdir(path) and any(True for _ in paths.videos_under(path))
+  return storage.path(path).is_dir() and any(True for _ in paths.videos_under(path))
 
 
 def tree(path: str, media: str | None, lang: str | None) -> Found:
@@ -72,7 +73,7 @@ def tree(path: str, media: str | None, lang: str | None) -> Found:
 
 def sidecars_in(folder) -> dict[str, list[Sidecar]]:
   """Stem of a video → the transcripts beside it."""
-  names, endings = os.listdir(folder), formats.endings()
+  names, endings = [entry.name for entry in storage.path(folder).iterdir()], formats.endings()
   stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(VIDEOS)}
   out = {}
   for name in sorted(names):

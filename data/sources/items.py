@@ -5,7 +5,9 @@ import re
 from dataclasses import dataclass
 
 from data.outcomes import BuildError
+from tvts_jax.errors import UserError
 from tvts_jax.media import paths
+from tvts_jax.shards import storage
 
 # Control characters, line separators, and bytes of a file name that are no UTF-8.
 UNPRINTABLE = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
@@ -55,8 +57,21 @@ class SourceError(BuildError):
 def resolve(folder: str, ref: str, where: str) -> str:
   """A reference out of a table, whose paths are relative to a folder."""
   path, inside = paths.split_ref(ref)
-  if '://' in path:
-    raise SourceError('bad_table', f'{where}: {path[:80]!r} is an address; download it first and give the file')
   if '\0' in path:
     raise SourceError('bad_table', f'{where}: a path holds a NUL character')
-  return os.path.join(folder, path) + (f'::{inside}' if inside else '')
+  if storage.is_local(path):
+    path = os.path.join(folder, path)
+  try:
+    path = path if storage.is_local(path) else absolute(path)
+  except UserError as error:
+    advice = 'is an address; download it first and give the file'
+    raise SourceError('bad_table', f'{where}: {path[:80]!r} {advice}') from error
+  return path + (f'::{inside}' if inside else '')
+
+
+def absolute(path: str) -> str:
+  """Of a file or folder, on a disk or in a bucket; UserError for an address of another kind."""
+  if storage.is_local(path):
+    return os.path.abspath(path)
+  scheme, _, rest = path.partition('://')
+  return str(storage.path(f'{scheme}://{os.path.normpath(rest)}'))

@@ -3,7 +3,6 @@
 The finders have the shape of those in `data.sources.folders`.
 """
 
-import glob
 import os
 import re
 
@@ -15,6 +14,7 @@ from data.sources.items import Item, SourceError
 from data.transcripts import formats
 from tvts_jax.media import paths
 from tvts_jax.media.paths import IMAGES, VIDEOS
+from tvts_jax.shards import storage
 
 MAX_CAPTION_BYTES = 1 << 20
 
@@ -41,7 +41,7 @@ def tvts(path: str, media: str | None, lang: str | None) -> Found:
 
 def merlot(path: str, media: str | None, lang: str | None) -> Found:
   """yttemporal180m_*.jsonl(.gz) and a folder of videos named by id: the videos that are there are the items."""
-  folder = media or (path if os.path.isdir(path) else os.path.dirname(path))
+  folder = media or (path if is_folder(path) else os.path.dirname(path))
   videos = {}
   for file in paths.videos_under(folder):
     id = os.path.splitext(os.path.basename(file))[0]
@@ -84,20 +84,25 @@ def webdataset(path: str, media: str | None, lang: str | None) -> Found:
 
 def tvts_tables(path):
   """The tables of a TVTS tree, or the one that is given."""
-  if os.path.isdir(path):
-    return inside(path, 'meta_data/yttemporal_*.csv') or inside(path, 'yttemporal_*.csv')
+  if is_folder(path):
+    return inside(f'{path}/meta_data', 'yttemporal_*.csv') or inside(path, 'yttemporal_*.csv')
   return [path] if tables.is_table(path) and 'Name' in tables.head(path) else []
 
 
+def is_folder(path):
+  return storage.path(path).is_dir()
+
+
 def inside(folder, *patterns):
-  return sorted(file for pattern in patterns for file in glob.glob(f'{glob.escape(folder)}/{pattern}'))
+  files = (str(file) for pattern in patterns for file in storage.path(folder).glob(pattern))
+  return sorted(file for file in files if not os.path.basename(file).startswith('.'))
 
 
 def tvts_videos(table, media):
   folder = os.path.dirname(table)
   places = [media] if media else [f'{os.path.dirname(folder)}/data/YTTemporal', os.path.dirname(folder), folder]
   for place in places:
-    if os.path.isdir(f'{place}/videos'):
+    if is_folder(f'{place}/videos'):
       return f'{place}/videos'
   if media:
     return media
@@ -110,13 +115,13 @@ def split_of(path):
 
 
 def merlot_files(path):
-  if os.path.isdir(path):
+  if is_folder(path):
     return inside(path, 'yttemporal*.jsonl', 'yttemporal*.jsonl.gz')
   return [path] if tables.is_table(path) and {'subtitles', 'info'} <= set(tables.head(path)) else []
 
 
 def tars(path):
-  if os.path.isdir(path):
+  if is_folder(path):
     return inside(path, '*.tar')
   return [path] if path.endswith('.tar') else []
 

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ from typing import Any
 from data import archives
 from data.outcomes import ItemError
 from data.sources.items import SourceError
+from tvts_jax.shards import storage
 
 MAX_LINE_BYTES = 32 << 20
 DELIMITERS = {'.csv': ',', '.tsv': '\t'}
 
 
 def is_table(path: str) -> bool:
-  return os.path.isfile(path) and path.lower().endswith((*DELIMITERS, '.jsonl', '.jsonl.gz'))
+  return storage.path(path).is_file() and path.lower().endswith((*DELIMITERS, '.jsonl', '.jsonl.gz'))
 
 
 def head(path: str) -> list[str]:
@@ -85,7 +87,7 @@ def records(path):
   """(Where, list of fields) of the lines of a delimited file that are not blank."""
   line = 0
   try:
-    with open(path, encoding='utf-8-sig', newline='') as file:
+    with io.TextIOWrapper(storage.path(path).open('rb'), encoding='utf-8-sig', newline='') as file:
       delimiter = '\t' if '\t' in file.readline(1 << 20) else DELIMITERS[os.path.splitext(path)[1].lower()]
       file.seek(0)
       # In a TSV a quote is a quote: captions are full of single ones.

@@ -87,6 +87,9 @@ def understand(words: list[str]) -> None:
     flags_of(program.origin, given)
     return
   left = parse(importlib.import_module(name).main, given)
+  if '--runner' in given:
+    importlib.import_module('data.builder.beam').parse_options(left)
+    return
   assert all(word.startswith('--config.') for word in left), left
   if config := [word for word in given if word.startswith('--config')]:
     read_flags([('config_file', 'config')], config)

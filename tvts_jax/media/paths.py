@@ -1,20 +1,24 @@
-"""Where videos and pictures lie: files, members of tars, and folders full of them.
+"""Where videos and pictures lie: files, members of tars, and folders full of them, on disks and in buckets.
 
-A reference is a path or 'some.tar::member'. Nothing is ever unpacked to disk, so no member's name can become a path.
+A reference is a path or 'some.tar::member'. Nothing is ever unpacked to disk by name, so no member's name can become a
+path.
 """
 
 import functools
 import hashlib
 import io
+import math
 import os
 import re
 import stat
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from tvts_jax.errors import UserError
 from tvts_jax.media.errors import MediaError
+from tvts_jax.shards import storage
 
 VIDEOS = (
   *('.mp4', '.m4v', '.mkv', '.webm', '.mov', '.avi', '.flv', '.wmv', '.mpg', '.mpeg'),
@@ -24,17 +28,18 @@ IMAGES = ('.jpg', '.jpeg', '.png', '.webp')
 # data/archives.py reads lines of the JSONL files as well.
 REFERENCE = re.compile(r'(.*?\.(?:tar|jsonl|jsonl\.gz))::(.+)', re.DOTALL)
 HEADER_BYTES = 1 << 20  # Of one member of a tar: names are short.
+FETCH_BYTES = 16 << 20  # Of one request to a bucket.
 
 
 def split_ref(ref: str) -> tuple[str, str | None]:
-  """The path on disk, and the tar member or line offset inside it, if any."""
+  """The path, and the tar member or line offset inside it, if any."""
   match = REFERENCE.fullmatch(ref)
   return match.groups() if match else (ref, None)
 
 
 def exists(ref: str) -> bool:
   """Whether a file is there, or the archive that should hold it. A cheap look, not a promise."""
-  return os.path.isfile(split_ref(ref)[0])
+  return storage.path(split_ref(ref)[0]).is_file()
 
 
 def videos_under(folder: str, endings: tuple[str, ...] = VIDEOS) -> Iterator[str]:
@@ -43,37 +48,73 @@ def videos_under(folder: str, endings: tuple[str, ...] = VIDEOS) -> Iterator[str
   def unreadable(error):
     raise UserError(f'{error.filename} cannot be read: {error.strerror}') from error
 
+  if not storage.is_local(folder):
+    files = sorted((str(file) for file in storage.files_below(folder)), key=os.path.split)
+    yield from (file for file in files if is_wanted(os.path.basename(file), endings))
+    return
   for at, folders, files in os.walk(folder, onerror=unreadable):
     folders.sort()
-    # macOS keeps what other file systems have no place for, of any file, in one with this before its name.
-    wanted = [file for file in sorted(files) if file.lower().endswith(endings) and not file.startswith('._')]
-    yield from (os.path.join(at, file) for file in wanted)
+    yield from (os.path.join(at, file) for file in sorted(files) if is_wanted(file, endings))
 
 
-def open_media(ref: str) -> BinaryIO:
-  """A seekable file object over a file or an uncompressed tar member, without copying it."""
+def is_wanted(name: str, endings: tuple[str, ...]) -> bool:
+  # macOS keeps what other file systems have no place for, of any file, in one with this before its name.
+  return name.lower().endswith(endings) and not name.startswith('._')
+
+
+def open_media(ref: str, limit_bytes: float = math.inf) -> BinaryIO:
+  """A seekable file object over a file or an uncompressed tar member; MediaError if it is larger than the limit.
+
+  On a disk nothing is copied. What lies in a bucket is fetched first, since decoders jump to and fro.
+  """
   path, member = split_ref(ref)
-  check_plain(path)
+  offset, size = 0, check_plain(path).size
   try:
-    if member is None:
-      return open(path, 'rb')
-    place = members(path).get(member)
-    if place is None:
-      raise MediaError('missing_video', f'{path} has no member {member!r}')
-    return io.BufferedReader(Slice(path, *place))
+    if member is not None:
+      if member not in members(path):
+        raise MediaError('missing_video', f'{path} has no member {member!r}')
+      offset, size = members(path)[member]
+    if size > limit_bytes:
+      raise MediaError('oversized_video', f'{ref} has {size} bytes, more than {limit_bytes}')
+    if not storage.is_local(path):
+      return fetch(path, offset, size)
+    return open(path, 'rb') if member is None else io.BufferedReader(Slice(path, offset, size))
+  except storage.StorageError:
+    raise
   except OSError as error:
     raise MediaError('missing_video', f'{path} cannot be opened: {error.strerror}') from error
 
 
-def check_plain(path: str) -> os.stat_result:
-  """What the system knows of a plain file; MediaError if it is anything else."""
+def fetch(path: str, offset: int, size: int) -> BinaryIO:
+  """Bytes [offset, offset + size) of an object in a bucket, in a temporary file that has no name."""
+  file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+  for begin in range(offset, offset + size, FETCH_BYTES):
+    count = min(FETCH_BYTES, offset + size - begin)
+    data = storage.read_range(path, begin, count)
+    if len(data) < count:
+      raise MediaError('missing_video', f'{path} became shorter while it was read')
+    try:
+      file.write(data)
+    except OSError as error:  # Says nothing about the video.
+      reason = f'{error.strerror}; free some space, or set TMPDIR to a folder with more'
+      raise storage.StorageError(error.errno, reason, tempfile.gettempdir()) from error
+  file.seek(0)
+  return file
+
+
+def check_plain(path: str) -> storage.Stat:
+  """Size and time of a plain file; MediaError if it is anything else."""
   try:
+    if not storage.is_local(path):
+      return storage.stat(path)
     info = os.stat(path)
+  except storage.StorageError:
+    raise
   except (OSError, ValueError) as error:
     raise MediaError('missing_video', f'{path!r}: {getattr(error, "strerror", None) or error}') from error
   if not stat.S_ISREG(info.st_mode):
     raise MediaError('missing_video', f'{path} is not a plain file')
-  return info
+  return storage.Stat(info.st_size, info.st_mtime)
 
 
 def sha256(file: BinaryIO) -> str:
@@ -84,15 +125,14 @@ def sha256(file: BinaryIO) -> str:
 
 def members(path: str) -> dict[str, tuple[int, int]]:
   """Name → (offset, size) of every file in an uncompressed tar, in the tar's order; remembered."""
-  info = os.stat(path)
-  return members_of(path, info.st_size, info.st_mtime_ns)
+  return members_of(path, *check_plain(path))
 
 
 @functools.lru_cache(maxsize=64)
-def members_of(path: str, size: int, mtime_ns: int) -> dict[str, tuple[int, int]]:
+def members_of(path: str, size: int, time: float) -> dict[str, tuple[int, int]]:
   places = {}
   try:
-    with Headers(io.FileIO(path)) as file, tarfile.open(fileobj=file, mode='r:') as tar:
+    with Headers(storage.path(path).open('rb', 0)) as file, tarfile.open(fileobj=file, mode='r:') as tar:
       for entry in tar:
         name = entry.name.removeprefix('./')
         if entry.isdir():

@@ -192,10 +192,12 @@ class BucketPath(os.PathLike):
 
     return patiently(self, read)
 
-  def open(self, mode: str = 'rb') -> io.BufferedReader:
+  def open(self, mode: str = 'rb', buffering: int = READ_AHEAD) -> io.BufferedIOBase | io.RawIOBase:
+    """buffering: bytes of a request, of a file that is read on; 0: each read is a request."""
     if mode != 'rb':
       raise ValueError(f'an object in a bucket is written whole, so mode={mode!r} is not offered')
-    return io.BufferedReader(BucketFile(self), READ_AHEAD)
+    file = BucketFile(self)
+    return io.BufferedReader(file, buffering) if buffering else file
 
   # Writing.
 

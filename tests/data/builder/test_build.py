@@ -550,33 +550,6 @@ def test_worker_that_can_not_start(capfd):
   assert e.value.exit == EXITS['worker'] and 'only_here' in capfd.readouterr().err
 
 
-def test_beam_builds_the_same(undisturbed, source, tmp_path):
-  pytest.importorskip('apache_beam')
-  out = tmp_path / 'data[1]'  # which Beam would take for a pattern
-  result = build(source, out, '--runner', 'DirectRunner', '--direct_num_workers', '1')
-  assert result.returncode == 0, result.stderr
-  assert content(out) == content(undisturbed)
-  assert outcome_lines(out).keys() == outcome_lines(undisturbed).keys()
-
-
-@pytest.mark.parametrize(
-  'options, says', [(['NoSuchRunner'], 'DataflowRunner'), (['DirectRunner', '--numbers', '3'], 'numbers')]
-)
-def test_beam_knows_what_it_can(options, says, source, tmp_path, capsys):
-  pytest.importorskip('apache_beam')
-  code = builder.main([str(source / 'index.jsonl'), '--out', str(tmp_path / 'data'), '--runner', *options])
-  assert code == EXITS['request'] and says in capsys.readouterr().err and not (tmp_path / 'data').exists()
-
-
-def test_without_beam_the_runner_says_what_to_install(source, tmp_path):
-  with contextlib.suppress(ImportError):
-    import apache_beam  # noqa: F401
-
-    pytest.skip('Apache Beam is here')
-  result = build(source, tmp_path / 'data', '--runner', 'DirectRunner')
-  assert result.returncode == EXITS['request'] and "pip install 'tvts-jax[beam]'" in result.stderr
-
-
 def item(name, split='train'):
   return Item(name, f'{name}.mp4', None, None, '', split, None)
 

@@ -140,7 +140,7 @@ BAD_TABLES = {
   'both.jsonl': jsonl(row('a'), row('b', caption='x')),
   'format.jsonl': jsonl(row('a'), row('b', transcript_format='docx')),
   'address.jsonl': jsonl(row('a'), row('b', video='https://example.com/a.mp4')),
-  'bucket.jsonl': jsonl(row('a'), row('b', transcript='gs://bucket/a.json3')),
+  'address.csv': 'id,video,transcript\na,a.mp4,a.json3\nb,a.mp4,hdfs://host/a.json3\n',
   'nul.jsonl': jsonl(row('a'), row('b', video='a\0.mp4')),
   'fields.csv': 'id,video,transcript\na,a.mp4,a.json3\nb,b.mp4\n',
   'twice.csv': 'id,video,transcript,id\na,a.mp4,a.json3,a\n',
