@@ -23,7 +23,6 @@ from tests.support import runs
 EVERY, AFTER = 5, 3  # Steps from one checkpoint to the next, and from a checkpoint to the place where a run is held.
 SILENCE_S, PATIENCE_S, STORAGE_S = 30, 60, 20  # TVTS_HEARTBEAT_S, TVTS_PATIENCE_S and TVTS_STORAGE_PATIENCE_S.
 MOST_S = 1800  # That a run may take to the next place.
-FAKETIME = '/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1'
 MEMORY = pathlib.Path('/sys/fs/cgroup/memory')  # Of the first version of control groups.
 
 
@@ -350,29 +349,6 @@ def on_a_disk_of_its_own(chain, over) -> list[str]:
   return [*chain.disk.enter]
 
 
-def with_its_own_clocks(chain, over) -> list[str]:
-  """Each process has a clock that is as far ahead as a file says."""
-  if not os.path.exists(FAKETIME):
-    raise Missing(f'{FAKETIME} (the package faketime)')
-  for index in range(chain.processes):
-    (chain.plan / f'clock-{index}').write_text('+0')
-  script = (
-    f'export LD_PRELOAD={FAKETIME} FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1 '
-    'FAKETIME_TIMESTAMP_FILE="$0/clock-$JAX_PROCESS_ID"; exec "$@"'
-  )
-  return ['sh', '-c', script, str(chain.plan)]
-
-
-def clocks(*jumps: str):
-  @contextlib.contextmanager
-  def fault(chain):
-    for index, jump in enumerate(jumps):
-      (chain.plan / f'clock-{index}').write_text(jump)
-    yield
-
-  return fault
-
-
 GONE, STILL = 'tvts_jax: process .* died', 'stood still for'
 STALE, GIVEN_UP = 'Stale file handle; trying again', 'error: .*Stale file handle'
 METRICS, REPORT = 'error: metrics cannot be written', 'error: the report cannot be written'
@@ -392,14 +368,6 @@ CHAINS = {
       'process 1 out of memory': Case(out_of_memory(1), GONE, (137,), AFTER + 1),
       'a collective that process 0 never enters': Case(nothing, STILL, (76,), AFTER + 1, stays=0),
       'a collective that process 1 never enters': Case(nothing, STILL, (76,), AFTER + 1, stays=1),
-    },
-  ),
-  'two clocks': (
-    2,
-    with_its_own_clocks,
-    {
-      'the clock of process 1 jumps a day back': Case(clocks('+0', '-1d'), None, GOES_ON, 0),
-      'both clocks jump three days ahead': Case(clocks('+3d', '+3d'), None, GOES_ON, 0),
     },
   ),
   'one process': (
