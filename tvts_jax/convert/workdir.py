@@ -32,5 +32,7 @@ def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
     'version': meta['version'],
     'config': dict(line.split(': ', 1) for line in meta['config'].splitlines()),
   }
+  if changed := meta.get('changes'):
+    run['changes'] = changed
   tokenizer = local(meta['tokenizer'], tokens.FILES) if storage.path(meta['tokenizer']).is_dir() else None
   return config, jax.device_get(params), {'tokenizer': tokenizer, 'metrics': metrics, 'run': run}
