@@ -182,7 +182,7 @@ def test_steps_that_are_skipped_advance_the_schedule(rule):
   usual = jnp.tile(1.0 + jnp.arange(step_lib.USUAL) % 2, (2, 1))
   spikes = step_lib.Spikes(usual, jnp.int32(step_lib.USUAL), jnp.int32(0))
   state = step_lib.State(jnp.int32(0), params, tx.init(params), None, spikes)
-  update = step_lib.without_nan(step_lib.without_spikes(step_lib.plain_update(tx), 6.0))
+  update = jax.jit(step_lib.without_nan(step_lib.without_spikes(step_lib.plain_update(tx), 6.0)))
   norms = []
   for s in range(4):
     loss = 1.0 if s in (0, 3) else {'nan': jnp.nan, 'spike': 100.0}[rule]
