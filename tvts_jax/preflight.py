@@ -68,14 +68,14 @@ def check_identity(meta: Mapping, identity: Mapping, workdir, may_change: Collec
     if name != DATA and not re.search(rf'^{re.escape(name)}[.:]', texts, re.MULTILINE):
       raise UserError(f'--resume_with_changes={name} is no setting; name those that follow --config, or {DATA}')
   instead = f'start from its weights in a new --workdir with --config.init.run={workdir}'
-  if meta['vocabulary'] != identity['vocabulary']:
-    raise UserError(f'{workdir} was trained on other vocabulary; bring the old vocabulary back, or {instead}')
   free = tuple(f'{name}{end}' for name in may_change for end in '.:')
   refused = [line for line in changes(meta, identity) if not line.startswith(free)]
   names = ','.join(dict.fromkeys([*may_change, *(line.partition(':')[0] for line in refused)]))
   go_on = f'go on with the change by --resume_with_changes={names}'
   if any(line.startswith(f'{DATA}:') for line in refused):
-    raise UserError(f'{workdir} was trained on other data; bring the old data back, {instead}, or {go_on}')
+    raise UserError(f'{workdir} was trained on other data; bring the old data back, or {instead}, or {go_on}')
+  if meta['vocabulary'] != identity['vocabulary']:
+    raise UserError(f'{workdir} was trained on other vocabulary; bring the old vocabulary back, or {instead}')
   if refused:
     raise UserError(
       f'{workdir} holds a run with another config ({"; ".join(refused[:8])}); give a new --workdir, the old config, '
