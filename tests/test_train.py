@@ -97,7 +97,7 @@ def test_a_next_stage_starts_from_another_run(demo, undisturbed):
 def test_nan_stops_the_run_before_the_update(demo):
   output = finish(start(demo, 'nan', prepare=poison), code=1)
   found = re.search(
-    r'step \d+ was skipped: NaN or inf in .*loss.*The first clip with such outputs is (train-13) #0', output
+    r'step \d+ was skipped: NaN or inf in .*loss.*The first clip with such outputs is (train-000009) #0', output
   )
   assert found and 'of nan_skips=0; run the same command again' in output and 'Traceback' not in output, output[-2000:]
   call(*re.search(r'python -m (data\.inspect .*?)\. ', output)[1].split(), '--out', f'{demo}/nan.html')

@@ -17,7 +17,7 @@ import pytest
 from tests.support.paths import ROOT
 
 STEPS = 12
-POISONED = 'train-13', 'clip 13'
+POISONED = 'train-000009', 'clip 13'
 FORKING = multiprocessing.get_context('forkserver')
 # What costs most of a start.
 IMPORTS = ('triton', 'tvts_jax.main', 'tvts_jax.train', 'tensorflow', 'clu.metric_writers')  # As host_tf.py has it.
