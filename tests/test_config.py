@@ -54,6 +54,7 @@ def test_every_config_has_a_golden_text():
     (lambda c: c.update(objectives={'sorting': {}}), ['sorting', 'sort']),
     (lambda c: c.update(micro_batches=5), ['batch=32', 'micro_batches=5']),
     (lambda c: c.update(micro_batches=0), ['micro_batches=0', 'at least 1']),
+    (lambda c: c.update(nan_skips=-1), ['nan_skips=-1', 'at least 0']),
     (lambda c: c.update(log_every=0), ['log_every=0', 'at least 1']),
     (lambda c: c.update(steps=-1), ['steps=-1', 'at least 0']),
     (lambda c: c.update(steps=None, epochs=-0.5), ['epochs=-0.5', 'at least 0']),

@@ -18,7 +18,7 @@ GRADIENT = jax.tree.map(lambda leaf: 0.5 * jnp.ones_like(leaf), PARAMS)
 
 def updates(config, steps=10):
   tx = optim.build(config, PARAMS, steps)
-  return tx.update(GRADIENT, tx.init(PARAMS), PARAMS)[0]
+  return tx.update(GRADIENT, tx.init(PARAMS), PARAMS, step=0)[0]
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,13 @@ def test_schedules(settings, at):
   rate = optim.schedule(OptimConfig(lr=1.0, **settings), 100)
   for step, value in at.items():
     np.testing.assert_allclose(rate(jnp.int32(step)), value, atol=1e-6, err_msg=str(step))
+
+
+def test_the_schedule_reads_the_step_of_the_run_and_not_the_number_of_updates():
+  tx = optim.build(OptimConfig(lr=0.1, schedule='cosine', groups=(('^text', {'frozen': True}),)), PARAMS, 10)
+  first, fifth, last = (tx.update(GRADIENT, tx.init(PARAMS), PARAMS, step=step)[0]['video'] for step in (0, 5, 10))
+  np.testing.assert_allclose(fifth['kernel'], 0.5 * first['kernel'], rtol=1e-6)
+  np.testing.assert_array_equal(last['kernel'], 0)
 
 
 def test_adamw_is_that_of_optax():

@@ -43,6 +43,36 @@ def test_a_resume_may_change_what_the_guide_says_and_nothing_else(file, tmp_path
   assert refused == changed - free and len(free) > 12 and len(refused) > 60
 
 
+def check(old: dict, new: dict, workdir, may_change=()):
+  """What a resume says of a run whose config text has some lines and then others."""
+  text = lambda lines: ''.join(f'{name}: {value!r}\n' for name, value in lines.items())
+  meta, identity = ({'data': lines.pop('data', []), 'vocabulary': '', 'config': text(lines)} for lines in (old, new))
+  preflight.check_identity(meta, identity, workdir, may_change)
+
+
+def test_a_resume_may_change_what_the_command_line_names(tmp_path):
+  old = lambda: {'optim.lr': 0.1, 'optim.clip': None, 'steps': 5, 'data': ['a']}
+  new = lambda: {'optim.lr': 0.2, 'optim.clip': 1.0, 'steps': 9, 'data': ['b']}
+  for names in (['optim', 'steps', 'data'], ['optim.lr', 'optim.clip', 'steps', 'data']):
+    check(old(), new(), tmp_path, names)
+    check(new(), new(), tmp_path, names)
+  refused = {
+    ('optim',): 'trained on other data; .*, or go on with the change by --resume_with_changes=optim,steps,data',
+    ('data', 'optim.clip', 'steps'): r'\(optim.lr: 0.1 → 0.2\); .*_changes=data,optim.clip,steps,optim.lr',
+    ('data', 'optim.l'): '--resume_with_changes=optim.l is no setting; name those that follow --config, or data',
+  }
+  for names, words in refused.items():
+    with pytest.raises(UserError, match=words):
+      check(old(), new(), tmp_path, names)
+
+
+def test_folders_of_sources_may_move(tmp_path):
+  sources = lambda folder, **more: {'input.sources': ({'folder': 'a', 'weight': 2}, {'folder': folder, **more})}
+  check(sources('b'), sources('c', max_bad=0.5), tmp_path)
+  with pytest.raises(UserError, match='input.sources: .*weight'):
+    check(sources('b'), sources('b', weight=3), tmp_path)
+
+
 def test_settings_of_training_have_their_defaults_in_evaluation():
   changes = {'rand_augment': 2, 'magnitude': 3.0, 'flip': True, 'erase': 0.5, 'caption': 'drawn', 'order': 'identity'}
   assert set(changes) == set(roles.names(InputConfig, 'training'))

@@ -17,7 +17,7 @@ from tests.models.test_tvts import LOSS, TINY, assert_close, loss_and_gradient, 
 from tests.support import meshes
 from tests.support.paths import ROOT
 from tvts_jax import config as config_lib
-from tvts_jax import optim
+from tvts_jax import objectives, optim
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 from tvts_jax.models import flops, tvts
@@ -118,12 +118,14 @@ def once():
   return step, state._replace(ema=jax.tree.map(jnp.copy, params)), batch
 
 
-def test_a_step_without_a_number_changes_nothing(once):
+def test_a_step_without_a_number_changes_nothing_but_the_count_and_names_the_clip(once):
   step, state, batch = once
-  bad = {**batch, 'positions': batch['positions'].at[0, 0].set(10_000)}
+  bad = {**batch, 'positions': batch['positions'].at[2, 0].set(10_000)}
   after, metrics = step(state, bad, jax.random.key(0))
-  assert not metrics['finite'] and not np.isfinite(metrics['loss'])
-  jax.tree.map(np.testing.assert_array_equal, state, after)
+  assert not metrics['finite'] and not np.isfinite(metrics['loss']) and metrics['bad_clip'] == 2
+  jax.tree.map(np.testing.assert_array_equal, state._replace(step=1), after)
+  _, metrics = step(state, batch, jax.random.key(0))
+  assert metrics['finite'] and metrics['bad_clip'] == -1
 
 
 @pytest.mark.parametrize('good', [True, pytest.param(False, marks=pytest.mark.long)])
@@ -136,7 +138,8 @@ def test_accelerators_choose_what_cpus_branch_for(once, monkeypatch, good):
   traced_again = jax.jit(lambda *given: step.__wrapped__(*given))
   chosen, _ = traced_again(state, batch, jax.random.key(0))
   assert_close(chosen, branched, 1e-6)
-  assert int(chosen.step) == good
+  moved = lambda leaf, before: not np.array_equal(leaf, before)
+  assert int(chosen.step) == 1 and any(jax.tree.leaves(jax.tree.map(moved, chosen.params, state.params))) == good
 
 
 @pytest.mark.parametrize('name', ['dtype', 'param_dtype'])
@@ -170,6 +173,46 @@ def test_what_is_a_spike():
   assert int(spikes.seen) == 600 and int(spikes.skipped) == len(found)
   assert found[:3] == [200, 201, 250], 'one before enough is known is none'
   assert 400 in found and max(found) < 500, 'a level that has risen is usual some time later'
+
+
+@pytest.mark.parametrize('rule', ['nan', 'spike'])
+def test_steps_that_are_skipped_advance_the_schedule(rule):
+  params = {'kernel': jnp.ones((2, 2))}
+  tx = optim.build(optim.OptimConfig(lr=1.0, schedule='linear', decay_at=(0.0,), no_decay='kernel'), params, 4)
+  usual = jnp.tile(1.0 + jnp.arange(step_lib.USUAL) % 2, (2, 1))
+  spikes = step_lib.Spikes(usual, jnp.int32(step_lib.USUAL), jnp.int32(0))
+  state = step_lib.State(jnp.int32(0), params, tx.init(params), None, spikes)
+  update = jax.jit(step_lib.without_nan(step_lib.without_spikes(step_lib.plain_update(tx), 6.0)))
+  norms = []
+  for s in range(4):
+    loss = 1.0 if s in (0, 3) else {'nan': jnp.nan, 'spike': 100.0}[rule]
+    state, metrics = update(state, params, {'loss': jnp.float32(loss), 'gradient_norm': jnp.float32(1.0)})
+    norms.append(float(metrics['update_norm']))
+  assert int(state.step) == 4 and norms == pytest.approx([2.0, 0.0, 0.0, 0.5], rel=1e-4)
+
+
+def precisions(lowered) -> list[tuple[set[str], bool]]:
+  """The types that each matmul multiplies, and whether it is to do so in full."""
+  lines = [line for line in lowered.as_text().splitlines() if 'stablehlo.dot_general' in line]
+  types = [re.findall(r'x?(bf16|f32|i32)>', line.rpartition(':')[2].partition('->')[0]) for line in lines]
+  return [(set(kinds), 'precision = [HIGHEST, HIGHEST]' in line) for kinds, line in zip(types, lines, strict=True)]
+
+
+def test_float32_is_multiplied_in_full():
+  """On accelerators, which would round it: in all of a float32 model, and in the similarities of any."""
+  values = {'model': {**TINY, **meshes.PLAIN}, 'input': {'batch': 4, 'max_tokens': 6}, 'steps': 1}
+  parts = step_lib.describe(config_lib.resolve(values), 1)
+  matmuls = precisions(jax.jit(parts.train_step).lower(parts.shapes, parts.spec, jax.random.key(0)))
+  assert len(matmuls) > 40 and all(matmul == ({'f32'}, True) for matmul in matmuls), matmuls
+  evaluated = precisions(jax.jit(parts.model.embed_video).lower(parts.shapes.params, parts.spec))
+  assert evaluated and all(full for _, full in evaluated)
+
+  outputs = jax.eval_shape(parts.model.apply, parts.shapes.params, parts.spec)
+  for name in ('contrastive', 'sigmoid', 'contrastive_learned'):
+    loss_fn = objectives.build({name: {}})
+    given = outputs | {key: jax.ShapeDtypeStruct((4,), 'float32') for key in loss_fn.reads if key not in outputs}
+    lowered = jax.jit(lambda *arguments, loss_fn=loss_fn: loss_fn(*arguments)).lower(given, parts.spec)
+    assert precisions(lowered) == [({'f32'}, True)], name
 
 
 def test_a_spike_changes_nothing_but_the_count(once):

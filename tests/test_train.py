@@ -16,6 +16,7 @@ from tests.support.runs import (
   call,
   finish,
   hold_evaluations,
+  poison,
   rows,
   start,
   variables,
@@ -91,12 +92,23 @@ def test_a_next_stage_starts_from_another_run(demo, undisturbed):
 
 
 def test_nan_stops_the_run_before_the_update(demo):
-  output = finish(start(demo, 'nan', '--config.optim.lr=1e30', '--config.optim.clip=1e30'), code=1)
-  found = re.search(r'step \d+ gave no number \(.*loss.*clips begin with (train-\d+) #0', output)
-  assert found and 'Traceback' not in output, output[-2000:]
+  output = finish(start(demo, 'nan', prepare=poison), code=1)
+  found = re.search(
+    r'step \d+ was skipped: NaN or inf in .*loss.*The first clip with such outputs is (train-000009) #0', output
+  )
+  assert found and 'of nan_skips=0; run the same command again' in output and 'Traceback' not in output, output[-2000:]
   call(*re.search(r'python -m (data\.inspect .*?)\. ', output)[1].split(), '--out', f'{demo}/nan.html')
   shown = re.findall(r'<h3><bdi>(.*?)</bdi>', (demo / 'nan.html').read_text())
-  assert len(shown) == 8 and shown[0] == found[1]
+  assert len(shown) == 8 and found[1] in shown
+
+
+@pytest.mark.long
+def test_a_step_that_makes_a_parameter_nan_is_not_saved(demo):
+  output = finish(start(demo, 'diverged', '--config.optim.lr=1e30', '--config.optim.clip=1e30'), code=1)
+  found = re.search(r'error: step (\d+)\b.* made NaN or inf in (\w+/[\w/]+), .*; run the same command again', output)
+  assert found and '--resume_with_changes=optim.lr' in output and 'Traceback' not in output, output[-2000:]
+  assert found[2] in (demo / 'diverged/parameters.txt').read_text()
+  assert not any((demo / 'diverged/checkpoints').glob(f'{int(found[1]) + 1}*'))
 
 
 def test_a_run_leaves_for_pytorch(demo, undisturbed):

@@ -39,7 +39,7 @@ class RunConfig:
   checkpoint: CheckpointConfig = setting(CheckpointConfig(), 'resume')
   # Evaluators by a name of one's own: {'type': ..., 'every_steps': ..., settings}; each also runs at the end.
   evals: dict = setting({}, 'resume')
-  init: dict = setting(dict.fromkeys(INIT, ''))
+  init: dict = setting(dict.fromkeys(INIT, ''), 'resume')
   mesh: dict = setting({'data': -1, 'fsdp': 1, 'tensor': 1}, 'resume')
   sharding: tuple = setting(sharding.RULES, 'resume')
   epochs: float | None = None  # How long to train: this, or `steps`.
@@ -48,6 +48,8 @@ class RunConfig:
   ema: float = 0.0  # Decay of the running mean of the parameters, at step s at most (1 + s) / (10 + s); 0 keeps none.
   # Skip a step whose loss or gradient norm is so many deviations above those of the last steps; 0: take every step.
   spike_sigmas: float = 0.0
+  # So many steps in a row may give a loss or gradient that is not finite; they are skipped as spikes are.
+  nan_skips: int = setting(0, 'resume')
   seed: int = 0
   log_every: int = setting(20, 'resume')  # Steps.
   # A step to trace a few from; 0: none but those that touching WORKDIR/profile asks for.
@@ -142,7 +144,7 @@ def check(run: RunConfig):
     )
   if (run.epochs is None) == (run.steps is None):
     raise UserError('config says how long to train by epochs or by steps; set exactly one of the two')
-  for name, least in (('epochs', 0), ('steps', 0), ('micro_batches', 1), ('log_every', 1)):
+  for name, least in (('epochs', 0), ('steps', 0), ('micro_batches', 1), ('nan_skips', 0), ('log_every', 1)):
     if (value := getattr(run, name)) is not None and value < least:
       raise UserError(f'{name}={value} must be at least {least}')
   if wrong := [f'{axis}={size}' for axis, size in run.mesh.items() if size < 1 and size != -1]:

@@ -1,7 +1,8 @@
 """Trains a model: python -m tvts_jax.main --config=configs/pretrain.py --workdir=runs/first
 
 A config takes variations behind a colon (--config=configs/pretrain.py:size=S/16) and any setting by name
-(--config.optim.lr=3e-4). The same command resumes a run that was stopped.
+(--config.optim.lr=3e-4). The same command resumes a run that was stopped, and refuses to do so with other settings but
+for those that --resume_with_changes names.
 
 Exit codes:
 
@@ -22,6 +23,12 @@ from tvts_jax import command
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'the run: a file of configs/', lock_config=True)
 WORKDIR = flags.DEFINE_string('workdir', None, 'where checkpoints, metrics and the report go; needed')
+CHANGES = flags.DEFINE_list(
+  'resume_with_changes', [], 'settings that may differ from those of the run that is resumed: optim.lr,steps,data'
+)
+RESUME_STEP = flags.DEFINE_integer(
+  'resume_step', None, 'a checkpoint to resume from in the place of the newest; newer ones are set aside'
+)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
@@ -38,7 +45,8 @@ def main(argv):
   def work() -> int:
     # Before anything touches a device, or the processes of a pod never find each other.
     distributed.initialize()
-    return 0 if train.train(config.resolve(CONFIG.value), WORKDIR.value) else stop.EXIT_CODE
+    ended = train.train(config.resolve(CONFIG.value), WORKDIR.value, CHANGES.value, RESUME_STEP.value)
+    return 0 if ended else stop.EXIT_CODE
 
   return command.ending(work, leave=distributed.leave)
 

@@ -101,6 +101,16 @@ def schedule(config: OptimConfig, steps: int):
   return lambda step: config.lr * rise(step) * shape(jnp.maximum(0, step - late))
 
 
+def by_step(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+  """A schedule of optax that reads the step of the run. Its own count would stand still at a step that is skipped, and
+  the rate would not come down to where it should end."""
+
+  def update(updates, state, params=None, *, step):
+    return tx.update(updates, state._replace(count=step), params)
+
+  return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
 def groups_of(config: OptimConfig, params) -> dict[str, dict]:
   """The settings of each parameter by path: {'lr': factor, 'frozen': bool, 'decay': bool}.
 
@@ -153,8 +163,9 @@ def stop_frozen(config: OptimConfig, params):
   return jax.tree.map_with_path(stop, params)
 
 
-def build(config: OptimConfig, params, steps: int) -> optax.GradientTransformation:
-  """The whole chain; `params` may be shapes alone. Frozen parameters have no moments and no part in the norm."""
+def build(config: OptimConfig, params, steps: int) -> optax.GradientTransformationExtraArgs:
+  """The whole chain, whose update takes the `step` as well; `params` may be shapes alone. Frozen parameters have no
+  moments and no part in the norm."""
   groups = groups_of(config, params)
   pick = lambda key: lambda tree: jax.tree.map_with_path(lambda path, _: groups[sharding.path_name(path)][key], tree)
   factors = [own['lr'] for own in groups.values() if not own['frozen']]
@@ -167,7 +178,7 @@ def build(config: OptimConfig, params, steps: int) -> optax.GradientTransformati
     OPTIMIZERS[config.name](config.b1, config.b2, config.eps),
     optax.add_decayed_weights(config.weight_decay, pick('decay')),
     optax.identity() if all(np.all(factor == 1) for factor in factors) else optax.stateless(scale),
-    optax.scale_by_learning_rate(schedule(config, steps)),
+    by_step(optax.scale_by_learning_rate(schedule(config, steps))),
   )
   if not any(own['frozen'] for own in groups.values()):
     return tx

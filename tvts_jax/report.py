@@ -18,6 +18,7 @@ from tvts_jax.human import duration, number, percent
 from tvts_jax.pages import charts, kit, sorting
 from tvts_jax.pages.charts import Curve
 from tvts_jax.pages.kit import missing, text
+from tvts_jax.run import changes as changes_lib
 from tvts_jax.run import clock
 from tvts_jax.run.history import Run, read
 from tvts_jax.shards import storage
@@ -191,7 +192,9 @@ def texts(run: Run):
   yield '<h2>Settings</h2>'
   if not run.config_text:
     yield missing('There is no config.txt, so neither the settings nor the chance levels are known.')
-  for title, content in {'Config': run.config_text, 'Parameters': run.parameters_text}.items():
+  changes = '\n'.join(changes_lib.told(row) for row in run.changes)
+  pages = {'Changed on the way': changes, 'Config': run.config_text, 'Parameters': run.parameters_text}
+  for title, content in pages.items():
     if content:
       lines = '\n'.join(text(line, 1000) for line in content.splitlines())
       yield f'<details class="card"><summary>{title}</summary><pre>{lines}</pre></details>'

@@ -8,7 +8,8 @@ import copy
 import dataclasses
 
 ROLES = {
-  'resume': 'a resume may change it: it changes results by rounding at most, or what it names is compared by hash',
+  'resume': 'a resume may change it: it changes what is computed by rounding at most, or what it names is compared by '
+  'hash or not read any more',
   'loads': 'weights that were trained with another value mean the same',
   'training': 'evaluation has the default',
   'unseen': 'encoders see the same of a clip whatever it is, as they do whatever a resume may change',

@@ -49,6 +49,7 @@ class Parts(NamedTuple):
   train_step: Callable  # (state, batch, rng) → (state, metrics).
   spec: dict  # Shapes and types of what the model reads of a batch.
   init: Callable  # A key → State.
+  begin: Callable  # Parameters → State of a run that begins with them.
   shapes: State  # Of jax.ShapeDtypeStructs.
 
 
@@ -88,12 +89,30 @@ def describe(config, steps: int) -> Parts:
     trained, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
   )
   init = lambda rng: begin(model.init(rng, spec))
-  return Parts(model, loss_fn, train_step, spec, init, jax.eval_shape(begin, params))
+  return Parts(model, loss_fn, tvts.exact(config.model, train_step), spec, init, begin, jax.eval_shape(begin, params))
+
+
+def complete(state: State, begin: Callable, place: State) -> State:
+  """Fields that the run keeps and the state lacks are those of a run that begins with its parameters."""
+  lacking = {
+    name: where for name, where in place._asdict().items() if getattr(state, name) is None and where is not None
+  }
+  make = lambda params: {name: getattr(begin(params), name) for name in lacking}
+  return state._replace(**jax.jit(make, out_shardings=lacking)(state.params)) if lacking else state
+
+
+def scored(loss_fn, outputs, batch):
+  """(loss, metrics), and `bad_clip`: the first clip of the batch with an output that is not finite, or -1."""
+  loss, metrics = loss_fn(outputs, batch)
+  finite_B = lambda x_Bx: jnp.isfinite(x_Bx).all(axis=tuple(range(1, x_Bx.ndim)))
+  finite_B = jnp.stack([finite_B(outputs[name]) for name in loss_fn.reads]).all(axis=0)
+  return loss, metrics | {'bad_clip': jnp.where(finite_B.all(), -1, jnp.argmin(finite_B))}
 
 
 def whole_gradient(model, loss_fn, params, batch, rng):
   """(loss, metrics) and gradient of one pass over the batch."""
-  return jax.value_and_grad(lambda params: loss_fn(model.apply(params, batch, rng, True), batch), has_aux=True)(params)
+  score = lambda params: scored(loss_fn, model.apply(params, batch, rng, True), batch)
+  return jax.value_and_grad(score, has_aux=True)(params)
 
 
 def accumulated_gradient(model, loss_fn, params, batch, rng, parts: int):
@@ -113,7 +132,7 @@ def accumulated_gradient(model, loss_fn, params, batch, rng, parts: int):
 
   _, cached = jax.lax.scan(lambda _, xs: (None, embed(params, *xs)), None, inputs)
   outputs = jax.tree.map(merge, cached)
-  loss, pull, metrics = jax.vjp(lambda outputs: loss_fn(outputs, batch), outputs, has_aux=True)
+  loss, pull, metrics = jax.vjp(lambda outputs: scored(loss_fn, outputs, batch), outputs, has_aux=True)
   toward = jax.tree.map(split, pull(jnp.ones_like(loss))[0])
 
   def backward(gradient, xs):
@@ -162,9 +181,11 @@ def plain_step(gradient: Callable, update: Callable):
 
 
 def plain_update(tx: optax.GradientTransformation):
+  tx = optax.with_extra_args_support(tx)
+
   def update(state: State, gradient, metrics):
     del metrics
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params, step=state.step)
     params = optax.apply_updates(state.params, updates)
     state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
     return state, {'update_norm': optax.tree.norm(updates)}
@@ -185,12 +206,12 @@ def with_ema(update: Callable, decay: float):
 
 
 def without_nan(update: Callable):
-  """A loss or gradient that is not finite must not reach the parameters: the state stays as it was."""
+  """A loss or gradient that is not finite must not reach the parameters: nothing changes but the step's number."""
 
   def guarded(state: State, gradient, metrics):
     finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
-    state, of_update = take_or_keep(finite, update, state, gradient, metrics)
-    return state, {**of_update, 'finite': finite}
+    new, of_update = take_or_keep(finite, update, state, gradient, metrics)
+    return new._replace(step=state.step + 1), {**of_update, 'finite': finite}
 
   return guarded
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import jax
 import numpy as np
+import optax
 from absl import logging
 
 from tvts_jax import __version__, evaluators, machine, optim, preflight, report, sharding, warm_start
@@ -15,8 +16,8 @@ from tvts_jax.errors import UserError
 from tvts_jax.files import sweep, write_whole
 from tvts_jax.input import pipeline
 from tvts_jax.models import flops
+from tvts_jax.run import changes, metrics, workdir_lock
 from tvts_jax.run import clock as clock_lib
-from tvts_jax.run import metrics, workdir_lock
 from tvts_jax.run import stop as stop_lib
 from tvts_jax.run.background import Background
 from tvts_jax.run.checkpoint import Checkpoints
@@ -27,17 +28,28 @@ from tvts_jax.run.watchdog import Watchdog
 from tvts_jax.shards import annotations, lease, storage
 
 EXAMPLES = 8  # Clips that the report shows.
+NAMED = 4  # Clips or parameters that a message names.
+GO_ON = (
+  'run the same command again to go on from the last checkpoint, with other settings, such as --config.optim.lr, '
+  '--config.optim.clip or --config.model.dtype, which --resume_with_changes=optim.lr,optim.clip,model.dtype allows'
+)
+OPTIONAL = ('ema', 'spikes')  # Fields of the state that not every run keeps.
 
 
-def train(config: config_lib.RunConfig, workdir) -> bool:
-  """Trains to the end, or until it is asked to stop; True if it came to the end."""
+def train(config: config_lib.RunConfig, workdir, may_change: Collection[str] = (), back_to: int | None = None) -> bool:
+  """Trains to the end, or until it is asked to stop; True if it came to the end.
+
+  Args:
+    may_change: names of settings that may differ from those of the run that it resumes.
+    back_to: a step to resume from instead of the newest that was saved; what is newer is set aside.
+  """
   workdir = storage.path(workdir)
   clock = clock_lib.Clock()
 
   # 1. Describe ------------------------------------------------------------------------ nothing is allocated yet
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch(config.input.batch, config.micro_batches, mesh)
-  preflight.check_files(config)
+  preflight.check_shards(config)
   source = pipeline.open(config.input)
   preflight.check_vocabulary(config, config.input.tokenizer, source.vocab_size)
   preflight.check_labels(config)
@@ -66,24 +78,32 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
       'data': [manifest.sha256 for manifest in source.manifests] + annotations.hashes(config.input),
       'vocabulary': source.fingerprint,
     }
-    first = 0
     abstract = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), parts.shapes, place)
-    if found := checkpoints.resume(abstract, lambda meta: preflight.check_identity(meta, identity, workdir)):
+    changed = lambda meta: preflight.changes(meta, identity)
+    if back_to is not None:
+      checkpoints.go_back(back_to, lambda meta: changes.has_gone_back(meta, back_to) and not changed(meta))
+    check = lambda meta: preflight.check_identity(meta, identity, workdir, may_change)
+    if found := checkpoints.resume(abstract, check, OPTIONAL):
       first, state, meta = found
+      preflight.check_length(first, total, workdir)
       clock.restore(meta['clock'], clock_lib.read(workdir))
       logging.info('resuming %s at step %d of %d', workdir, first, total)
     else:
+      first, meta = 0, {}
+      preflight.check_init(config)
       clock.restore(None, clock_lib.read(workdir))
       state = jax.jit(parts.init, out_shardings=place)(jax.random.key(config.seed))
-      state = state._replace(params=warm_start.start_from(config, state.params, parts.shapes.params, place.params))
-      if config.ema:
-        state = state._replace(ema=jax.tree.map(lambda leaf: leaf.copy(), state.params))
+      params = warm_start.start_from(config, state.params, parts.shapes.params, place.params)
+      state = state._replace(params=params, ema=None)
+    state = step_lib.complete(state, parts.begin, place)
+    identity['changes'] = changes.record(meta, changed(meta) if meta else [], first, back_to)
     writers = metrics.Writers(workdir, jax.process_index(), first, background)
     evaluations = Evaluations(workdir, config.evals, first, total, background)
     source.trouble.keep(workdir, jax.process_index(), first)
     if jax.process_index() == 0:
       sweep(workdir)
       write_whole(workdir / 'config.txt', identity['config'])
+      changes.write(workdir, identity['changes'])
       table = optim.parameter_table(config.optim, parts.shapes.params, place.params)
       write_whole(workdir / 'parameters.txt', table)
 
@@ -96,11 +116,12 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
     clip_flops = flops_of(config, parts.loss_fn, specs, mesh)
     devices = mesh.devices.flatten()
     watch = Watch(config, workdir, source, clock, writers, evaluations, background, total, devices, clip_flops)
+    watch.nan_steps = meta.get('nan_steps', 0)
 
     def keep(save):
-      watch.flush()  # A state whose last step was no number must not be saved as if it had been taken.
+      watch.flush(state)  # It stops where there is nothing to go on from, before that is saved.
       with clock.span('save'):
-        save(s, state, {**identity, 'clock': clock.state()})
+        save(s, state, {**identity, 'clock': clock.state(), 'nan_steps': watch.nan_steps})
 
     # 3. Loop ------------------------------------------------------------------------------------- do not reorder
     # What is saved and evaluated as step s is the state before step s, and the batch of s is taken only after, so a
@@ -126,7 +147,7 @@ def train(config: config_lib.RunConfig, workdir) -> bool:
         batch = sharding.put(batch, mesh)
       with clock.span('step'), jax.profiler.StepTraceAnnotation('train', step_num=s):
         state, step_metrics = step_fns[s % len(step_fns)](state, batch, rng)
-        watch.step(s, step_metrics)
+        watch.step(s, state, step_metrics)
     if s > first or done:
       keep(checkpoints.save_last)
     profile.close()
@@ -160,21 +181,28 @@ class Watch:
   total: int  # Steps of the run.
   devices: np.ndarray
   clip_flops: float
+  sound: bool = False  # Whether the parameters were finite after a step of this process.
+  nan_steps: int = 0  # The last ones that were skipped in a row, because they were not finite.
   pending: tuple | None = None  # The step that was dispatched last, and its metrics.
 
-  def step(self, s: int, device_metrics):
-    self.flush()
+  def step(self, s: int, state, device_metrics):
+    self.flush(state)
     self.pending = s, device_metrics
 
-  def flush(self):
-    """Looks at the step that was dispatched last."""
+  def flush(self, state):
+    """Looks at the step that was dispatched last. state: the newest."""
     if self.pending is None:
       return
     s, device_metrics = self.pending
     self.pending = None
     values = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
-    if not values.pop('finite'):
-      self.stop_for_nan(s, values)
+    finite, bad_clip = values.pop('finite'), int(values.pop('bad_clip'))
+    self.nan_steps = 0 if finite else self.nan_steps + 1
+    if not np.isfinite(values['parameter_norm']):
+      self.stop_for_parameters(s, state.params)
+    self.sound = True
+    if not finite:
+      self.skip_nan(s, values, bad_clip)
     if values.pop('spike', False):
       self.tell_of_spike(s, values)
     if (s + 1) % self.config.log_every == 0 or s + 1 == self.total:
@@ -190,9 +218,12 @@ class Watch:
       skipped = f'spikes skipped: {values["skipped"]:.0f}' if values.get('skipped') else ''
       logging.info('%s', '  '.join(filter(None, [line, skipped, str(self.source.trouble)])))
 
-  def clips_of(self, s: int) -> str:
-    named = ', '.join(f'{video} #{window}' for video, window in self.source.examples(s, 4))
-    return f'Its clips begin with {named}; look at them with: python -m data.inspect --run {self.workdir} --step {s}. '
+  def clips_of(self, s: int, bad_clip: int = -1) -> str:
+    """bad_clip: the place in the batch of one that is known to be at fault, or -1."""
+    places = range(min(NAMED, self.config.input.batch)) if bad_clip < 0 else [bad_clip]
+    named = ', '.join(f'{video} #{window}' for video, window in self.source.examples(s, places))
+    which = f'Its clips begin with {named}' if bad_clip < 0 else f'The first clip with such outputs is {named}'
+    return f'{which}; look at them with: python -m data.inspect --run {self.workdir} --step {s}. '
 
   def tell_of_spike(self, s: int, values: Mapping):
     logging.warning(
@@ -201,11 +232,27 @@ class Watch:
       *(s, values['loss'], values['gradient_norm'], self.config.spike_sigmas, step_lib.USUAL, self.clips_of(s)),
     )
 
-  def stop_for_nan(self, s: int, values: Mapping):
+  def skip_nan(self, s: int, values: Mapping, bad_clip: int):
     bad = ', '.join(name for name, value in values.items() if not np.isfinite(value))
+    text = (
+      f'step {s} was skipped: NaN or inf in {bad}; parameters are unchanged. {self.clips_of(s, bad_clip)}'
+      f'Such steps in a row: {self.nan_steps} of nan_skips={self.config.nan_skips}'
+    )
+    if self.nan_steps > self.config.nan_skips:
+      raise UserError(f'{text}; {GO_ON}, or with a larger --config.nan_skips')
+    logging.warning('%s', text)
+
+  def stop_for_parameters(self, s: int, params):
+    norms = jax.device_get(jax.jit(lambda params: jax.tree.map(optax.tree.norm, params))(params))
+    norms = {sharding.path_name(path): norm for path, norm in jax.tree.leaves_with_path(norms)}
+    bad = [name for name, norm in norms.items() if not np.isfinite(norm)]
+    named = ', '.join(bad[:NAMED]) or 'their common norm'
+    text = f'NaN or inf in {named}, {len(bad)} of {len(norms)} parameters'
+    if self.sound:
+      raise UserError(f'step {s} made {text}; {GO_ON}')
     raise UserError(
-      f'step {s} gave no number ({bad}), so its update was not made; the parameters are those before it. '
-      f'{self.clips_of(s)}Running again goes on from the last checkpoint in {self.workdir}/checkpoints.'
+      f'step {s}, the first since the start, began with or made {text}; go back to an earlier checkpoint of '
+      f'{self.workdir / FOLDER} with --resume_step=STEP, start from other weights, or {GO_ON}'
     )
 
   def evaluation(self, s: int, name: str, values: Mapping):

@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support import folders, runs
+from tests.support.paths import ROOT
 from tvts_jax.errors import UserError
 from tvts_jax.input import pipeline, vocab
 from tvts_jax.input.order import Order
@@ -250,6 +253,45 @@ def test_too_many_stop_the_run_with_counts_and_advice(config, folder):
   drain(opened(config, folder, max_bad=0.25))
   with pytest.raises(UserError, match='6 of the 24'):
     drain(opened(config, folder, max_bad=0.24))
+
+
+# One of two processes that read an epoch, each its half of every batch.
+READER = """
+import sys
+
+import jax
+import numpy as np
+
+from tvts_jax import command
+from tvts_jax.input import pipeline
+from tvts_jax.input.settings import InputConfig
+from tvts_jax.pod import distributed
+
+def read():
+  distributed.initialize()
+  size = dict(batch=4, image_size=16, patch=8, frames=4, max_tokens=8, seed=3, workers=0, decoder='cv')
+  rows = np.arange(jax.process_index(), 4, 2)
+  with pipeline.open(InputConfig(folder=sys.argv[1], tokenizer=sys.argv[2], **size)).batches(0, rows) as batches:
+    for step in range(6):
+      next(batches)
+  print('read all', flush=True)
+
+sys.exit(command.ending(read, leave=distributed.leave))
+"""
+
+
+def test_all_processes_together_may_skip_so_many(config, folder, tokenizer):
+  """Of six damaged records each process meets but some, which it may skip when it is alone."""
+  for record in (1, 4, 7, 11, 15, 19):
+    flip(folder, record)
+  for process in range(2):
+    with opened(config, folder).batches(0, np.arange(process, 4, 2), stop_step=6) as batches:
+      assert len(list(batches)) == 6
+  pod = [sys.executable, 'launch/local_pod.py', '--processes', '2', '--devices', '1', '--']
+  program = [sys.executable, '-c', READER, folder, tokenizer]
+  run = subprocess.run([*pod, *program], cwd=ROOT, capture_output=True, text=True, timeout=240)
+  said = run.stdout + run.stderr
+  assert run.returncode == 1 and said.count(f'error: 6 of the 24 records of {folder} cannot be used') >= 1, said
 
 
 def test_the_first_one_stops_who_allows_none(config, folder):

@@ -97,9 +97,11 @@ def test_a_file_that_can_not_be_written_is_named(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(os, 'fsync', full)
   monkeypatch.setenv('JAX_NUM_PROCESSES', '1')
   monkeypatch.setattr(config, 'resolve', lambda values: values)
-  monkeypatch.setattr(train, 'train', lambda config, workdir: write_whole(f'{workdir}/eval.jsonl', config))
+  monkeypatch.setattr(train, 'train', lambda config, workdir, *_: write_whole(f'{workdir}/eval.jsonl', config))
   monkeypatch.setattr(main, 'CONFIG', SimpleNamespace(value='text'))
   monkeypatch.setattr(main, 'WORKDIR', SimpleNamespace(value=tmp_path))
+  for flag in ('CHANGES', 'RESUME_STEP'):
+    monkeypatch.setattr(main, flag, SimpleNamespace(value=None))
   with pytest.raises(SystemExit, match='1'):
     main.main(['main'])
   assert capsys.readouterr().err == f"error: [Errno 28] No space left on device: '{tmp_path}/eval.jsonl'\n"

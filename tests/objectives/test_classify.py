@@ -228,7 +228,7 @@ PARAMS = {
 def test_the_learning_rate_falls_from_layer_to_layer():
   def updates(**settings):
     tx = optim.build(OptimConfig(weight_decay=0.1, **settings), PARAMS, 10)
-    return jax.jit(lambda params: tx.update(params, tx.init(params), params)[0])(PARAMS)
+    return jax.jit(lambda params: tx.update(params, tx.init(params), params, step=0)[0])(PARAMS)
 
   plain = updates()
   grouped = updates(layer_decay=0.75, groups=(('attn', {'lr': 0.5}), ('^text', {'frozen': True})))

@@ -1,5 +1,6 @@
 """Checkpoints: exact on any mesh, whole or not there, refused when they do not fit. With real processes and faults."""
 
+import contextlib
 import math
 import os
 import shutil
@@ -116,6 +117,58 @@ def test_the_newest_are_kept(tmp_path):
   before = listing(tmp_path)
   save(tmp_path, 10, keep=2)
   assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize('where', ['disk', 'bucket'])
+def test_some_are_kept_for_good(tmp_path, where):
+  """They are saved because of that, and set aside like others where they are damaged."""
+  with bucket.server() if where == 'bucket' else contextlib.nullcontext():
+    folder = storage.path('gs://bucket/checkpoints') if where == 'bucket' else tmp_path
+    config = CheckpointConfig(every_steps=7, every_minutes=None, keep=1, keep_every_steps=4)
+    with Checkpoints(folder, config) as checkpoints:
+      for step in range(1, 16):
+        if checkpoints.due(step):
+          checkpoints.save(step, {'x': np.full(3, step)}, {'step': step})
+    names = lambda: sorted(path.name for path in folder.iterdir())
+    assert names() == ['12', '14', '4', '8']
+    for step in (14, 12):
+      (folder / str(step) / checkpoint_folder.META).unlink()
+    spec = {'x': jax.ShapeDtypeStruct((3,), 'int64')}
+    with Checkpoints(folder, config) as checkpoints:
+      step, restored, _ = checkpoints.resume(spec, lambda meta: None)
+      assert step == 8 and (restored['x'] == 8).all() and names() == ['12.damaged', '14.damaged', '4', '8']
+
+
+@pytest.mark.parametrize('where', ['disk', 'bucket'])
+def test_a_run_goes_back_once(tmp_path, where):
+  with bucket.server() if where == 'bucket' else contextlib.nullcontext():
+    folder = storage.path('gs://bucket/checkpoints') if where == 'bucket' else tmp_path
+    spec = {'x': jax.ShapeDtypeStruct((3,), 'int64')}
+    followed = lambda meta: meta.get('back', False)
+    names = lambda: sorted(path.name for path in folder.iterdir())
+    with Checkpoints(folder, CheckpointConfig(keep=9)) as checkpoints:
+      for step in (1, 2, 3):
+        checkpoints.save(step, {'x': np.full(3, step)}, {})
+    with Checkpoints(folder, CheckpointConfig(keep=9)) as checkpoints:
+      with pytest.raises(CheckpointError, match='no checkpoint of step 5 in .*; there are 1, 2, 3'):
+        checkpoints.go_back(5, followed)
+      checkpoints.go_back(1, followed)
+      assert checkpoints.resume(spec, lambda meta: None)[0] == 1 and names() == ['1', '2.aside', '3.aside']
+      checkpoints.save(2, {'x': np.full(3, -2)}, {'back': True})
+    with Checkpoints(folder, CheckpointConfig(keep=9)) as checkpoints:
+      checkpoints.go_back(1, followed)
+      step, restored, _ = checkpoints.resume(spec, lambda meta: None)
+      assert step == 2 and (restored['x'] == -2).all() and names() == ['1', '2', '2.aside', '3.aside']
+
+
+def test_what_not_every_run_keeps_may_come_and_go(tmp_path):
+  save(tmp_path / 'without', 3, ema=False)
+  save(tmp_path / 'with', 3)
+  for folder, ema in (('without', True), ('with', False)):
+    state = Checkpoints(tmp_path / folder, CheckpointConfig()).resume(spec(ema=ema), lambda meta: None, ('ema',))[1]
+    expected = saved.bits(3, spec(ema=not ema))._replace(ema=None)
+    same = lambda leaf, bits: np.asarray(leaf).tobytes() == bits.tobytes()
+    assert all(jax.tree.leaves(jax.tree.map(same, state, expected)))
 
 
 def test_another_model_is_refused_by_name(ready):
@@ -470,9 +523,10 @@ def test_due_by_steps_and_minutes(tmp_path, monkeypatch):
   assert not any(Checkpoints(tmp_path, CheckpointConfig(None, None)).due(s) for s in range(99))
 
 
-@pytest.mark.parametrize(
-  'bad', [dict(every_steps=0), dict(keep=0), dict(failures=0), dict(every_minutes=0.0), dict(every_minutes=-1)]
-)
+IMPOSSIBLE = {'every_steps': [0], 'keep': [0], 'keep_every_steps': [0], 'failures': [0], 'every_minutes': [0.0, -1]}
+
+
+@pytest.mark.parametrize('bad', [{name: value} for name, values in IMPOSSIBLE.items() for value in values])
 def test_impossible_settings_are_refused(bad):
   with pytest.raises(UserError, match=f'checkpoint.{next(iter(bad))} is {next(iter(bad.values()))}'):
     CheckpointConfig(**bad)

@@ -1,5 +1,6 @@
 """Whole runs of the demo in miniature, as processes of their own, and what they leave."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import orbax.checkpoint as ocp
 from tests.support.paths import ROOT
 
 STEPS = 12
+POISONED = 'train-000009', 'clip 13'
 FORKING = multiprocessing.get_context('forkserver')
 # What costs most of a start.
 IMPORTS = ('triton', 'tvts_jax.main', 'tvts_jax.train', 'tensorflow', 'clu.metric_writers')  # As host_tf.py has it.
@@ -107,6 +109,24 @@ def arguments(demo, name, *settings) -> list[str]:
 
 def start(demo, name, *settings, prepare=None) -> Fork:
   return Fork(demo, name, arguments(demo, name, *settings), prepare)
+
+
+def poisoned(load):
+  """Examples.load, for which the words of some records are none of the vocabulary, and their embeddings NaN."""
+
+  def poisoning(self, row, epoch):
+    example = load(self, row, epoch)
+    if self.name(row)[0] not in POISONED:
+      return example
+    return dataclasses.replace(example, tokens=np.full_like(example.tokens, 10**6))
+
+  return poisoning
+
+
+def poison() -> None:
+  from tvts_jax.input.examples import Examples
+
+  Examples.load = poisoned(Examples.load)
 
 
 def hold_evaluations() -> None:

@@ -8,6 +8,7 @@ from tvts_jax.convert import names
 from tvts_jax.input.settings import RESIZE
 from tvts_jax.models.encoders.vit import PIXEL_MEAN, PIXEL_STD, VideoConfig
 from tvts_jax.models.tvts import PROJECTIONS, TVTSConfig
+from tvts_jax.run import changes
 
 BILINEAR = 2
 
@@ -131,6 +132,9 @@ def model_card(config: TVTSConfig, flat, *, tokenizer: bool, metrics: Mapping | 
     'Settings are those given at export.' if run else 'Data and length of training were not recorded at export.',
     'Neither bias nor fitness for any use was examined by the export. A licence for the weights was not given to it.',
   ]
+  if changed := (run or {}).get('changes'):
+    lines = '; '.join(changes.told(row) for row in changed)
+    known.append(f'Settings changed on the way, and those above are the last: {lines}.')
   if not tokenizer:
     known.append('The tokenizer was not given at export: texts must be cut as they were in training.')
   numbers = {name: f'{x:.6g}' if isinstance(x, float) else x for name, x in names.flatten(metrics or {}).items()}

@@ -33,5 +33,7 @@ def load_workdir(workdir) -> tuple[TVTSConfig, dict, dict]:
     'version': meta['version'],
     'config': {name: value for name, _, value in (line.partition(': ') for line in meta['config'].splitlines())},
   }
+  if changed := meta.get('changes'):
+    run['changes'] = changed
   tokenizer = local(meta['tokenizer'], tokens.FILES) if storage.path(meta['tokenizer']).is_dir() else None
   return config, jax.device_get(params), {'tokenizer': tokenizer, 'metrics': metrics, 'run': run}

@@ -76,7 +76,8 @@ class AttentiveProbe(Probe):
 
   def logits(self, params, head, batch):
     tokens_BxNxD = jax.lax.stop_gradient(self.model.embed_video(params, batch)['video_tokens'])
-    return self.head.apply({'params': head}, tokens_BxNxD.astype(jnp.float32))
+    with jax.default_matmul_precision('highest'):
+      return self.head.apply({'params': head}, tokens_BxNxD.astype(jnp.float32))
 
   def fit(self, params):
     """The head after all epochs, on all devices."""

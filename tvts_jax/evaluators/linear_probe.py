@@ -1,6 +1,9 @@
 """A linear classifier on frozen features (Tables 1, 4 and 9)."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -39,7 +42,8 @@ class LinearProbe(Probe):
     def epoch(head, state, feature_NxD, label_N, chosen_SxB):
       def step(carry, chosen_B):
         head, state = carry
-        logits = lambda head: feature_NxD[chosen_B] @ head['kernel'] + head['bias'][None]
+        multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+        logits = lambda head: multiply(feature_NxD[chosen_B], head['kernel']) + head['bias'][None]
         loss, gradient = jax.value_and_grad(lambda head: loss_of(logits(head), label_N[chosen_B]))(head)
         updates, state = tx.update(gradient, state, head)
         return (optax.apply_updates(head, updates), state), loss

@@ -146,7 +146,7 @@ class Sorting:
 
     logits = jax.device_get(jax.jit(look)(params, keep))
     result = []
-    for i, (video_id, window) in enumerate(self.source.examples(0, count)):
+    for i, (video_id, window) in enumerate(self.source.examples(0, range(len(logits)))):
       frames = unpatchify(keep['patches'][i], keep['positions'][i], config)
       jpegs = [cv2.imencode('.jpg', frame[..., ::-1])[1].tobytes() for frame in frames[:: config.tubelet]]
       result.append(

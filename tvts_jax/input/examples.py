@@ -51,7 +51,8 @@ class Examples:
       )
     self._reader = Reader(self.manifest, self.index)
     self._known: dict[tuple[int, int], BadExample] = {}  # By row and epoch.
-    self._bad: set[int] = set()  # Example ids.
+    self._bad: set[int] = set()  # Example ids,
+    self._bad_in_all = 0  # And how many there are in all processes.
     self.advice = f'find all that is damaged with python -m data.validate --decode {config.folder}, and build it again'
 
   def __len__(self) -> int:
@@ -85,14 +86,19 @@ class Examples:
     raise errors[0]
 
   def tolerate(self, error: BadExample) -> None:
-    """Counts a bad example; UserError once there are more than config.max_bad lets pass."""
-    self._bad.add(error.example_id)
+    """Counts a bad example; UserError once there are more, in all processes, than config.max_bad lets pass."""
+    from tvts_jax.pod import messages  # It needs JAX, without which others read examples.
+
+    if error.example_id not in self._bad:
+      self._bad.add(error.example_id)
+      topic = f'damaged/{self.manifest.sha256}/{self.config.split}'
+      self._bad_in_all = messages.tally(topic, error.example_id) or len(self._bad)
     share = self.config.max_bad
     if share == 0:
       raise error
-    if len(self._bad) > max(FEW, int(share * len(self))):
+    if self._bad_in_all > max(FEW, int(share * len(self))):
       raise UserError(
-        f'{len(self._bad)} of the {len(self)} records of {self.config.folder} cannot be used, more than '
+        f'{self._bad_in_all} of the {len(self)} records of {self.config.folder} cannot be used, more than '
         f'max_bad={share:g} allows, the last one because {error}: {self.advice}, or allow more by input.max_bad'
       ) from error
 

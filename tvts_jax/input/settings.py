@@ -81,8 +81,8 @@ class InputConfig(SamplingConfig):
   prefetch_s: float = setting(5.0, 'resume', 'run')  # So many seconds ahead batches are made,
   prefetch_bytes: int = setting(2 * 2**30, 'resume', 'run')  # but not more of them than this.
   decoder: str = setting('auto', 'resume', 'alike')
-  # The share of a folder's records that may be damaged, and always a few: so many a process skips before it stops the
-  # run. 0 stops at the first.
+  # The share of a folder's records that may be damaged, and always a few: so many are skipped, by all processes
+  # together, before the run stops. 0 stops at the first.
   max_bad: float = setting(0.001, 'resume')
 
   def __post_init__(self):

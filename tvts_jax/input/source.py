@@ -105,17 +105,18 @@ class Source:
     crew = workers.Workers(self, len(mine), processes) if processes else Local(self, len(mine))
     return Batches(self, crew, start, stop, mine)
 
-  def clips(self, step: int, count: int | None = None) -> list[tuple[Examples, int, int]]:
-    """(part, row, epoch) of each place of the global batch, or of the first `count`; reads their records.
+  def clips(self, step: int, places: Sequence[int] | None = None) -> list[tuple[Examples, int, int]]:
+    """(part, row, epoch) of each place of the global batch, or of some places; reads their records.
 
     Frames are not decoded: where one is damaged, only who made the batch can name the stand-in.
     """
-    epoch_B = self.places(step).epoch[:count].tolist()
-    return [(*self._find(step, place), epoch) for place, epoch in enumerate(epoch_B)]
+    epoch_B = self.places(step).epoch.tolist()
+    places = range(len(epoch_B)) if places is None else places
+    return [(*self._find(step, place), epoch_B[place]) for place in places]
 
-  def examples(self, step: int, count: int | None = None) -> list[tuple[str, int]]:
+  def examples(self, step: int, places: Sequence[int] | None = None) -> list[tuple[str, int]]:
     """(video id, window index) of each place, as `clips` knows them."""
-    return [part.name(row) for part, row, _ in self.clips(step, count)]
+    return [part.name(row) for part, row, _ in self.clips(step, places)]
 
   def decode_tokens(self, ids_KxL: np.ndarray, mask_KxL: np.ndarray) -> list[str]:
     """K texts as the model gets to see them: normalised, cut to length, without special pieces."""
@@ -205,13 +206,13 @@ class Alternating:
     source, nth = self._at(step)
     return source.batch(nth, rows)
 
-  def clips(self, step: int, count: int | None = None):
+  def clips(self, step: int, places: Sequence[int] | None = None):
     source, nth = self._at(step)
-    return source.clips(nth, count)
+    return source.clips(nth, places)
 
-  def examples(self, step: int, count: int | None = None):
+  def examples(self, step: int, places: Sequence[int] | None = None):
     source, nth = self._at(step)
-    return source.examples(nth, count)
+    return source.examples(nth, places)
 
   def batches(self, start_step: int = 0, rows: Sequence[int] | None = None) -> Turns:
     n = len(self.sources)

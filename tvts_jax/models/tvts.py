@@ -202,4 +202,10 @@ def build(config: TVTSConfig, heads: Mapping[str, Callable] | None = None) -> Mo
     embed = lambda module: module.embed_text(module.encode_text(tokens_BxKxL, mask_BxKxL))
     return module.apply({'params': params}, method=embed)
 
-  return Model(config, init, apply, embed_video, embed_text)
+  return Model(config, init, *(exact(config, function) for function in (apply, embed_video, embed_text)))
+
+
+def exact(config: TVTSConfig, function: Callable) -> Callable:
+  """For dtype='float32' matmuls in the function are of float32 in full, where accelerators would round what they
+  multiply to bfloat16 or TF32. Backward passes that it traces itself, too."""
+  return jax.default_matmul_precision('highest')(function) if config.dtype == 'float32' else function

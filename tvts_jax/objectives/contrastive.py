@@ -30,6 +30,11 @@ def unit(x_NxC):
   return x_NxC * jax.lax.rsqrt(jnp.maximum(jnp.square(x_NxC).sum(-1, keepdims=True), 1e-16))
 
 
+def cosines(a_NxC, b_MxC):
+  """[N, M], of float32 in full: by default accelerators would round both to bfloat16 or TF32."""
+  return jnp.matmul(unit(a_NxC), unit(b_MxC).T, precision=jax.lax.Precision.HIGHEST)
+
+
 def recall_at_1(similarity_QxG):
   """Share of queries whose own item, on the diagonal, is nearest. Tied items share the point."""
   best_QxG = similarity_QxG == similarity_QxG.max(axis=1, keepdims=True)
@@ -44,7 +49,7 @@ def info_nce(logits_NxN):
 
 def similarities(outputs):
   """Cosines of every clip and every text, [B, B], and how well they retrieve."""
-  similarity_BxB = unit(outputs['video_embed']) @ unit(outputs['text_embed']).T
+  similarity_BxB = cosines(outputs['video_embed'], outputs['text_embed'])
   return similarity_BxB, {'v2t_r1': recall_at_1(similarity_BxB), 't2v_r1': recall_at_1(similarity_BxB.T)}
 
 
@@ -138,8 +143,8 @@ SIGMOID = Objective(
 
 def frame_transcript(outputs, batch, *, temperature: float = 0.05):
   """MERLOT: each frame against the transcript of its time, among all of the global batch, both directions added."""
-  flat = lambda name: unit(rearrange(outputs[name], 'b k c -> (b k) c'))
-  similarity_NxN = flat('frame_embed') @ flat('transcript_embed').T
+  flat = lambda name: rearrange(outputs[name], 'b k c -> (b k) c')
+  similarity_NxN = cosines(flat('frame_embed'), flat('transcript_embed'))
   metrics = {'f2t_r1': recall_at_1(similarity_NxN), 't2f_r1': recall_at_1(similarity_NxN.T)}
   return info_nce(similarity_NxN / temperature), metrics
 

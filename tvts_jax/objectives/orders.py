@@ -174,4 +174,5 @@ def output(module: nn.Module, config: TVTSConfig, hidden, features: int):
   """Logits out of the last axis. They have no bias: it would be the same for all that are compared."""
   kernel_init, _ = layers.STARTS[config.start].sorter(hidden.shape[-1])
   kernel_HxQ = module.param('out', kernel_init, (hidden.shape[-1], features), jnp.dtype(config.param_dtype))
-  return hidden.astype(layers.wide(config.dtype)) @ kernel_HxQ.astype(layers.wide(config.dtype))
+  wide = layers.wide(config.dtype)
+  return jnp.matmul(hidden.astype(wide), kernel_HxQ.astype(wide), precision=jax.lax.Precision.HIGHEST)

@@ -41,6 +41,16 @@ def ask_all(why: str | None) -> str | None:
   return share(gather(why, talk), talk)
 
 
+def tally(topic: str, word) -> int | None:
+  """Adds a word to a set that all processes share, and waits for none → how many words it holds; None if this process
+  is alone. The last of those that add at a time sees all."""
+  if (client := distributed.global_state.client) is None:
+    return None
+  folder = f'tvts_jax/tally/{topic}'
+  client.key_value_set(f'{folder}/{word}', '', allow_overwrite=True)
+  return len(client.key_value_dir_get(folder))
+
+
 def say(word, talk: int) -> None:
   distributed.global_state.client.key_value_set(f'tvts_jax/talk/{talk}/{jax.process_index()}', json.dumps(word))
 

@@ -3,7 +3,7 @@
 FOLDER/STEP is one checkpoint (checkpoint_folder.py); it appears whole or not at all. Its files are compared with
 their checksums before anything in them is used, and the arrays with the fingerprints that they had on the devices when
 they were saved. A run that finds a checkpoint damaged renames it to FOLDER/STEP.damaged, where it never counts again,
-and goes on from the one before.
+and goes on from the one before. One that goes back to an earlier step renames the later ones to FOLDER/STEP.aside.
 
 A save that fails is told and tried again soon; only several in a row stop the run, all processes at the same step.
 """
@@ -13,7 +13,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ from tvts_jax.run.checkpoint_reader import FORMAT, CheckpointReader, DamagedErro
 from tvts_jax.shards import storage
 
 UNFINISHED = '.unfinished'  # Ends the name of a checkpoint until it is complete.
-DAMAGED = '.damaged'
+DAMAGED, ASIDE = '.damaged', '.aside'  # End the names of those that count no more.
 LAST_RETRIES = 2, 10, 30  # Seconds between the tries of a run's last save.
 
 
@@ -37,10 +37,11 @@ class CheckpointConfig:
   every_steps: int | None = 1000
   every_minutes: float | None = 15.0
   keep: int = 3  # The newest good ones; an older one goes only after a newer one is complete.
+  keep_every_steps: int | None = None  # Those of every so many steps are saved as well, and kept for good.
   failures: int = 3  # The run stops when so many saves in a row have failed.
 
   def __post_init__(self):
-    for name, least in (('every_steps', 1), ('keep', 1), ('failures', 1)):
+    for name, least in (('every_steps', 1), ('keep', 1), ('keep_every_steps', 1), ('failures', 1)):
       value = getattr(self, name)
       if value is not None and value < least:
         raise UserError(f'checkpoint.{name} is {value}; it must be at least {least}')
@@ -60,8 +61,9 @@ class Checkpoints(CheckpointReader):
     self._saving = None  # (step, future) of a save that may still be running.
     self._failed = None  # What the last save failed of,
     self._failures = 0  # And how many did in a row.
-    self._stale = set()  # Steps whose name may hold files of a damaged checkpoint or of a save that failed.
-    self._times = save_times.SaveTimes(config.every_steps, config.every_minutes)
+    self._stale: set[int] = set()  # Steps whose name may hold files of one set aside or of a save that failed.
+    self._passed_over: dict[int, str] = {}  # Steps that the next resume sets aside, and why.
+    self._times = save_times.SaveTimes((config.every_steps, config.keep_every_steps), config.every_minutes)
 
   def _clear(self, paths: list) -> None:
     self.folder.mkdir(parents=True, exist_ok=True)
@@ -156,17 +158,21 @@ class Checkpoints(CheckpointReader):
     return messages.share(why, messages.number())
 
   def _retain(self, steps: list[int]) -> list[int]:
-    """Removes what is older than the newest good ones that are kept. In the background; → those that stay."""
+    """Removes what is older than the newest good ones, but for what is kept for good. In the background; → those that
+    stay."""
+    every, keep = self.config.keep_every_steps, self.config.keep
+    for_good = [step for step in steps if every is not None and step % every == 0]
     if jax.process_index() != 0:
-      return steps[-self.config.keep :]
-    kept = []
+      return sorted({*for_good, *steps[-keep:]})
+    kept, good = [], 0
     for step in reversed(steps):
-      if len(kept) == self.config.keep:
+      if good == keep and step not in for_good:
         checkpoint_folder.remove(self.folder / str(step))
-      elif found := self._look(step):
-        self._set_aside(step, found)
+      elif good < keep and (damage := self._look(step)):
+        self._set_aside(step, damage, DAMAGED)
       else:
         kept.insert(0, step)
+        good = min(good + 1, keep)
     return kept
 
   def _collect(self, wait: bool) -> None:
@@ -183,29 +189,47 @@ class Checkpoints(CheckpointReader):
     self._failed, self._failures = f'step {step} could not be saved in {self.folder}: {why}; {left}', self._failures + 1
     logging.warning('%s', self._failed)
 
-  def resume(self, abstract_state, check) -> tuple | None:
+  def go_back(self, step: int, followed: Callable[[dict], bool]) -> None:
+    """The next resume takes this step as the newest, and sets newer ones aside.
+
+    Args:
+      followed: of the meta of a newer checkpoint, whether it is of a run that has gone back so; then all stay, or
+        each restart would go back again.
+    """
+    self._collect(wait=True)
+    newer = [s for s in self._steps if s > step]
+    for newest in reversed(newer):
+      try:
+        if followed(self.read_meta(newest)):
+          return
+        break
+      except DamagedError:
+        continue
+    self.read_meta(step)  # Raises if it is not there, or damaged.
+    why = f'is newer than step {step}, to which the run goes back'
+    self._passed_over = {s: f'{self.folder / str(s)} {why}' for s in newer}
+
+  def resume(self, abstract_state, check, optional: Collection[str] = ()) -> tuple | None:
     """(step, state, meta) of the newest good checkpoint, or None if there is none at all. Newer ones that are damaged
     are named and set aside; if all are, that is an error and they stay, or the next start would begin anew.
 
     Args:
       abstract_state: jax.ShapeDtypeStructs with the shardings that the arrays shall have, as a tree.
       check: given the meta before any array is read; may raise.
+      optional: fields of the state that are None where the checkpoint has none, and left there if only it has them.
     """
     self._collect(wait=True)
     damaged = {}
-    for step in reversed(self._steps):
+    for step in reversed([step for step in self._steps if step not in self._passed_over]):
       try:
         _, content = self._open(step)
         check(content['meta'])
-        state = self._state(step, content, abstract_state)
+        state = self._state(step, content, abstract_state, optional)
       except DamagedError as e:
         damaged[step] = str(e)
         continue
-      if jax.process_index() == 0:
-        for bad, found in damaged.items():
-          self._set_aside(bad, found)
-      self._steps = [good for good in self._steps if good not in damaged]
-      self._stale |= damaged.keys()  # They may not have let themselves be renamed.
+      self._set_all_aside(damaged, DAMAGED)
+      self._set_all_aside(self._passed_over, ASIDE)
       return step, state, content['meta']
     if damaged:
       raise CheckpointError(
@@ -227,12 +251,20 @@ class Checkpoints(CheckpointReader):
   def __exit__(self, kind, error, traceback) -> None:
     self.close(error)
 
-  def _set_aside(self, step: int, found: str) -> None:
+  def _set_all_aside(self, why: dict[int, str], end: str) -> None:
+    """In all processes: those of some steps, with the reason for each."""
+    if jax.process_index() == 0:
+      for step in why:
+        self._set_aside(step, why[step], end)
+    self._stale |= why.keys()  # They may not have let themselves be renamed.
+    self._steps = [step for step in self._steps if step not in why]
+
+  def _set_aside(self, step: int, why: str, end: str) -> None:
     path = self.folder / str(step)
-    aside = self.folder / f'{step}{DAMAGED}'
+    aside = self.folder / f'{step}{end}'
     checkpoint_folder.remove(aside)
     try:
       path.rename(aside)
-      logging.warning('%s; it is kept aside as %s', found, aside.name)
+      logging.warning('%s; it is kept aside as %s', why, aside.name)
     except OSError as e:
-      logging.warning('%s; it could not be renamed to %s: %s', found, aside.name, checkpoint_folder.reason(e))
+      logging.warning('%s; it could not be renamed to %s: %s', why, aside.name, checkpoint_folder.reason(e))

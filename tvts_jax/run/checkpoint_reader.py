@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Collection
 
 import jax
 
@@ -67,9 +68,14 @@ class CheckpointReader:
     step, content = self._open(step)
     return self._state(step, content, abstract_state), content['meta']
 
-  def _state(self, step: int, content: dict, abstract_state):
+  def _state(self, step: int, content: dict, abstract_state, optional: Collection[str] = ()):
+    fields = lambda arrays: {name.partition('/')[0] for name in arrays}
+    for field in set(optional) - fields(content['arrays']):
+      abstract_state = abstract_state._replace(**{field: None})
     wanted = named(abstract_state)
-    refuse_differing(content['arrays'], wanted, self.folder / str(step))
+    unread = set(optional) - fields(wanted)
+    held = {name: array for name, array in content['arrays'].items() if name.partition('/')[0] not in unread}
+    refuse_differing(held, wanted, self.folder / str(step))
     arrays = self._arrays(step, wanted, content)
     self._last = step
     return jax.tree.unflatten(jax.tree.structure(abstract_state), arrays.values())

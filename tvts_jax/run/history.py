@@ -7,6 +7,7 @@ from tvts_jax.errors import UserError
 from tvts_jax.files import read_rows
 from tvts_jax.input.skipped import FOLDER as SKIPPED
 from tvts_jax.run import clock
+from tvts_jax.run.changes import FILE as CHANGES
 from tvts_jax.shards import storage
 
 SOURCES = ('metrics.jsonl', 'config.txt', 'clock.json', 'eval')
@@ -24,6 +25,7 @@ class Run:
   clock: dict | None
   examples: list | None
   skipped: list[dict]  # Examples that could not be used, by step.
+  changes: list[dict]  # Of settings, by resumes (changes.py).
   notes: list[str]  # What was found damaged.
 
   @property
@@ -86,5 +88,6 @@ def read(workdir) -> Run:
     clock=saved,
     examples=examples,
     skipped=sorted(skipped, key=lambda row: row['step']),
+    changes=read_rows(workdir / CHANGES)[0],
     notes=notes,
   )

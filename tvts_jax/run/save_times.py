@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Collection
 
 import jax
 import numpy as np
@@ -11,8 +12,9 @@ RETRY = 60  # Seconds from a save that failed to the next, if none is due before
 
 
 class SaveTimes:
-  def __init__(self, every_steps: int | None, every_minutes: float | None):
-    self._every_steps = every_steps
+  def __init__(self, every_steps: Collection[int | None], every_minutes: float | None):
+    """Each may be None: never."""
+    self._every_steps = [steps for steps in every_steps if steps is not None]
     self._every_s = math.inf if every_minutes is None else 60 * every_minutes
     self._saved_at = self._asked_at = time.monotonic()
     self._asked_step, self._ask_step = None, 0
@@ -26,7 +28,7 @@ class SaveTimes:
     Process 0 decides by its clock. To avoid a broadcast at every step, the processes agree on the next step at which
     to ask: half the way to the deadline, at the pace since they last asked, so a save is late by a few steps at most.
     """
-    if self._every_steps is not None and step % self._every_steps == 0:
+    if any(step % steps == 0 for steps in self._every_steps):
       return True
     now = time.monotonic()
     wait = min(self._every_s, longest) - (now - self._saved_at)
