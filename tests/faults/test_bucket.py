@@ -3,13 +3,13 @@
 The server is real and on loopback (tests/support/bucket.py); of every hundred requests it fails some ten.
 """
 
+import functools
+import itertools
 import json
 import os
 import random
 import secrets
-import signal
 import subprocess
-import sys
 import time
 
 import jax
@@ -27,6 +27,7 @@ from tvts_jax.convert import __main__ as convert
 from tvts_jax.shards import patience, storage
 
 SHAPE = ('--window-s', '12', '--seconds', '2', '--fps', '1.5', '--short-side', '32', '--min-words', '1')
+NUMBERS = itertools.count()
 EVALS = {'sorting': {'batch': 8}}
 FAULTS = [
   {'match': '', 'do': 'status', 'status': 503, 'share': 0.03},
@@ -61,21 +62,17 @@ def settings(root) -> list[str]:
   return [f'--config.input.folder={root}/shards', f'--config.input.tokenizer={root}/vocab']
 
 
-def start(demo, root, workdir, **environment) -> subprocess.Popen:
-  config = f'--config=configs/demo.py:root={demo},steps={small.STEPS}'
-  command = [
-    sys.executable,
-    '-m',
-    'tvts_jax.main',
-    config,
-    f'--workdir={workdir}',
-    *small.SETTINGS,
-    *settings(root),
-    '--config.checkpoint.every_steps=4',
-  ]
-  environment = {**os.environ, **runs.variables(demo), **environment}
-  output = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
-  return subprocess.Popen(command, cwd=runs.ROOT, env=environment, **output)
+def start(demo, root, workdir, patience_s: float = patience.PATIENCE_S) -> runs.Fork:
+  arguments = [f'--config=configs/demo.py:root={demo},steps={small.STEPS}', f'--workdir={workdir}']
+  arguments += [*small.SETTINGS, *settings(root), '--config.checkpoint.every_steps=4']
+  prepared = functools.partial(prepare, os.environ.get('STORAGE_EMULATOR_HOST', ''), patience_s)
+  return runs.Fork(demo, f'run {next(NUMBERS)}', arguments, prepared)
+
+
+def prepare(server: str, patience_s: float) -> None:
+  patience.PATIENCE_S = patience_s
+  if server:
+    os.environ['STORAGE_EMULATOR_HOST'] = server
 
 
 def rows(path) -> list[dict]:
@@ -142,7 +139,7 @@ def test_all_of_it_in_a_failing_bucket_equals_the_disk(demo, server, on_disk):
   run = start(demo, there, there / 'run')
   while run.poll() is None and not steps(there / 'run/checkpoints'):
     time.sleep(0.2)
-  run.send_signal(signal.SIGKILL)
+  run.kill()
   said = run.communicate()[0]
   assert run.returncode == -9, said[-3000:]
   runs.finish(start(demo, there, there / 'run'))
@@ -164,7 +161,7 @@ def test_a_bucket_that_fails_for_long_ends_a_run_with_76_and_one_sentence(demo, 
   for file in (*storage.files_below(demo / 'shards'), *storage.files_below(demo / 'vocab')):
     (storage.path('gs://bucket/filled') / file.relative_to(demo)).write(file)
   server.set(rules=[{'match': what, 'do': 'status', 'status': 503}])
-  run = start(demo, 'gs://bucket/filled', 'gs://bucket/late', TVTS_STORAGE_PATIENCE_S='1')
+  run = start(demo, 'gs://bucket/filled', 'gs://bucket/late', patience_s=1.0)
   said = run.communicate(timeout=200)[0]
   assert run.returncode == 76, said[-3000:]
   assert 'error: gs://bucket/' in said and 'run the same command again' in said and 'Traceback' not in said
