@@ -43,16 +43,16 @@ def test_golden_step():
   )
 
 
-def test_accumulation_gives_the_gradient_of_the_whole_batch():
+@pytest.mark.parametrize('parts', [2, pytest.param(4, marks=pytest.mark.long)])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(parts):
   model, params, batch = make(B=8, visible=12, **meshes.PLAIN)
   key = jax.random.key(0)
   whole = jax.jit(functools.partial(step_lib.whole_gradient, model, LOSS))(params, batch, key)
-  for parts in (2, 4):
-    cut = jax.jit(functools.partial(step_lib.accumulated_gradient, model, LOSS, parts=parts))(params, batch, key)
-    assert_close(whole, cut, 2e-5)
+  cut = jax.jit(functools.partial(step_lib.accumulated_gradient, model, LOSS, parts=parts))(params, batch, key)
+  assert_close(whole, cut, 2e-5)
 
 
-@pytest.mark.parametrize('micro_batches', [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize('micro_batches', [1, pytest.param(2, marks=pytest.mark.long)])
 def test_what_is_frozen_costs_no_backward_pass_and_has_no_part_in_the_norm(micro_batches):
   model, params, batch = make(B=4, visible=8, **meshes.PLAIN)
 
@@ -215,6 +215,7 @@ def test_float32_is_multiplied_in_full():
     assert precisions(lowered) == [({'f32'}, True)], name
 
 
+@pytest.mark.long
 def test_a_spike_changes_nothing_but_the_count(once):
   plain, state, batch = once
   model, params, _ = make(B=4, visible=12)
