@@ -30,9 +30,9 @@ if [ ! -x .venv/bin/python ]; then
   "$python" -m venv .venv
 fi
 
-# What is installed is told by a stamp, so that a second call starts at once.
+# A stamp says what is installed, so that a second call starts at once. The tests' packages include the demo's.
 want=$(cat requirements.txt pyproject.toml; echo "$extras")
-if [ "$(cat .venv/installed 2>/dev/null)" != "$want" ]; then
+if [[ "$(cat .venv/installed 2>/dev/null)" != "$want"* ]]; then
   echo 'setting up .venv (once; a few minutes) ...' >&2
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -e ".$extras"
   echo "$want" > .venv/installed

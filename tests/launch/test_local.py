@@ -32,7 +32,7 @@ def tree(tmp_path):
 
 def run(tree, pythons: dict[str, int], *arguments, **variables):
   """With a folder of Pythons in front of the path; of each, 0 if it runs."""
-  (tree / 'bin').mkdir()
+  (tree / 'bin').mkdir(exist_ok=True)
   for name in ('python3', 'python3.11', 'python3.12', 'python3.13'):
     (tree / 'bin' / name).write_text(PYTHON.format(name=name, fits=pythons.get(name, 127)))
     (tree / 'bin' / name).chmod(0o755)
@@ -54,6 +54,13 @@ def test_the_newest_python_that_runs_is_taken(tree, pythons, variables, chosen):
   done = run(tree, dict.fromkeys(pythons, 0), 'test', **variables)
   assert done.returncode == 0, done.stderr
   assert (tree / 'chosen').read_text() == f'{chosen}\n'
+
+
+def test_the_demo_installs_nothing_after_the_tests(tree):
+  installs = lambda: (tree / 'calls').read_text().count('pip install')
+  for task, expected in (('demo', 1), ('demo', 1), ('test', 2), ('demo', 2)):
+    assert run(tree, {'python3': 0}, task).returncode == 0
+    assert installs() == expected, task
 
 
 def test_without_a_python_that_runs_it_says_so(tree):
