@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.support import clips
+from tests.support import clips, saved
 from tests.support.paths import ROOT
 from tvts_jax import convert, evaluate
 from tvts_jax.errors import UserError
@@ -88,7 +88,7 @@ def test_a_run_and_converted_weights_are_what_they_hold(root):
   convert.save_folder(root / 'weights', config.model, params, tokenizer=root / 'pieces')
   from_weights = evaluate.evaluate(config, str(root / 'weights'))
   fingerprint = Tokenizer(config.input.tokenizer, 8).fingerprint
-  meta = {'model': config.model.to_dict(), 'ema': True, 'version': '0', 'vocabulary': fingerprint}
+  meta = {**saved.META, 'model': config.model.to_dict(), 'ema': True, 'version': '0', 'vocabulary': fingerprint}
   with Checkpoints(root / 'run' / FOLDER, CheckpointConfig()) as checkpoints:
     checkpoints.save(3, {'params': jax.device_put(other), 'ema': jax.device_put(params)}, meta)
   from_run = evaluate.evaluate(config, str(root / 'run'))

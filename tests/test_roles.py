@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.support import saved
 from tests.support.paths import ROOT
 from tests.test_config import load
 from tvts_jax import config as config_lib
@@ -28,7 +29,7 @@ def test_the_resume_guide_lists_what_a_resume_may_change():
 def test_a_resume_may_change_what_the_guide_says_and_nothing_else(file, tmp_path):
   """Each line of a config in turn."""
   lines = config_lib.text(config_lib.resolve(load(file))).splitlines()
-  identity = {'data': [], 'vocabulary': '', 'config': '\n'.join(lines)}
+  identity = {**saved.META, 'config': '\n'.join(lines)}
   changed, refused = set(), set()
   for n, line in enumerate(lines):
     path = line.partition(': ')[0]
@@ -46,7 +47,7 @@ def test_a_resume_may_change_what_the_guide_says_and_nothing_else(file, tmp_path
 def check(old: dict, new: dict, workdir, may_change=()):
   """What a resume says of a run whose config text has some lines and then others."""
   text = lambda lines: ''.join(f'{name}: {value!r}\n' for name, value in lines.items())
-  meta, identity = ({'data': lines.pop('data', []), 'vocabulary': '', 'config': text(lines)} for lines in (old, new))
+  meta, identity = ({**saved.META, 'data': lines.pop('data', []), 'config': text(lines)} for lines in (old, new))
   preflight.check_identity(meta, identity, workdir, may_change)
 
 

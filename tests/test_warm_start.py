@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.support import weights
+from tests.support import saved, weights
 from tvts_jax import config as config_lib
 from tvts_jax import convert, sharding, step, warm_start
 from tvts_jax.convert import names
@@ -32,7 +32,7 @@ def origin(request, tmp_path_factory):
   else:
     with Checkpoints(path / FOLDER, CheckpointConfig()) as checkpoints:
       state = step.State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, PARAMS), None, None)
-      checkpoints.save(3, state, {'model': config_lib.plain(OLD)})
+      checkpoints.save(3, state, {**saved.META, 'model': config_lib.plain(OLD)})
   return path
 
 

@@ -105,8 +105,10 @@ def scored(loss_fn, outputs, batch):
   """(loss, metrics), and `bad_clip`: the first clip of the batch with an output that is not finite, or -1."""
   loss, metrics = loss_fn(outputs, batch)
   finite_B = lambda x_Bx: jnp.isfinite(x_Bx).all(axis=tuple(range(1, x_Bx.ndim)))
-  finite_B = jnp.stack([finite_B(outputs[name]) for name in loss_fn.reads]).all(axis=0)
-  return loss, metrics | {'bad_clip': jnp.where(finite_B.all(), -1, jnp.argmin(finite_B))}
+  finite_B = functools.reduce(jnp.logical_and, [finite_B(outputs[name]) for name in loss_fn.reads])
+  B = len(finite_B)
+  first = jnp.where(finite_B, B, jnp.arange(B)).min()  # An argmin would gather the clips of a mesh.
+  return loss, metrics | {'bad_clip': jnp.where(first < B, first, -1)}
 
 
 def whole_gradient(model, loss_fn, params, batch, rng):

@@ -16,7 +16,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.support import folders
+from tests.support import folders, saved
 from tests.support.paths import ROOT
 from tvts_jax import convert, machine
 from tvts_jax.convert import names, write_weights
@@ -272,7 +272,7 @@ def test_another_run_to_start_from(examine, root, tmp_path):
   told = problems(examine(*settings))
   assert list(told) == ['weights'] and f'there is no checkpoint in {tmp_path}/other' in told['weights']
   with Checkpoints(tmp_path / 'other' / FOLDER, CheckpointConfig()) as checkpoints:
-    checkpoints.save(3, {'params': np.zeros(3)}, {'of': 'another run'})
+    checkpoints.save(3, {'params': np.zeros(3)}, saved.META)
   assert not problems(examine(*settings))
 
 

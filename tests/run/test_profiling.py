@@ -1,5 +1,6 @@
 """Traces on request: which steps they hold, and that they never stop a run."""
 
+import contextlib
 import gzip
 import json
 
@@ -57,4 +58,5 @@ def test_a_trace_that_can_not_be_written_stops_no_run(tmp_path, caplog):
   loop(tmp_path, 13, at=3)
   assert 'no trace: ' in caplog.text
   (tmp_path / 'tensorboard').unlink()
-  jax.profiler.stop_trace()  # For the tests that follow.
+  with contextlib.suppress(RuntimeError):  # JAX 0.12 has stopped it by itself.
+    jax.profiler.stop_trace()  # For the tests that follow.

@@ -27,6 +27,8 @@ SHAPES = {
   'embed': ((6, 8), 'float32'),
   'dense': {'kernel': ((8, 16), 'float32'), 'bias': ((16,), 'bfloat16')},
 }
+# What the trainer saves with a state.
+META = {'config': '', 'version': '', 'model': {}, 'tokenizer': '', 'ema': False, 'data': [], 'vocabulary': ''}
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
 
 
