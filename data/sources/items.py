@@ -70,7 +70,7 @@ def resolve(folder: str, ref: str, where: str) -> str:
 
 
 def absolute(path: str) -> str:
-  """Of a file or folder, on a disk or in a bucket; UserError for an address of another kind."""
+  """The path of a file or folder, on a disk or in a bucket; UserError for an address of another kind."""
   if storage.is_local(path):
     return os.path.abspath(path)
   scheme, _, rest = path.partition('://')

@@ -162,7 +162,7 @@ class Chain:
     self._over.close()
 
   def pids(self) -> list[int]:
-    """Of the processes of the run."""
+    """Ids of the processes of the run."""
     return [self.run.process.pid] if self.processes == 1 else small.processes(self.run.process)
 
   def play(self, tell=lambda seen: None) -> tuple[list[Seen], dict[str, str]]:

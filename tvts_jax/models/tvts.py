@@ -206,6 +206,6 @@ def build(config: TVTSConfig, heads: Mapping[str, Callable] | None = None) -> Mo
 
 
 def exact(config: TVTSConfig, function: Callable) -> Callable:
-  """For dtype='float32' matmuls in the function are of float32 in full, where accelerators would round what they
-  multiply to bfloat16 or TF32. Backward passes that it traces itself, too."""
+  """With dtype='float32', the matmuls of the function and of backward passes that it traces multiply in full float32,
+  where accelerators would round to bfloat16 or TF32."""
   return jax.default_matmul_precision('highest')(function) if config.dtype == 'float32' else function
