@@ -187,9 +187,10 @@ def test_a_worker_that_is_killed_is_replaced_and_reported(config, whole, caplog)
       if step in (2, 9):
         killed = batches.pids[0]
         os.kill(killed, signal.SIGKILL)
-    assert until_gone([killed])
-    batches._look(wait=False)
-    assert killed not in batches.pids
+        late = time.monotonic() + 10
+        while killed in batches.pids and time.monotonic() < late:  # The next batch may be ready, which hides a death.
+          batches._look(wait=False)
+        assert killed not in batches.pids
   assert str(source.trouble) == 'input workers replaced: 2'
   assert f'the input worker of process {killed} was ended by SIGKILL; another one goes on' in caplog.text
 
