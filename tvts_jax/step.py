@@ -231,11 +231,13 @@ def without_spikes(update: Callable, sigmas: float):
 
 def take_or_keep(take, update: Callable, state: State, gradient, metrics):
   """What update makes if `take`, else the same state and zeros."""
-  make = lambda state: update(state, gradient, metrics)
-  keep = lambda state: (state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(make, state)[1]))
+  update = jax.jit(update)  # Traced once, for all of what follows.
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(update, state, gradient, metrics)[1])
   # A branch would keep TPUs and GPUs from fusing; on CPUs a choice reads and writes the state twice as often.
-  branch = lambda state: jax.lax.cond(take, make, keep, state)
-  choice = lambda state: jax.tree.map(lambda new, old: jnp.where(take, new, old), make(state), keep(state))
+  branch = lambda state: jax.lax.cond(take, lambda s: update(s, gradient, metrics), lambda s: (s, zeros), state)
+  choice = lambda state: jax.tree.map(
+    lambda new, old: jnp.where(take, new, old), update(state, gradient, metrics), (state, zeros)
+  )
   return jax.lax.platform_dependent(state, cpu=branch, default=choice)
 
 
