@@ -15,6 +15,7 @@ os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.extend import backend
 
 from tests.support.children import no_process_outlives_its_test  # noqa: F401 (every test uses it)
@@ -27,8 +28,11 @@ jax.config.update('jax_num_cpu_devices', 1)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
-# Files that take longest begin, or two workers would wait for the last one.
-FIRST = ('tests/faults/', 'tests/test_train.py', 'tests/test_step.py', 'tests/models/', 'tests/doctor/')
+# Files that take longest begin, or three workers would wait for the last one.
+FIRST = (
+  *('tests/test_train.py', 'tests/faults/', 'tests/test_step.py', 'tests/models/', 'tests/configs/', 'tests/convert/'),
+  *('tests/test_small_frames.py', 'tests/doctor/', 'tests/docs/', 'tests/bench/'),
+)
 
 
 def pytest_addoption(parser):
@@ -44,7 +48,20 @@ def pytest_collection_modifyitems(config, items):
     long = [item for item in items if item.get_closest_marker('long')]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if not item.get_closest_marker('long')]
-  items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+  first = lambda item: next((i for i, begin in enumerate(FIRST) if item.nodeid.startswith(begin)), len(FIRST))
+  items.sort(key=first)
+
+
+def made_by_all(tmp_path_factory, worker_id):
+  """The folder of what all workers share."""
+  own = tmp_path_factory.getbasetemp()
+  return own if worker_id == 'master' else own.parent
+
+
+@pytest.fixture(scope='session', autouse=True)
+def what_one_worker_has_compiled_serves_for_all(tmp_path_factory, worker_id):
+  jax.config.update('jax_compilation_cache_dir', str(made_by_all(tmp_path_factory, worker_id) / 'compiled'))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -54,6 +71,8 @@ def as_many_devices_as_the_file_asks_for(request):
     jax.clear_caches()
     backend.clear_backends()
     jax.config.update('jax_num_cpu_devices', wanted)
+    jax.config.update('jax_enable_compilation_cache', wanted == 1)  # Programs of several that come out of it may hang.
+    compilation_cache.reset_cache()
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -67,9 +86,8 @@ def demo(tmp_path_factory, worker_id):
   """A folder for the runs of a test file, with a world of a few clips and all that the demo makes of it."""
   from tests.support import runs  # Which imports orbax.
 
-  common = tmp_path_factory.getbasetemp() if worker_id == 'master' else tmp_path_factory.getbasetemp().parent
-  made = common / 'made'
-  with open(common / 'made.lock', 'w') as lock:
+  made = made_by_all(tmp_path_factory, worker_id) / 'made'
+  with open(made.with_name('made.lock'), 'w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)  # The first of all workers makes it.
     if not made.exists():
       runs.make(made.with_name('making'))

@@ -66,6 +66,7 @@ def test_what_is_written(root, random, capfd):
   again = evaluate.evaluate(clips.config(root, {'video_retrieval': {'clips': 2}}), 'random', root / 'random')
   assert again['video_retrieval']['metrics'] == random['video_retrieval']['metrics']
   assert 'video_retrieval: r1 0.' in capfd.readouterr().out
+  assert features.STORE.folder is None, 'the next evaluation of this process may be another one'
 
 
 def test_a_folder_that_can_not_be_written_is_one_sentence(root, tmp_path, monkeypatch, capsys):

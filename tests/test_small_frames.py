@@ -62,6 +62,7 @@ def test_the_builder_and_the_doctor_tell_of_them(root):
   assert inputs.enlarged(config_lib.resolve(values(root)).input) == 7
 
 
+@pytest.mark.long
 def test_a_run_skips_none_and_embeds_all(root):
   """In one epoch; max_bad=0 stops it at the first record that cannot be used."""
   assert train.train(config_lib.resolve(values(root)), root / 'run')

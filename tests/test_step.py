@@ -52,7 +52,8 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(parts):
   assert_close(whole, cut, 2e-5)
 
 
-@pytest.mark.parametrize('micro_batches', [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize('micro_batches', [1, 2])
 def test_what_is_frozen_costs_no_backward_pass_and_has_no_part_in_the_norm(micro_batches):
   model, params, batch = make(B=4, visible=8, **meshes.PLAIN)
 

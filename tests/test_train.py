@@ -44,30 +44,24 @@ def test_a_run_tells_what_it_does(demo, undisturbed):
   assert list((folder / 'tensorboard').iterdir())
 
 
-def test_a_run_that_was_asked_to_stop_ends_like_an_undisturbed_one(demo, undisturbed):
-  """And though it goes on from somewhere else. Runs that are killed are in tests/faults."""
-  folder = demo / 'stopped'
+def test_a_run_that_is_stopped_and_killed_ends_like_an_undisturbed_one(demo, undisturbed):
+  """In training and amid an evaluation, and though it goes on from somewhere else. The state is saved before it is
+  evaluated, so that no step is lost with the evaluation. Runs that are killed elsewhere are in tests/faults."""
+  folder, evaluated = demo / 'stopped', demo / 'stopped' / 'eval' / 'sorting.jsonl'
   run = start(demo, 'stopped')
   wait_for(run, lambda: (folder / 'metrics.jsonl').exists() and len(rows(folder)) > 2)
   os.kill(run.pid, signal.SIGTERM)
   finish(run, code=75)
-  (demo / 'elsewhere').symlink_to(demo / 'shards')
-  harmless = '--config.checkpoint.keep=2', f'--config.input.folder={demo}/elsewhere'  # They change no number.
-  assert 'resuming' in finish(start(demo, 'stopped', *harmless))
-  assert_equal_ends(demo / 'undisturbed', folder)
-
-
-def test_an_evaluation_that_is_stopped_or_killed_is_done_again(demo, undisturbed):
-  """The state is saved before it is evaluated, so that no step is lost with the evaluation."""
-  folder, evaluated = demo / 'evaluating', demo / 'evaluating' / 'eval' / 'sorting.jsonl'
   for sent, code in ((signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)):
-    run = start(demo, 'evaluating', prepare=hold_evaluations)
+    run = start(demo, 'stopped', prepare=hold_evaluations)
     wait_for(run, lambda run=run: 'held between two batches' in run.said())
     wait_for(run, (folder / 'checkpoints' / '6').exists)  # It is saved in the background.
     os.kill(run.pid, sent)
     finish(run, code)
     assert rows(folder)[-1]['step'] == 6 and not evaluated.exists()
-  finish(start(demo, 'evaluating'))
+  (demo / 'elsewhere').symlink_to(demo / 'shards')
+  harmless = '--config.checkpoint.keep=2', f'--config.input.folder={demo}/elsewhere'  # They change no number.
+  assert 'resuming' in finish(start(demo, 'stopped', *harmless))
   assert_equal_ends(demo / 'undisturbed', folder)
   assert evaluated.read_text() == (demo / 'undisturbed' / 'eval' / 'sorting.jsonl').read_text()
 
@@ -91,6 +85,7 @@ def test_a_next_stage_starts_from_another_run(demo, undisturbed):
   assert len(list((demo / 'next' / 'tensorboard' / 'plugins' / 'profile').glob('*/*.xplane.pb'))) == 1
 
 
+@pytest.mark.long
 def test_nan_stops_the_run_before_the_update(demo):
   output = finish(start(demo, 'nan', prepare=poison), code=1)
   found = re.search(

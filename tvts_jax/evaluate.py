@@ -50,11 +50,10 @@ def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLi
   config = dataclasses.replace(config, evals=evals)
   mesh = sharding.make_mesh(config.mesh)
   model, _, spec = step_lib.build(config)
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(mesh), features.STORE.kept_in(out / 'features'):
     params, about = parameters(config, model, spec, mesh, checkpoint)
     about |= {'path': str(checkpoint), 'parameters': features.identity(params)}
     evals = evaluators.build(config, model, mesh)
-    features.STORE.folder = out / 'features'
     written, progress = {}, Progress('evaluators', len(evals))
     for nth, (name, evaluator) in enumerate(evals.items(), 1):
       since = time.monotonic()

@@ -39,6 +39,7 @@ def test_reports_every_contestant_and_stage(report):
   }  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_folder_is_read_as_it_was_built_to_be(tmp_path, monkeypatch, capsys):
   """Records of short transcripts: nobody has to say so again."""
   monkeypatch.setattr('tvts_jax.bench.synthetic.SECONDS', 12)

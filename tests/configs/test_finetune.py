@@ -40,7 +40,7 @@ def config_of(root, name: str, arg: str = '', drop_path: float = 0.0, **changes)
   values = parse(f'{ROOT}/configs/{name}.py:{paths},{arg}').to_dict()
   video = {**TINY['video'], 'drop_path': drop_path}
   values |= {'model': {**TINY, 'video': video}, 'epochs': None, 'steps': STEPS, 'log_every': 1}
-  values['input'] |= {'max_tokens': 8}
+  values['input'] |= {'max_tokens': 8, 'decoder': 'cv'}
   values['checkpoint'] |= {'every_steps': 2, 'keep': 100}
   for settings in values['evals'].values():
     settings |= {'split': 'test', 'batch': 8, **changes}

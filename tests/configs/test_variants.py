@@ -61,7 +61,8 @@ def test_what_the_ablations_change_are_flags(root):
 
 def input_of(root, **changes) -> InputConfig:
   sizes = {'image_size': 16, 'patch': 4, 'frames': 8, 'max_tokens': 12, 'batch': 8, 'seconds': (2.0,), 'min_words': 1}
-  return InputConfig(**{'folder': str(root / 'shards'), 'tokenizer': str(root / 'text'), **sizes, **changes})
+  sizes |= {'folder': str(root / 'shards'), 'tokenizer': str(root / 'text'), 'decoder': 'cv'}
+  return InputConfig(**sizes | changes)
 
 
 def all_tubelets(batch, name: str):
@@ -107,6 +108,7 @@ def test_nothing_masked_is_nothing_to_reconstruct(root):
 # A run, and scores.
 
 
+@pytest.mark.long
 def test_a_variant_runs_by_the_command(root):
   settings = '--config.model.video.frames=8', '--config.steps=3', '--config.checkpoint.every_steps=3'
   run = small.fork(root, 'vcop', *settings, objective='vcop')

@@ -274,6 +274,9 @@ def test_another_run_to_start_from(examine, root, tmp_path):
   with Checkpoints(tmp_path / 'other' / FOLDER, CheckpointConfig()) as checkpoints:
     checkpoints.save(3, {'params': np.zeros(3)}, saved.META)
   assert not problems(examine(*settings))
+  # A run that goes on reads no weights, and they may be gone.
+  told = examine(f'--config={root}/run.py', '--config.init.text=gone', f'--workdir={tmp_path}/other')
+  assert 'goes on from its checkpoint' in told['weights'] and not problems(told)
 
 
 def test_converted_weights_to_start_from(examine, root, tmp_path):

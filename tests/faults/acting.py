@@ -4,6 +4,9 @@ PLAN/STEP names a place of the code. At 'numbers', where the numbers of that ste
 and at 'report' each process makes PLAN/STEP.INDEX and goes on once PLAN/STEP.go is there; one for which there is
 PLAN/STEP.INDEX.stays never does. At the other places, which lie on the way of the save of that step, the process ends
 itself by SIGKILL, once, and leaves the time in PLAN/STEP.go.
+
+PLAN/PID.clock holds the seconds by which the wall clock of a process has jumped, as far as Python reads it. (To set
+the clock of the kernel would set that of the whole machine.)
 """
 
 import os
@@ -87,6 +90,12 @@ def retain(self, steps, call=Checkpoints._retain):
   return call(self, steps)
 
 
+def now(call=time.time):
+  jump = PLAN / f'{os.getpid()}.clock'
+  return call() + (float(jump.read_text()) if jump.exists() else 0.0)
+
+
+time.time = now
 metrics.Writers.write, report.write, Checkpoints._retain = write_numbers, write_report, retain
 checksums.digest, checksums.write_whole, checksums.write = digest, write_list, write
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from tests.faults import small
 from tests.support import runs
+from tvts_jax.files import write_whole
 
 EVERY, AFTER = 5, 3  # Steps from one checkpoint to the next, and from a checkpoint to the place where a run is held.
 SILENCE_S, PATIENCE_S, STORAGE_S = 30, 60, 20  # TVTS_HEARTBEAT_S, TVTS_PATIENCE_S and TVTS_STORAGE_PATIENCE_S.
@@ -268,6 +269,19 @@ def ten_times_slower(chain):
     thread.join()
 
 
+def clock_jumps(index: int, seconds: float):
+  """There, and back when it is over."""
+
+  @contextlib.contextmanager
+  def fault(chain):
+    jump = chain.plan / f'{chain.pids()[index]}.clock'
+    write_whole(jump, str(seconds))
+    yield
+    jump.unlink()
+
+  return fault
+
+
 def out_of_memory(index: int):
   @contextlib.contextmanager
   def fault(chain):
@@ -363,6 +377,8 @@ CHAINS = {
     plain,
     {
       'process 1 ten times slower': Case(ten_times_slower, None, GOES_ON, 0),
+      'the clock of process 0 an hour back': Case(clock_jumps(0, -3600), None, GOES_ON, 0),
+      'the clock of process 1 an hour ahead': Case(clock_jumps(1, 3600), None, GOES_ON, 0),
       'process 0 killed': Case(killed(0), GONE, (137,), AFTER + 1),
       'process 1 killed': Case(killed(1), GONE, (137,), AFTER + 1),
       'process 1 out of memory': Case(out_of_memory(1), GONE, (137,), AFTER + 1),
@@ -394,5 +410,10 @@ CHAINS = {
       'stale metrics for good': Case(stale(metrics, 'openat'), GIVEN_UP, (76,), AFTER + 1),
       'a full disk under the report': Case(full, REPORT, (1,), 0, place='report'),
     },
+  ),
+  'one process and its report': (
+    1,
+    on_a_disk_of_its_own,
+    {'a read-only folder under the report': Case(read_only, REPORT, (1,), 0, place='report')},
   ),
 }

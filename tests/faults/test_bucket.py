@@ -34,7 +34,7 @@ FAULTS = [
   {'match': '', 'do': 'status', 'status': 429, 'share': 0.02},
   {'match': '', 'do': 'reset', 'share': 0.02},
   {'match': '', 'do': 'truncate', 'share': 0.02},
-  {'match': 'put', 'do': 'lost', 'share': 0.03},
+  {'match': 'put|delete', 'do': 'lost', 'share': 0.03},
 ]
 
 

@@ -49,7 +49,8 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def config(tokenizer):
-  return InputConfig(tokenizer=tokenizer, batch=4, image_size=16, patch=8, frames=4, max_tokens=8, seed=3, workers=0)
+  sizes = dict(batch=4, image_size=16, patch=8, frames=4, max_tokens=8)
+  return InputConfig(tokenizer=tokenizer, **sizes, seed=3, workers=0, decoder='cv')
 
 
 @pytest.fixture(scope='module')
@@ -110,7 +111,7 @@ def test_another_stands_in_for_a_damaged_record_and_nothing_else_changes(config,
   folder = write(tmp_path / 'data', {BAD: bad} if bad else None)
   if bad is None:
     flip(folder, BAD)
-  source = opened(config, folder)
+  source = opened(config, folder, decoder='tf' if poison == 'JPEGs cut' else 'cv')
   source.trouble.keep(tmp_path, 0, 0)
   with source.batches() as batches:
     found = list(itertools.islice(batches, STEPS))

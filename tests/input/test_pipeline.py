@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import folders, media
 from tvts_jax.errors import UserError
-from tvts_jax.input import pipeline, vocab
+from tvts_jax.input import host_tf, pipeline, vocab
 from tvts_jax.input.batches import FIRST
 from tvts_jax.input.settings import InputConfig
 from tvts_jax.shards import index
@@ -73,7 +73,7 @@ def folder(talks, tmp_path_factory):
 def config(folder, tokenizer):
   return InputConfig(
     folder=folder, tokenizer=tokenizer, batch=4, image_size=SIDE, patch=PATCH, frames=FRAMES, max_tokens=48, seed=1,
-    workers=0,
+    workers=0, decoder='cv',
   )  # fmt: skip
 
 
@@ -374,12 +374,13 @@ def test_sources_mix_by_weight_or_take_turns(config, folder, talks, tmp_path, to
 
 
 def test_another_process_makes_the_same_batch_and_ends_with_its_threads(config, source):
-  """It leaves an endless iterator open whose threads are in the middle of slow Python, and must not hang on it."""
+  """It leaves an endless iterator of tf.data open whose threads are amid slow Python, and must not hang on it."""
+  given = dataclasses.asdict(config) | {'decoder': 'tf'}
   program = (
     'import hashlib, time; from tvts_jax.input import examples, pipeline\n'
     'load = examples.Examples.load\n'
     'examples.Examples.load = lambda *a: (time.sleep(0.1), load(*a))[1]\n'
-    f'source = pipeline.open(pipeline.InputConfig(**{dataclasses.asdict(config)!r}))\n'
+    f'source = pipeline.open(pipeline.InputConfig(**{given!r}))\n'
     'batches = source.batches(7)\n'
     'batch = next(batches)\n'
     "print(hashlib.sha256(b''.join(batch[k].tobytes() for k in sorted(batch))).hexdigest())\n"
@@ -397,9 +398,8 @@ def test_tensorflow_and_triton_live_in_one_process():
   subprocess.run([sys.executable, '-c', code], check=True, timeout=300)
 
 
-def test_tensorflow_sees_no_accelerator(source):
-  import tensorflow as tf
-
+def test_tensorflow_sees_no_accelerator():
+  tf = host_tf.tensorflow()
   assert not tf.config.get_visible_devices('GPU') and not tf.config.get_visible_devices('TPU')
 
 

@@ -94,11 +94,12 @@ def test_batches_are_those_of_one_process(config, whole, count):
     next(batches)
 
 
-def test_tensorflow_decodes_in_them_as_here(config):
+def test_tensorflow_decodes_in_them_as_here(config, whole):
   here, there = (opened(config, count, decoder='tf') for count in (0, 1))
   with here.batches(stop_step=6) as a, there.batches(stop_step=6) as b:
-    for found, expected in zip(b, a, strict=True):
+    for found, expected, plain in zip(b, a, whole[:6], strict=True):
       same(found, expected)
+      same(found, plain)
 
 
 def test_an_evaluation_ends_and_marks_what_fills_it(config):

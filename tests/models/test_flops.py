@@ -28,8 +28,8 @@ def parts():
 @pytest.mark.parametrize(
   'given, needed',
   [
-    ({'contrastive': {}, 'sort': {}}, ('video', 'text', 'sorter', 'projections')),
-    ({'contrastive': {}}, ('video', 'text', 'projections')),
+    pytest.param({'contrastive': {}, 'sort': {}}, ('video', 'text', 'sorter', 'projections'), marks=pytest.mark.long),
+    pytest.param({'contrastive': {}}, ('video', 'text', 'projections'), marks=pytest.mark.long),
     ({'classify': {'classes': 10}}, ('video',)),
   ],
 )

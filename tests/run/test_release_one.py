@@ -34,6 +34,7 @@ def test_it_goes_on_with_other_data_where_that_is_allowed(tmp_path):
   assert small.steps(folder)[-1] == small.STEPS and [row['step'] for row in rows(folder)][-6:] == [*range(7, 13)]
 
 
+@pytest.mark.long
 def test_a_new_run_starts_from_its_weights(tmp_path):
   """At a rate of zero they are also those it ends with, bit for bit."""
   small.make(tmp_path)

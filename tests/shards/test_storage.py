@@ -120,6 +120,15 @@ def test_a_write_whose_answer_is_lost_counts_once(server):
   assert server.read('b/new') == b'mine, too'
 
 
+def test_what_is_removed_without_an_answer_is_gone(server):
+  folder = storage.path('gs://b/old')
+  for name in ('a', 'b', 'c'):
+    (folder / name).write(b'')
+  server.set(rules=[{'match': 'delete', 'do': 'lost', 'count': 1}])
+  storage.remove_tree(folder)
+  assert not folder.exists() and server.counts()['counts']['obstore delete'] > 3
+
+
 def test_what_lasts_is_an_error_at_once(server):
   with pytest.raises(FileNotFoundError, match="No such file or directory: 'gs://b/nothing'"):
     storage.read_bytes('gs://b/nothing')

@@ -83,7 +83,10 @@ def values(root, evals, **model) -> dict:
   common = {'annotations': f'{root}/annotations.jsonl', 'split': 'test', 'batch': 8, 'transcripts': 1, 'frames': 4}
   return {
     'model': {**MODEL, **model},
-    'input': {'folder': f'{root}/shards', 'tokenizer': f'{root}/pieces', 'batch': 8, 'max_tokens': 8, 'max_bad': 0.5},
+    'input': {
+      **{'folder': f'{root}/shards', 'tokenizer': f'{root}/pieces', 'batch': 8, 'max_tokens': 8, 'max_bad': 0.5},
+      'decoder': 'cv',
+    },
     'evals': {name: {**common, **settings} for name, settings in evals.items()},
     'steps': 1,
   }

@@ -29,13 +29,17 @@ def model(run: Run) -> str:
 
 
 def weights(run: Run) -> str:
-  """Reads every file as a run does, so that a damaged or unfitting one shows here."""
+  """Reads every file as a run that begins does, so that a damaged or unfitting one shows here."""
   from tvts_jax import convert
   from tvts_jax.config import INIT
   from tvts_jax.models.tvts import HEADS
-  from tvts_jax.run.checkpoint_reader import of_run
+  from tvts_jax.run.checkpoint_folder import is_complete
+  from tvts_jax.run.checkpoint_reader import FOLDER, of_run
   from tvts_jax.shards import storage
 
+  saved = (storage.path(run.workdir) / FOLDER).glob('*') if run.workdir else []
+  if any(path.name.isdecimal() and is_complete(path) for path in saved):
+    return f'not read, because the run in {run.workdir} goes on from its checkpoint'
   found, wrong = [], []
   for part, path in run.config.init.items():
     if not path:

@@ -6,12 +6,13 @@ whole batches at a time, once for each set of parameters: evaluators that ask fo
 Shapes: N clips, V views, D width of the video tokens, C width of the common space, R texts.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 import jax
 import numpy as np
@@ -196,6 +197,15 @@ class Store:
   def __init__(self):
     self.folder = None
     self._of, self._held = None, {}
+
+  @contextlib.contextmanager
+  def kept_in(self, folder) -> Iterator[None]:
+    """Until the end of the block, features are read from a folder and written there."""
+    before, self.folder = self.folder, folder
+    try:
+      yield
+    finally:
+      self.folder = before
 
   def features(self, clips: Clips, params) -> dict[str, np.ndarray]:
     of = identity(params)

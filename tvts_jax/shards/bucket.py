@@ -244,8 +244,7 @@ class BucketPath(os.PathLike):
         raise
 
   def remove_tree(self) -> None:
-    if keys := [path.key for path in self.below()]:
-      patiently(self, lambda: self.store.delete(keys))
+    self._remove(self.below())
 
   def rename(self, target: 'BucketPath') -> None:
     """A file or what is below a folder, one by one: who reads meanwhile sees a part of it in both places."""
@@ -253,7 +252,15 @@ class BucketPath(os.PathLike):
     for file in files:
       to = target / file.relative_to(self) if file != self else target
       patiently(file, lambda file=file, to=to: self.store.copy(file.key, to.key))
-    patiently(self, lambda: self.store.delete([file.key for file in files]))
+    self._remove(files)
+
+  def _remove(self, files: list['BucketPath']) -> None:
+    try:
+      if files:
+        patiently(self, lambda: self.store.delete([file.key for file in files]))
+    except FileNotFoundError:  # An earlier try removed some, and its answer was lost.
+      for file in files:
+        file.unlink(missing_ok=True)
 
 
 class BucketFile(io.RawIOBase):

@@ -173,6 +173,8 @@ class VideoEncoder(nn.Module):
 
   def __call__(self, patches_BxNxP, positions_BxN, train: bool = False):
     x_BxNxD = self.embed(patches_BxNxP, positions_BxN)
+    if self.is_initializing():
+      return self.norm(x_BxNxD)  # The blocks have their parameters, and to trace them takes long.
     dropped = {}
     if train and self.config.drop_path:
       drop_L = np.linspace(0, self.config.drop_path, self.config.depth, dtype=np.float32)
