@@ -129,7 +129,8 @@ def test_a_step_without_a_number_changes_nothing_but_the_count_and_names_the_cli
   assert metrics['finite'] and metrics['bad_clip'] == -1
 
 
-@pytest.mark.parametrize('good', [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize('good', [True, False])
 def test_accelerators_choose_what_cpus_branch_for(once, monkeypatch, good):
   """Whether a step gives numbers or none."""
   step, state, batch = once

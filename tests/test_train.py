@@ -44,24 +44,26 @@ def test_a_run_tells_what_it_does(demo, undisturbed):
   assert list((folder / 'tensorboard').iterdir())
 
 
-def test_a_run_that_is_stopped_and_killed_ends_like_an_undisturbed_one(demo, undisturbed):
+@pytest.mark.parametrize('sent, code', [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 75, marks=pytest.mark.long)])
+def test_a_run_that_is_stopped_twice_ends_like_an_undisturbed_one(demo, undisturbed, sent, code):
   """In training and amid an evaluation, and though it goes on from somewhere else. The state is saved before it is
   evaluated, so that no step is lost with the evaluation. Runs that are killed elsewhere are in tests/faults."""
-  folder, evaluated = demo / 'stopped', demo / 'stopped' / 'eval' / 'sorting.jsonl'
-  run = start(demo, 'stopped')
+  name = f'stopped by {sent}'
+  folder, evaluated = demo / name, demo / name / 'eval' / 'sorting.jsonl'
+  run = start(demo, name)
   wait_for(run, lambda: (folder / 'metrics.jsonl').exists() and len(rows(folder)) > 2)
   os.kill(run.pid, signal.SIGTERM)
   finish(run, code=75)
-  for sent, code in ((signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)):
-    run = start(demo, 'stopped', prepare=hold_evaluations)
-    wait_for(run, lambda run=run: 'held between two batches' in run.said())
-    wait_for(run, (folder / 'checkpoints' / '6').exists)  # It is saved in the background.
-    os.kill(run.pid, sent)
-    finish(run, code)
-    assert rows(folder)[-1]['step'] == 6 and not evaluated.exists()
-  (demo / 'elsewhere').symlink_to(demo / 'shards')
-  harmless = '--config.checkpoint.keep=2', f'--config.input.folder={demo}/elsewhere'  # They change no number.
-  assert 'resuming' in finish(start(demo, 'stopped', *harmless))
+  run = start(demo, name, prepare=hold_evaluations)
+  wait_for(run, lambda: 'held between two batches' in run.said())
+  wait_for(run, (folder / 'checkpoints' / '6').exists)  # It is saved in the background.
+  os.kill(run.pid, sent)
+  finish(run, code)
+  assert rows(folder)[-1]['step'] == 6 and not evaluated.exists()
+  elsewhere = demo / f'{name}, elsewhere'
+  elsewhere.symlink_to(demo / 'shards')
+  harmless = '--config.checkpoint.keep=2', f'--config.input.folder={elsewhere}'  # They change no number.
+  assert 'resuming' in finish(start(demo, name, *harmless))
   assert_equal_ends(demo / 'undisturbed', folder)
   assert evaluated.read_text() == (demo / 'undisturbed' / 'eval' / 'sorting.jsonl').read_text()
 
@@ -106,6 +108,7 @@ def test_a_step_that_makes_a_parameter_nan_is_not_saved(demo):
   assert not any((demo / 'diverged/checkpoints').glob(f'{int(found[1]) + 1}*'))
 
 
+@pytest.mark.long
 def test_a_run_leaves_for_pytorch(demo, undisturbed):
   torch = pytest.importorskip('torch')
   call('tvts_jax.convert', 'export', f'{demo}/undisturbed', '--format', 'folder', '--out', f'{demo}/exported')

@@ -21,6 +21,7 @@ def report(tmp_path_factory):
   return json.loads((folder / 'out.json').read_text())
 
 
+@pytest.mark.long
 def test_reports_every_contestant_and_stage(report):
   names = ['shards to batches', 'the same, 1 worker', 'plain decode, whole', 'plain decode, cropped']
   names.append('mp4, one seek a frame')
@@ -53,6 +54,7 @@ def test_a_folder_is_read_as_it_was_built_to_be(tmp_path, monkeypatch, capsys):
   assert json.loads((tmp_path / 'out.json').read_text())['setting']['transcripts'] == 2
 
 
+@pytest.mark.long
 def test_other_load_voids_a_measurement(report, monkeypatch):
   for cores, void in ((0.05, False), (1.5, True), (None, True)):
     text = input.table({**report, 'other_load_cores': cores, 'void': turns.is_void(cores)})

@@ -53,7 +53,7 @@ def torch_outputs(model, clips, batch, visible=True):
     )
 
 
-SHORT = ('as published', 'long tubelets, slim mlp')
+SHORT = ('as published',)
 
 
 @pytest.mark.parametrize('name', [*SHORT, *(pytest.param(n, marks=pytest.mark.long) for n in SWEEP if n not in SHORT)])

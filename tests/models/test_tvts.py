@@ -155,7 +155,7 @@ def test_padding_is_invisible():
   np.testing.assert_array_equal(a['text_cls'], b['text_cls'])
 
 
-@pytest.mark.parametrize('stop', [True, False])
+@pytest.mark.parametrize('stop', [False, pytest.param(True, marks=pytest.mark.long)])
 def test_the_sort_loss_reaches_the_text_encoder_only_without_the_stop(stop):
   model, params, batch = make(stop_gradient=stop)
   sort_loss = objectives.build({'sort': {}})
