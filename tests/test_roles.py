@@ -67,6 +67,12 @@ def test_a_resume_may_change_what_the_command_line_names(tmp_path):
       check(old(), new(), tmp_path, names)
 
 
+def test_a_setting_that_an_older_version_lacked_is_free_at_its_default(tmp_path):
+  check({'steps': 5}, {'steps': 5, 'optim.weight_decay': config_lib.RunConfig().optim.weight_decay}, tmp_path)
+  with pytest.raises(UserError, match=r'\(optim.weight_decay: \(absent\) → 0.5\)'):
+    check({'steps': 5}, {'steps': 5, 'optim.weight_decay': 0.5}, tmp_path)
+
+
 def test_folders_of_sources_may_move(tmp_path):
   sources = lambda folder, **more: {'input.sources': ({'folder': 'a', 'weight': 2}, {'folder': folder, **more})}
   check(sources('b'), sources('c', max_bad=0.5), tmp_path)

@@ -94,10 +94,14 @@ def check_length(first: int, total: int, workdir):
 
 
 def changes(meta: Mapping, identity: Mapping) -> list[str]:
-  """What makes a run another one than was saved, as lines 'setting: old → new'."""
+  """What makes a run another one than was saved, as lines 'setting: old → new'.
+
+  A setting that the version of the run did not have changes nothing at its default, which keeps what was before.
+  """
   free = (*roles.lines(config_lib.RunConfig, 'resume'), *GONE)
+  new = config_lib.differences('', config_lib.text(config_lib.RunConfig()))
   lines = config_lib.differences(without_free(meta['config']), without_free(identity['config']))
-  lines = [line for line in lines if not line.startswith(free)]
+  lines = [line for line in lines if not line.startswith(free) and line not in new]
   if meta['data'] != identity['data']:
     old, new = (' '.join(str(sha256)[:8] for sha256 in who['data']) for who in (meta, identity))
     lines.append(f'{DATA}: {old} → {new}')
