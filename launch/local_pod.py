@@ -40,18 +40,27 @@ TICK = 0.5  # Seconds.
 
 def main(argv=None) -> int:
   args = arguments(argv)
-  pod, passed_on = Pod(), []
+  pod, received, waiting, started = Pod(), [], [], False
 
   def pass_on(number, frame):
-    passed_on.append(number)
-    pod.send(number)
+    received.append(number)
+    waiting.append(number)
+    if started:
+      send_waiting()
+
+  def send_waiting():
+    with contextlib.suppress(
+      IndexError
+    ):  # Each once, whether it comes before all are started, after that, or amid this.
+      while True:
+        pod.send(waiting.pop(0))
 
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, pass_on)
   for restart in range(args.restarts + 1):
     if restart:
       print(f'local_pod: starting all again, {restart} of {args.restarts}', file=sys.stderr, flush=True)
-      pod = Pod()
+      pod, started = Pod(), False
     address = f'127.0.0.1:{free_port()}'
     try:
       for index in range(args.processes):
@@ -60,10 +69,10 @@ def main(argv=None) -> int:
       pod.kill()
       print(f'local_pod: {args.command[0]} cannot be started: {e.strerror}', file=sys.stderr)
       return 2
-    for number in passed_on[:]:
-      pod.send(number)  # Those that were started after it have missed it.
+    started = True
+    send_waiting()
     code = pod.wait(args.grace)
-    if code in FINAL or passed_on:
+    if code in FINAL or received:
       return code
   return GAVE_UP if args.restarts else code
 

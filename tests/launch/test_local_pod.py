@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,30 @@ def test_each_signal_is_passed_on_to_all(number):
     assert read() == {f'[0] got {count}\n', f'[1] got {count}\n'}
   assert pod.wait(30) == 0
   pod.communicate()
+
+
+def test_a_signal_that_comes_while_processes_are_started_is_sent_once():
+  local_pod, sent = types.ModuleType('local_pod'), []
+  exec(compile(POD.read_text(), POD.name, 'exec'), local_pod.__dict__)
+
+  class Pod:
+    def start(self, *command):
+      signal.raise_signal(signal.SIGHUP)
+
+    def send(self, number):
+      sent.append(number)
+
+    def wait(self, grace):
+      return 0
+
+  local_pod.Pod = Pod
+  usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+  try:
+    assert local_pod.main(['--', 'true']) == 0
+  finally:
+    for number, handler in usual.items():
+      signal.signal(number, handler)
+  assert sent == [signal.SIGHUP] * 2
 
 
 def test_a_reader_who_leaves_does_not_stop_the_run(tmp_path):
