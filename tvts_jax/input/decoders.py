@@ -107,8 +107,8 @@ def tf_graph(jpegs, crop, config, pixels, change=None):
 
 @functools.cache
 def tf_graph_of(count: int, side: int, patch: int, tubelet: int, cuts: int):
-  """tf_values → what is at each of so many positions, M parts of it; without positions, M frames. One call for all,
-  since calls are expensive.
+  """tf_values → the tubelets at each of so many positions; without positions, M frames. One call for all, since calls
+  are expensive.
 
   A row of a patch is a run of bytes in a row of the picture, so gathering rows is nearly free.
   """
@@ -135,7 +135,10 @@ def tf_graph_of(count: int, side: int, patch: int, tubelet: int, cuts: int):
       run_Nxp = ((place_N // wide * patch)[:, None] + tf.range(patch)) * wide + (place_N % wide)[:, None]
       edge = tf.searchsorted(position_N, tf.range(count // tubelet + 1) * wide**2)
       edges = [(edge[m // tubelet], edge[m // tubelet + 1]) for m in range(count)]
-      made.append(tuple(tf.gather(run, run_Nxp[first:stop]) for run, (first, stop) in zip(runs, edges)))
+      parts = [tf.gather(run, run_Nxp[first:stop]) for run, (first, stop) in zip(runs, edges)]
+      parts = [tf.reshape(part, [-1, 3 * patch**2]) for part in parts]
+      slices = [tf.concat(parts[m : m + tubelet], axis=1) for m in range(0, count, tubelet)]
+      made.append(tf.concat(slices, axis=0))
     return tuple(made)
 
   return graph.get_concrete_function()
@@ -146,11 +149,8 @@ def tf_write(made, jpegs, crop, config, pixels, change=None) -> None:
   if change:
     cut(change(np.stack([np.asarray(memoryview(frame)) for frame in made])), pixels, config)
     return
-  for (position_N, patch_NxP), taken in zip(pixels, made):
-    edges, cubes = edges_of(position_N, config), patch_NxP.reshape(len(patch_NxP), config.tubelet, -1)
-    for m, part in enumerate(taken):
-      nth, depth = divmod(m, config.tubelet)
-      cubes[edges[nth] : edges[nth + 1], depth] = np.asarray(memoryview(part)).reshape(-1, cubes.shape[-1])
+  for (_, patch_NxP), taken in zip(pixels, made):
+    patch_NxP[...] = memoryview(taken)
 
 
 def tf_damage(values: tuple, error: Exception) -> Exception:
