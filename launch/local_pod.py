@@ -49,9 +49,8 @@ def main(argv=None) -> int:
       send_waiting()
 
   def send_waiting():
-    with contextlib.suppress(
-      IndexError
-    ):  # Each once, whether it comes before all are started, after that, or amid this.
+    # Each once, whether it comes before all are started, after that, or amid this.
+    with contextlib.suppress(IndexError):
       while True:
         pod.send(waiting.pop(0))
 

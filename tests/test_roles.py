@@ -71,6 +71,9 @@ def test_a_setting_that_an_older_version_lacked_is_free_at_its_default(tmp_path)
   check({'steps': 5}, {'steps': 5, 'optim.weight_decay': config_lib.RunConfig().optim.weight_decay}, tmp_path)
   with pytest.raises(UserError, match=r'\(optim.weight_decay: \(absent\) → 0.5\)'):
     check({'steps': 5}, {'steps': 5, 'optim.weight_decay': 0.5}, tmp_path)
+  usual = {f'objectives.{name}.weight': own['weight'] for name, own in config_lib.RunConfig().objectives.items()}
+  with pytest.raises(UserError, match='objectives.sort.weight: '):  # The version had it, and the run did not.
+    check({'objectives.contrastive.weight': 1.0}, usual, tmp_path)
 
 
 def test_folders_of_sources_may_move(tmp_path):

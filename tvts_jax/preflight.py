@@ -1,6 +1,7 @@
 """What a run checks before it allocates anything: files, vocabulary and labels, and that a resume is the same run."""
 
 import ast
+import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -99,13 +100,23 @@ def changes(meta: Mapping, identity: Mapping) -> list[str]:
   A setting that the version of the run did not have changes nothing at its default, which keeps what was before.
   """
   free = (*roles.lines(config_lib.RunConfig, 'resume'), *GONE)
-  new = config_lib.differences('', config_lib.text(config_lib.RunConfig()))
+  new = config_lib.differences('', config_lib.text_of(fixed(config_lib.RunConfig())))
   lines = config_lib.differences(without_free(meta['config']), without_free(identity['config']))
   lines = [line for line in lines if not line.startswith(free) and line not in new]
   if meta['data'] != identity['data']:
     old, new = (' '.join(str(sha256)[:8] for sha256 in who['data']) for who in (meta, identity))
     lines.append(f'{DATA}: {old} → {new}')
   return lines
+
+
+def fixed(config) -> dict:
+  """Settings that every run has, as nested plain values: not what is in a dict, such as the objectives."""
+  values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+  return {
+    name: fixed(value) if dataclasses.is_dataclass(value) else config_lib.plain(value)
+    for name, value in values.items()
+    if not isinstance(value, Mapping)
+  }
 
 
 def without_free(text: str) -> str:
