@@ -247,11 +247,15 @@ def apply_blocks(
   drop_L=None,
   scan: bool = True,
   remat: str = 'none',
+  initializing: bool = False,
 ):
   """Runs stacked blocks. Of the last one only the first `read` tokens are computed, when a caller reads no more.
 
   `rng` feeds dropout and may be None where there is none; `drop_L` is what each block is given as `drop`, if any.
+  `initializing`: only parameters are asked for, which the blocks have, and to trace them takes long.
   """
+  if initializing:
+    return x_BxNxD[:, :read]
 
   def layer(read, x_BxNxD, of_layer):
     params, key, drop = of_layer

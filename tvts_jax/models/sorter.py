@@ -46,17 +46,15 @@ class Sorter(nn.Module):
 
   def tokens(self, video_BxVxD, text_BxKxE, train: bool = False):
     """What it makes of each transcript given, [B, K, D], for whatever tells an order from that."""
-    x_BxNxD, K = self.embed(video_BxVxD, text_BxKxE), text_BxKxE.shape[1]
-    if self.is_initializing():
-      return self.norm(x_BxNxD[:, :K])  # The blocks have their parameters, and to trace them takes long.
     x_BxKxD = layers.apply_blocks(
       self.block,
       self.blocks,
-      x_BxNxD,
-      read=K,  # Nothing reads the video tokens.
+      self.embed(video_BxVxD, text_BxKxE),
+      read=text_BxKxE.shape[1],  # Nothing reads the video tokens.
       train=train,
       scan=self.scan,
       remat=self.remat,
+      initializing=self.is_initializing(),
     )
     return self.norm(x_BxKxD)
 

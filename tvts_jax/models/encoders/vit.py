@@ -173,14 +173,19 @@ class VideoEncoder(nn.Module):
 
   def __call__(self, patches_BxNxP, positions_BxN, train: bool = False):
     x_BxNxD = self.embed(patches_BxNxP, positions_BxN)
-    if self.is_initializing():
-      return self.norm(x_BxNxD)  # The blocks have their parameters, and to trace them takes long.
     dropped = {}
     if train and self.config.drop_path:
       drop_L = np.linspace(0, self.config.drop_path, self.config.depth, dtype=np.float32)
       dropped = {'rng': self.make_rng('dropout'), 'drop_L': drop_L}
     x_BxNxD = layers.apply_blocks(
-      self.block, self.blocks, x_BxNxD, train=train, scan=self.scan, remat=self.remat, **dropped
+      self.block,
+      self.blocks,
+      x_BxNxD,
+      train=train,
+      scan=self.scan,
+      remat=self.remat,
+      initializing=self.is_initializing(),
+      **dropped,
     )
     return self.norm(x_BxNxD)
 

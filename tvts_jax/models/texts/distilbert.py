@@ -79,17 +79,15 @@ class TextEncoder(nn.Module):
 
   def __call__(self, tokens_RxL, mask_RxL, *, read: int | None = None, train: bool = False):
     """Hidden states of the first `read` word pieces (all by default), [R, read, D]; [CLS] is the first."""
-    x_RxLxD = self.embed(tokens_RxL, train)
-    if self.is_initializing():
-      return x_RxLxD[:, :read]  # The blocks have their parameters, and to trace them takes long.
     return layers.apply_blocks(
       self.block,
       self.blocks,
-      x_RxLxD,
+      self.embed(tokens_RxL, train),
       mask_RxL,
       read=read,
       train=train,
       rng=self.make_rng('dropout') if train else None,
       scan=self.scan,
       remat=self.remat,
+      initializing=self.is_initializing(),
     )
