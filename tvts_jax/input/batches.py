@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tvts_jax.input.rows import TASK, Maker, start
+from tvts_jax.input.rows import TASK, Maker, Rows
 from tvts_jax.input.skipped import BadExample
 from tvts_jax.machine import cores
 
@@ -39,8 +39,8 @@ class Local:
     self._arrays: dict[int, dict[str, np.ndarray]] = {}
     self._left: dict[int, int] = {}
     self._reports = queue.SimpleQueue()
-    count = min(config.reads, size)
-    self._threads = start(Maker(source.parts, cores()), count, self._arrays_of, lambda *r: self._reports.put(r))
+    reads = min(config.reads, size)
+    self._rows = Rows(Maker(source.parts), reads, cores(), self._arrays_of, lambda *r: self._reports.put(r))
 
   def open(self) -> int | None:
     """A slot for a batch; None where there is no room for one."""
@@ -50,7 +50,7 @@ class Local:
     return slot
 
   def begin(self, tasks: np.ndarray) -> None:
-    self._threads.begin(tasks)
+    self._rows.begin(tasks)
 
   def look(self, wait: bool) -> list[tuple[int, int, Exception]]:
     """Notes which rows are done; (slot, place, error) of those that cannot be made. wait: until there is news."""
@@ -74,7 +74,7 @@ class Local:
     return self._arrays.pop(slot)
 
   def close(self) -> None:
-    self._threads.close()
+    self._rows.close()
 
   def _arrays_of(self, slot: int, place: int) -> dict[str, np.ndarray]:
     return {name: value[place, ...] for name, value in self._arrays[slot].items()}

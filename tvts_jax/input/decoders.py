@@ -2,7 +2,7 @@
 
   decode(*clip)
 
-decodes the JPEGs of a Clip and writes its tubelets. tf_stream does so for many clips as a pipeline of tf.data.
+decodes the JPEGs of a Clip and writes its tubelets. Stream does so for many clips as a pipeline of tf.data.
 
 The pixels of a crop are those of the whole frame, decoded with the accurate transform and with chroma that is blended
 over neighbours: `tf` and `cv` agree to the bit, and within rounding where frames are scaled. `tf` crops while it
@@ -46,59 +46,72 @@ class DamagedFrame(UserError):
 
 
 def tf_decode(*clip) -> None:
-  tf, values = tensorflow(), tf_values(*clip)
+  tf, values = tensorflow(), tf_values([clip])
   try:
     made = tf_graph(*clip)(*map(tf.constant, values))
   except tf.errors.InvalidArgumentError as e:
-    raise tf_damage(values, e) from e
-  tf_write(made, *clip)
+    raise tf_damage(*values[:2], e) from e
+  tf_write(made, [clip])
 
 
-def tf_stream(clips: Iterable[tuple[Clip, tuple]], like: Clip, parallel: int) -> Iterator[Exception | None]:
-  """Decodes clips, each given with its tf_values, so many at a time → in their order, what each failed of, or None.
+class Stream:
+  """tf.data decodes chunks of clips, so many of them at a time: steps between Python and TensorFlow, and caches that
+  each finds full of what the other left there, would else cost a fifth of the time."""
 
-  like: one whose graph serves for all.
-  """
-  tf, graph, begun = tensorflow(), tf_graph(*like), deque()
+  def __init__(self, like: Clip, parallel: int):
+    """like: one whose graph serves for all."""
+    tf, graph = tensorflow(), tf_graph(*like)
+    signature = graph.structured_input_signature[0]
+    # A generator would be called through Python, and makes TensorFlow give memory back to the system at every chunk.
+    self._queue, self._chunks = tf.queue.FIFOQueue(2 * parallel, [spec.dtype for spec in signature]), deque()
+    shaped = lambda values: tuple(tf.ensure_shape(value, spec.shape) for value, spec in zip(values, signature))
+    data = tf.data.Dataset.from_tensors(0).repeat().map(lambda _: shaped(self._queue.dequeue()))
+    data = data.map(graph, num_parallel_calls=parallel, deterministic=True)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = parallel + 1  # Idle threads spin.
+    options.threading.max_intra_op_parallelism = 1
+    self._decoded = iter(data.with_options(options))
 
-  def values() -> Iterator[tuple]:
-    for clip in clips:
-      begun.append(clip)
-      yield clip[1]
+  def put(self, clips: list[Clip]) -> None:
+    self._chunks.append(clips)
+    self._queue.enqueue(tf_values(clips))
 
-  data = tf.data.Dataset.from_generator(values, output_signature=tuple(graph.structured_input_signature[0]))
-  data = data.map(graph, num_parallel_calls=parallel, deterministic=True)
-  options = tf.data.Options()
-  options.threading.private_threadpool_size = parallel + 1  # Idle threads spin.
-  options.threading.max_intra_op_parallelism = 1
-  decoded = iter(data.with_options(options))
-  while True:
-    error = made = None
+  def take(self) -> list[Exception | None]:
+    """Writes the clips of the chunk that was put first → what each failed of, or None."""
+    tf, errors = tensorflow(), []
     try:
-      made = next(decoded)
-    except StopIteration:
-      return
-    except tf.errors.InvalidArgumentError as e:  # The clip that is next has a damaged frame; the others go on.
-      error = e
-    clip, given = begun.popleft()
-    try:
-      if error is not None:
-        raise tf_damage(given, error) from error
-      tf_write(made, *clip)
-    except Exception as e:  # noqa: BLE001 — whoever takes the clip raises it.
-      error = e
-    yield error
+      tf_write(next(self._decoded), self._chunks[0])
+      return [None] * len(self._chunks.popleft())
+    except tf.errors.InvalidArgumentError:
+      pass  # One by one, whoever is damaged tells.
+    for clip in self._chunks.popleft():
+      try:
+        tf_decode(*clip)
+        errors.append(None)
+      except Exception as e:  # noqa: BLE001 — whoever takes the clip raises it.
+        errors.append(e)
+    return errors
+
+  def close(self) -> None:
+    self._queue.close(cancel_pending_enqueues=True)
 
 
-def tf_values(jpegs, crop, config, pixels, change=None) -> tuple[np.ndarray, ...]:
-  """What the graph takes of a clip: JPEGs; the window to decode, where the crop begins in it and its width; positions.
+def tf_values(clips: Sequence[tuple]) -> tuple[np.ndarray, ...]:
+  """What the graph takes of clips: JPEGs; windows; positions at each place in `pixels`, unless the clips change."""
+  jpegs_CxM = np.array([jpegs for jpegs, *_ in clips], object)
+  window_Cx6 = np.stack([tf_window(jpegs, crop) for jpegs, crop, *_ in clips])
+  cuts = [[position_N for position_N, _ in pixels] for _, _, _, pixels, *change in clips if not any(change)]
+  return jpegs_CxM, window_Cx6, *map(np.stack, zip(*cuts))
+
+
+def tf_window(jpegs: Sequence[bytes], crop: np.ndarray) -> np.ndarray:
+  """int32 [6]: the window to decode, where the crop begins in it and its width.
 
   Columns beside the crop are decoded as well, where there are any, for the chroma of its own to be blended with.
   """
   top, left, height, width = crop.tolist()
   before, after = min(1, left), min(1, records.jpeg_size(jpegs[0])[1] - left - width)
-  window = np.array([top, left - before, height, before + width + after, before, width], np.int32)
-  return np.array(jpegs, object), window, *([] if change else [position_N for position_N, _ in pixels])
+  return np.array([top, left - before, height, before + width + after, before, width], np.int32)
 
 
 def tf_graph(jpegs, crop, config, pixels, change=None):
@@ -107,17 +120,14 @@ def tf_graph(jpegs, crop, config, pixels, change=None):
 
 @functools.cache
 def tf_graph_of(count: int, side: int, patch: int, tubelet: int, cuts: int):
-  """tf_values → the tubelets at each of so many positions; without positions, M frames. One call for all, since calls
-  are expensive.
+  """tf_values → the tubelets at each of so many positions, [C, N, P]; without positions, frames [C, M, side, side, 3].
 
   A row of a patch is a run of bytes in a row of the picture, so gathering rows is nearly free.
   """
   tf = tensorflow()
   wide = side // patch
-  signature = [tf.TensorSpec([count], tf.string), tf.TensorSpec([6], tf.int32)]
 
-  @tf.function(input_signature=[*signature, *[tf.TensorSpec([None], tf.int32)] * cuts])
-  def graph(jpegs, window, *positions):
+  def decode(jpegs, window, *positions):
     before, width = window[4], window[5]
     frames = [tf.io.decode_and_crop_jpeg(jpegs[m], window[:4], **TF_HOW) for m in range(count)]
     frames = tuple(frame[:, before : before + width] for frame in frames)
@@ -128,40 +138,49 @@ def tf_graph_of(count: int, side: int, patch: int, tubelet: int, cuts: int):
 
     frames = tf.cond((window[2] == side) & (width == side), lambda: frames, scaled)
     if not cuts:
-      return frames
+      return (tf.stack(frames),)
     made, runs = [], [tf.reshape(frame, [-1, 3 * patch]) for frame in frames]
     for position_N in positions:
       place_N = position_N % wide**2
       run_Nxp = ((place_N // wide * patch)[:, None] + tf.range(patch)) * wide + (place_N % wide)[:, None]
       edge = tf.searchsorted(position_N, tf.range(count // tubelet + 1) * wide**2)
-      edges = [(edge[m // tubelet], edge[m // tubelet + 1]) for m in range(count)]
-      parts = [tf.gather(run, run_Nxp[first:stop]) for run, (first, stop) in zip(runs, edges)]
-      parts = [tf.reshape(part, [-1, 3 * patch**2]) for part in parts]
-      slices = [tf.concat(parts[m : m + tubelet], axis=1) for m in range(0, count, tubelet)]
+      slices = []
+      for t in range(count // tubelet):
+        run_nxp = run_Nxp[edge[t] : edge[t + 1]]
+        parts = [tf.gather(run, run_nxp) for run in runs[t * tubelet : (t + 1) * tubelet]]
+        slices.append(tf.concat([tf.reshape(part, [-1, 3 * patch**2]) for part in parts], axis=1))
       made.append(tf.concat(slices, axis=0))
     return tuple(made)
+
+  signature = [tf.TensorSpec([None, count], tf.string), tf.TensorSpec([None, 6], tf.int32)]
+
+  @tf.function(input_signature=[*signature, *[tf.TensorSpec([None, None], tf.int32)] * cuts])
+  def graph(*values):
+    pixels = (tf.uint8,) * max(1, cuts)
+    return tf.map_fn(lambda clip: decode(*clip), values, fn_output_signature=pixels, parallel_iterations=1)
 
   return graph.get_concrete_function()
 
 
-def tf_write(made, jpegs, crop, config, pixels, change=None) -> None:
+def tf_write(made, clips: Sequence[tuple]) -> None:
   """What the graph has made, in its places."""
-  if change:
-    cut(change(np.stack([np.asarray(memoryview(frame)) for frame in made])), pixels, config)
-    return
-  for (_, patch_NxP), taken in zip(pixels, made):
-    patch_NxP[...] = memoryview(taken)
+  made = [np.asarray(memoryview(pixels)) for pixels in made]
+  for (_, _, config, pixels, *change), *of_clip in zip(clips, *made):
+    if any(change):
+      cut(change[0](*of_clip), pixels, config)
+      continue
+    for (_, patch_NxP), taken_NxP in zip(pixels, of_clip):
+      patch_NxP[...] = taken_NxP
 
 
-def tf_damage(values: tuple, error: Exception) -> Exception:
+def tf_damage(jpegs_1xM: np.ndarray, window_1x6: np.ndarray, error: Exception) -> Exception:
   """Which frame is damaged; the error itself if none is."""
   tf = tensorflow()
-  jpegs, window = values[:2]
-  for nth, jpeg in enumerate(jpegs):
+  for nth, jpeg in enumerate(jpegs_1xM[0]):
     try:
-      tf.io.decode_and_crop_jpeg(jpeg, window[:4], **TF_HOW)
+      tf.io.decode_and_crop_jpeg(jpeg, window_1x6[0, :4], **TF_HOW)
     except tf.errors.InvalidArgumentError as e:
-      return DamagedFrame(nth, len(jpegs), e.message)
+      return DamagedFrame(nth, jpegs_1xM.shape[1], e.message)
   return error
 
 

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,15 +14,15 @@ from tvts_jax.input.examples import Examples
 # A row to make. Part, row and epoch say what it holds; slot and place, which batch in the making it is for and where.
 TASK = np.dtype([('slot', np.int32), ('place', np.int32), ('part', np.int32), ('epoch', np.int32), ('row', np.int64)])
 END_S = 5  # Seconds that threads have to end the row at hand.
+CHUNK = 16  # Clips at most that TensorFlow gets at a time.
 
 
 class Maker:
-  """Makes rows, for as many threads as like to call it; `parallel` of them decode at a time."""
+  """Makes rows, one by one or in two parts: what storage is waited for, and what a core is needed for."""
 
-  def __init__(self, parts: list[Examples], parallel: int):
+  def __init__(self, parts: list[Examples]):
     self._parts, self._config = parts, parts[0].config  # Parts that share a batch ask the same of what decodes.
-    self.decoder, self.parallel = decoders.resolve(self._config.decoder), parallel
-    self._decode, self._turn = decoders.DECODERS[self.decoder], threading.Semaphore(parallel)
+    self.decoder = decoders.resolve(self._config.decoder)
 
   def load(self, part: int, row: int, epoch: int, out: dict[str, np.ndarray]) -> decoders.Clip:
     """Writes all of a row but pixels into `out`, the arrays of its place in a batch → what is left to decode."""
@@ -38,9 +38,20 @@ class Maker:
     change = lambda clip: augment.augment(clip, config, epoch, int(example.example_id))
     return decoders.Clip(example.jpegs, example.crop, config, pixels, change if config.augmented else None)
 
-  def decode(self, clip: decoders.Clip) -> None:
-    with self._turn:
-      self._decode(*clip)
+  def decode(self, clip: decoders.Clip) -> Exception | None:
+    """What it failed of, or None."""
+    try:
+      decoders.DECODERS[self.decoder](*clip)
+    except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
+      return e
+
+  def make(self, part: int, row: int, epoch: int, out: dict[str, np.ndarray]) -> Exception | None:
+    """A whole row."""
+    try:
+      error = self.decode(self.load(part, row, epoch, out))
+    except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
+      error = e
+    return self.told(error, part, row)
 
   def told(self, error: Exception | None, part: int, row: int) -> Exception | None:
     """What a row failed of, as a BadExample where it is the row's own fault."""
@@ -49,19 +60,22 @@ class Maker:
     return error
 
 
-class Threads:
-  """Make rows one by one: while some wait for storage, others decode."""
+class Rows:
+  """Makes rows on threads: while some wait for storage, others decode what is there."""
 
-  def __init__(self, maker: Maker, count: int, arrays_of: Callable, report: Callable):
+  def __init__(self, maker: Maker, reads: int, parallel: int, arrays_of: Callable, report: Callable):
     """Args:
     maker: what makes a row.
-    count: how many threads, and so how many reads may be in flight.
+    reads: how many reads may be in flight.
+    parallel: how many cores decode.
     arrays_of: (slot, place) → the arrays of that place.
     report: (slot, place, the exception that ended it or None), called by a thread once a row is done.
     """
-    self._maker, self._arrays_of, self._report = maker, arrays_of, report
-    self._tasks, self._ended = queue.SimpleQueue(), False
-    self._threads = [threading.Thread(target=self._work, name='rows', daemon=True) for _ in range(count)]
+    self._maker, self._parallel, self._arrays_of, self._report = maker, parallel, arrays_of, report
+    self._tasks, self._loaded, self._ended = queue.SimpleQueue(), queue.SimpleQueue(), False
+    chunks = maker.decoder == 'tf'  # TensorFlow has threads of its own.
+    work = [self._load] * reads + ([self._decode_chunks] if chunks else [self._decode] * parallel)
+    self._threads = [threading.Thread(target=target, name='rows', daemon=True) for target in work]
     for thread in self._threads:
       thread.start()
 
@@ -74,65 +88,49 @@ class Threads:
     self._ended = True
     for _ in self._threads:
       self._tasks.put(None)
+      self._loaded.put(None)
     late = time.monotonic() + END_S
     for thread in self._threads:
       thread.join(max(0, late - time.monotonic()))
 
-  def _work(self) -> None:
+  def _load(self) -> None:
+    while (task := self._tasks.get()) is not None and not self._ended:
+      slot, place, part, epoch, row = task
+      try:
+        clip = self._maker.load(part, row, epoch, self._arrays_of(slot, place))
+        self._loaded.put((clip, (slot, place, part, row)))
+      except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
+        self._done(e, slot, place, part, row)
+
+  def _decode(self) -> None:
+    while (loaded := self._loaded.get()) is not None and not self._ended:
+      clip, where = loaded
+      self._done(self._maker.decode(clip), *where)
+
+  def _decode_chunks(self) -> None:
+    stream, chunks = None, deque()  # In the making.
     while True:
-      task = self._tasks.get()
-      if self._ended:
-        return
-      self.make(*task)
+      while len(chunks) <= self._parallel and (chunk := self._chunk(wait=not chunks)):
+        if chunk[-1] is None or self._ended:
+          if stream is not None:
+            stream.close()
+          return
+        clips, places = zip(*chunk)
+        if stream is None:
+          stream = decoders.Stream(clips[0], self._parallel)
+        stream.put(clips)
+        chunks.append(places)
+      for error, where in zip(stream.take(), chunks.popleft()):
+        self._done(error, *where)
 
-  def make(self, slot: int, place: int, part: int, epoch: int, row: int) -> None:
-    error = None
-    try:
-      self._maker.decode(self._maker.load(part, row, epoch, self._arrays_of(slot, place)))
-    except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
-      error = e
+  def _chunk(self, wait: bool) -> list:
+    """Some of what is loaded, and at least one with `wait`. While reads are slow, chunks are small; none waits."""
+    if not wait and self._loaded.empty():
+      return []
+    chunk = [self._loaded.get()]
+    while len(chunk) < CHUNK and chunk[-1] is not None and self._loaded.qsize() >= self._parallel * len(chunk):
+      chunk.append(self._loaded.get())
+    return chunk
+
+  def _done(self, error: Exception | None, slot: int, place: int, part: int, row: int) -> None:
     self._report(slot, place, self._maker.told(error, part, row))
-
-
-class Pipeline(Threads):
-  """The same, with tf.data to decode what the threads have read."""
-
-  def __init__(self, maker: Maker, count: int, arrays_of: Callable, report: Callable):
-    self._loaded = queue.SimpleQueue()  # Clips that are read, with where each belongs; at the end None.
-    super().__init__(maker, count, arrays_of, report)
-    self._stage = threading.Thread(target=self._run, name='tf.data', daemon=True)
-    self._stage.start()
-
-  def make(self, slot: int, place: int, part: int, epoch: int, row: int) -> None:
-    try:
-      clip = self._maker.load(part, row, epoch, self._arrays_of(slot, place))
-      self._loaded.put((clip, decoders.tf_values(*clip), (slot, place, part, row)))
-    except Exception as e:  # noqa: BLE001 — whoever takes the batch raises it.
-      self._report(slot, place, self._maker.told(e, part, row))
-
-  def close(self) -> None:
-    super().close()
-    self._loaded.put(None)
-    self._stage.join(END_S)
-
-  def _run(self) -> None:
-    if (first := self._loaded.get()) is None:
-      return
-    begun = deque()
-
-    def clips() -> Iterator[tuple]:
-      loaded = first
-      while loaded is not None and not self._ended:
-        clip, values, where = loaded
-        begun.append(where)
-        yield clip, values
-        loaded = self._loaded.get()
-
-    for error in decoders.tf_stream(clips(), first[0], self._maker.parallel):
-      slot, place, part, row = begun.popleft()
-      self._report(slot, place, self._maker.told(error, part, row))
-
-
-def start(maker: Maker, count: int, arrays_of: Callable, report: Callable) -> Threads:
-  """What makes many rows at a time: with tf.data, where TensorFlow decodes."""
-  return (Pipeline if maker.decoder == 'tf' else Threads)(maker, count, arrays_of, report)

@@ -19,7 +19,7 @@ from absl import logging
 
 from tvts_jax.input import decoders, shared
 from tvts_jax.input.examples import Examples
-from tvts_jax.input.rows import TASK, Maker, Threads, start
+from tvts_jax.input.rows import TASK, Maker, Rows
 from tvts_jax.shards import storage
 
 DONE = np.dtype([('slot', np.int32), ('place', np.int32)])  # What a worker reports of a row.
@@ -120,13 +120,12 @@ def run(parent: Parent, memory: int, setup: Setup) -> None:
   arrays_of = lambda slot, place: {name: value[place, ...] for name, value in arrays(slot).items()}
   logging.use_absl_handler()  # Warnings look like those of the training process.
   storage.RETRIES.tell = lambda: parent.tell('retried')
-  maker = Maker([Examples(*part) for part in setup.parts], parallel=1)
+  maker = Maker([Examples(*part) for part in setup.parts])
   parent.tell('started', os.getpid())
   # What a worker that died has left, one by one, so that it is known which row it died of if this one dies as well.
-  left = Threads(maker, 0, arrays_of, parent.report)
-  for task in parent.tasks(single=True).tolist():
-    left.make(*task)
-  rows = start(maker, setup.reads, arrays_of, parent.report)
+  for slot, place, part, epoch, row in parent.tasks(single=True).tolist():
+    parent.report(slot, place, maker.make(part, row, epoch, arrays_of(slot, place)))
+  rows = Rows(maker, setup.reads, 1, arrays_of, parent.report)
   while True:
     rows.begin(parent.tasks())
 
