@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from tvts_jax.models import layers
 
 
-class Sorter(nn.Module):
+class Sorter(layers.Module):
   transcripts: int  # K.
   width: int
   heads: int

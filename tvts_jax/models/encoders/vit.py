@@ -106,7 +106,7 @@ def folded(kernel_PxD, bias_D):
   return kernel_PxD / (255 * std_P)[:, None], bias_D + ((MIDDLE / 255 - mean_P) / std_P) @ kernel_PxD
 
 
-class Embedding(nn.Module):
+class Embedding(layers.Module):
   """The projection of tubelets, as a linear layer over normalised pixels; raw ones, uint8, are normalised by it."""
 
   features: int
@@ -126,7 +126,7 @@ class Embedding(nn.Module):
     return layers.affine(patches_BxNxP, kernel_PxD, bias_D, self.dtype)
 
 
-class VideoEncoder(nn.Module):
+class VideoEncoder(layers.Module):
   """[CLS] and the visible tubelets → their tokens, [B, 1+N, D], after the final norm."""
 
   config: VideoConfig

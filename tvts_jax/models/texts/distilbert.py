@@ -40,7 +40,7 @@ class TextConfig:
       raise UserError(f'text.dim={self.dim} is not a multiple of text.n_heads={self.n_heads}; change one of the two')
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(layers.Module):
   config: TextConfig
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
