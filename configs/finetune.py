@@ -33,7 +33,7 @@ Variations: set, size (as the model's), data, annotations, run, tokenizer (paths
 """
 
 from tvts_jax.config import base, choose, parse_arg
-from tvts_jax.models.encoders.vit import SIZES
+from tvts_jax.models.encoders.vit import ViTConfig
 
 # Clips to train on, classes, epochs, whether they are mirrored, the split to test on and under how many clips a video.
 SETS = {
@@ -50,7 +50,7 @@ def get_config(arg=''):
   of = choose(arg, 'set', SETS)
   folder = arg.data or f'data/{arg.set}'
   config = base()
-  config.model.video.update(choose(arg, 'size', SIZES), drop_path=0.1)
+  config.model.video.update(choose(arg, 'size', ViTConfig.SIZES), drop_path=0.1)
 
   config.input.update(tokenizer=arg.tokenizer, batch=arg.batch, mask_ratio=0.0)
   config.input.sources = ({'folder': folder, 'transcripts': 1},)  # A clip has one text: its class.

@@ -19,7 +19,7 @@ Variations: set (ssv2, k400, ucf101, hmdb51), size (as the model's), data, annot
 
 from configs.finetune import SETS
 from tvts_jax.config import base, choose, parse_arg
-from tvts_jax.models.encoders.vit import SIZES
+from tvts_jax.models.encoders.vit import ViTConfig
 
 
 def get_config(arg=''):
@@ -27,7 +27,7 @@ def get_config(arg=''):
   arg = parse_arg(arg, set='ssv2', size='B/16', **given)
   of = choose(arg, 'set', SETS)
   config = base()
-  config.model.video.update(choose(arg, 'size', SIZES))
+  config.model.video.update(choose(arg, 'size', ViTConfig.SIZES))
   config.input.update(folder=arg.data or f'data/{arg.set}', tokenizer=arg.tokenizer)
   config.epochs = 1.0  # Of a training that is none: only evals are read.
   annotations = arg.annotations or f'ready/{arg.set}/annotations.jsonl'

@@ -22,14 +22,14 @@ Variations: size (as the model's), cc3m, webvid, run, tokenizer (folders), frame
 """
 
 from tvts_jax.config import base, parse_arg
-from tvts_jax.models.encoders.vit import SIZES
+from tvts_jax.models.encoders.vit import ViTConfig
 
 
 def get_config(arg=''):
   given = dict(cc3m='data/cc3m', webvid='data/webvid', run='weights/tvts', tokenizer='weights/distilbert-base-uncased')
   arg = parse_arg(arg, size='B/16', **given, frames=16, batch=800, epochs=12.0)
   config = base()
-  config.model.video.update(SIZES[arg.size], frames=arg.frames)
+  config.model.video.update(ViTConfig.SIZES[arg.size], frames=arg.frames)
 
   config.input.update(tokenizer=arg.tokenizer, batch=arg.batch, mask_ratio=0.0, mix='alternate')
   config.input.sources = (

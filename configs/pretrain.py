@@ -17,7 +17,7 @@ batch, epochs.
 
 from configs import variants
 from tvts_jax.config import base, parse_arg
-from tvts_jax.models.encoders.vit import SIZES
+from tvts_jax.models.encoders.vit import ViTConfig
 
 
 def get_config(arg=''):
@@ -25,7 +25,7 @@ def get_config(arg=''):
   arg = parse_arg(arg, **given, batch=1024, epochs=20.0)
   config = base()
   variants.apply(config, arg.objective)
-  config.model.video.update(SIZES[arg.size])
+  config.model.video.update(ViTConfig.SIZES[arg.size])
 
   config.input.update(folder=arg.data, tokenizer=f'{arg.weights}/distilbert-base-uncased', batch=arg.batch)
 

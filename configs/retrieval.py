@@ -30,7 +30,7 @@ Variations: set, size (as the model's), data, annotations, run, tokenizer (paths
 """
 
 from tvts_jax.config import base, choose, parse_arg
-from tvts_jax.models.encoders.vit import SIZES
+from tvts_jax.models.encoders.vit import ViTConfig
 
 # What is said of a clip in training, what of it asks for the clip in the test, and word pieces of the longest text.
 SETS = {
@@ -47,7 +47,7 @@ def get_config(arg=''):
   of = choose(arg, 'set', SETS)
   folder, annotations = arg.data or f'data/{arg.set}', arg.annotations or f'ready/{arg.set}/annotations.jsonl'
   config = base()
-  config.model.video.update(choose(arg, 'size', SIZES))
+  config.model.video.update(choose(arg, 'size', ViTConfig.SIZES))
 
   config.input.update(tokenizer=arg.tokenizer, batch=arg.batch, mask_ratio=0.0, max_tokens=of['max_tokens'])
   config.input.sources = ({'folder': folder, 'frames': 4, 'transcripts': 1, 'caption': of['caption']},)

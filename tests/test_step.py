@@ -20,7 +20,7 @@ from tvts_jax import config as config_lib
 from tvts_jax import objectives, optim
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
-from tvts_jax.models import flops, tvts
+from tvts_jax.models import flops, layers, tvts
 
 DEVICES = 8
 
@@ -70,7 +70,7 @@ def test_what_is_frozen_costs_no_backward_pass_and_has_no_part_in_the_norm(micro
   free, frozen = describe(), describe(('^text/', {'frozen': True}))
   rng, text = jax.random.key(0), model.config.text
   work = [flops.products(jax.make_jaxpr(p.train_step)(p.shapes, p.spec, rng).jaxpr) for p in (free, frozen)]
-  forward = batch['order'].size * flops.blocks(6, text.dim, text.hidden_dim, text.n_layers, read=1)
+  forward = batch['order'].size * layers.flops_of_blocks(6, text.dim, text.hidden_dim, text.n_layers, read=1)
   assert work[0] - work[1] == pytest.approx(2 * forward, rel=0.01)
 
   state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), frozen.shapes)._replace(params=params)

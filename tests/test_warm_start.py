@@ -12,7 +12,6 @@ from tests.support import saved, weights
 from tvts_jax import config as config_lib
 from tvts_jax import convert, sharding, step, warm_start
 from tvts_jax.convert import names
-from tvts_jax.models.encoders.vit import resize_positions
 from tvts_jax.run.checkpoint import CheckpointConfig, Checkpoints
 from tvts_jax.run.checkpoint_folder import CheckpointError
 from tvts_jax.run.checkpoint_reader import FOLDER
@@ -57,7 +56,7 @@ def test_positions_of_other_clips_are_resized(origin, frames, image_size, caplog
   with caplog.at_level('INFO'):
     params = start(origin, dataclasses.replace(OLD, video=clips))
   assert f'4 frames of 12 pixels are resized to those of {frames} frames of {image_size} pixels' in caplog.text
-  expected = PARAMS | {'video': resize_positions(PARAMS['video'], OLD.video, clips)}
+  expected = PARAMS | {'video': clips.resized(PARAMS['video'], OLD.video)}
   for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 

@@ -42,7 +42,7 @@ from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.media import paths, uniform
 from tvts_jax.media.errors import MediaError
 from tvts_jax.models import tvts
-from tvts_jax.models.encoders import vit
+from tvts_jax.models.encoders.encoder import patchify
 from tvts_jax.shards.records import Record
 from tvts_jax.shards.sampling import SamplingConfig, choose_frames
 
@@ -113,7 +113,7 @@ class Embedder:
   def videos(self, clips_FxYxXx3: Iterable[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
     """Of the frames of each clip, as `read` gives them."""
     for clips, count in batches(clips_FxYxXx3):
-      patches_BxNxP = np.asarray(vit.patchify(clips, self.config.video))
+      patches_BxNxP = np.asarray(patchify(clips, self.config.video))
       positions_BxN = np.broadcast_to(np.arange(patches_BxNxP.shape[1], dtype=np.int32), patches_BxNxP.shape[:2])
       found = self._video(self._params, {'patches': patches_BxNxP, 'positions': positions_BxN})
       cls_BxD = np.asarray(found['video_tokens'][:, 0], np.float32)

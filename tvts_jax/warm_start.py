@@ -9,7 +9,6 @@ from absl import logging
 from tvts_jax import convert
 from tvts_jax.convert.read_weights import build
 from tvts_jax.models import tvts
-from tvts_jax.models.encoders.vit import resize_positions
 from tvts_jax.run.checkpoint_reader import of_run
 from tvts_jax.shards import storage
 
@@ -44,10 +43,14 @@ def from_run(run, video, shapes, place, part='params'):
   # Theirs but for what restoring compares, so that it refuses any other difference by name.
   grid = math.isqrt(theirs.places)
   old = dataclasses.replace(video, frames=theirs.slots * video.tubelet, image_size=grid * video.patch)
-  for name, length in (('space_position', old.places), ('time_position', old.slots)):
-    leaf = abstract['video'][name]
-    everywhere = jax.NamedSharding(leaf.sharding.mesh, jax.P())
-    abstract['video'][name] = jax.ShapeDtypeStruct((length, video.width), leaf.dtype, sharding=everywhere)
+  abstract['video'] = jax.tree.map(of_shape, abstract['video'], old.shapes())
   params = checkpoints.restore_part(part, abstract, step, optional=tvts.HEADS)
-  resize = jax.jit(lambda params: resize_positions(params, old, video), out_shardings=place['video'])
+  resize = jax.jit(lambda params: video.resized(params, old), out_shardings=place['video'])
   return {**params, 'video': resize(params['video'])}
+
+
+def of_shape(leaf, theirs):
+  """A leaf as it is in their run, where that has another shape on every device."""
+  if leaf.shape == theirs.shape:
+    return leaf
+  return jax.ShapeDtypeStruct(theirs.shape, leaf.dtype, sharding=jax.NamedSharding(leaf.sharding.mesh, jax.P()))

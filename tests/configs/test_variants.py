@@ -140,7 +140,9 @@ def test_a_variant_is_scored_by_the_orders_that_it_reads_off(root):
   right = {'own': [], 'blank': []}
   for batch in evaluator.source.batches():
     for name, seen in right.items():
-      given = {**batch, 'patches': np.asarray(sorting.blank(batch['patches']))} if name == 'blank' else batch
+      given = batch
+      if name == 'blank':
+        given = {**batch, 'patches': np.asarray(sorting.blank(batch['patches'], run.model.video))}
       made = apply(7, {key: np.int32(value) for key, value in given.items() if key != 'example_id'})['sort_pairs']
       for logits, order in zip(made, batch['order']):
         before = (1 / (1 + np.exp(-logits.astype(np.float64)))).sum(axis=1)

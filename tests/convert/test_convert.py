@@ -19,7 +19,7 @@ from tvts_jax import convert
 from tvts_jax.convert import names, read_weights
 from tvts_jax.convert.__main__ import main
 from tvts_jax.files import local
-from tvts_jax.models.encoders import vit
+from tvts_jax.models.encoders import encoder
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.shards import storage
 
@@ -38,7 +38,7 @@ def write(path, state, **metadata):
 def test_published_weights_give_the_numbers_of_the_authors_code():
   gold = np.load(GOLDEN / 'tvts_v1_tiny_f64.npz')
   config, params, report = convert.import_tvts(OFFICIAL, FLOAT32)
-  patches = vit.patchify(rearrange(gold['in/video'].astype(np.float32), 'b t c h w -> b t h w c'), config.video)
+  patches = encoder.patchify(rearrange(gold['in/video'].astype(np.float32), 'b t c h w -> b t h w c'), config.video)
   slots = np.arange(config.video.slots)[None, :, None]
   positions = rearrange(gold['in/keep_ind'] + slots * config.video.places, 'b t n -> b (t n)')
   by_clip = lambda x: rearrange(x, '(k b) ... -> b k ...', b=3)
@@ -167,7 +167,7 @@ def test_positions_of_other_clips_are_resized(frames, image_size, caplog):
   assert len(report.matched) == len(convert.load_part(whole, config, 'video', PLAIN)[1].matched)
   spec = names.unflatten(names.spec(other))['video']
   assert jax.tree.map(np.shape, params['video']) == jax.tree.map(lambda leaf: leaf.shape, spec)
-  weights.equal(params, params | {'video': jax.device_get(vit.resize_positions(whole['video'], config.video, clips))})
+  weights.equal(params, params | {'video': jax.device_get(clips.resized(whole['video'], config.video))})
 
 
 def test_positions_of_images_are_resized_in_space_alone():

@@ -15,7 +15,7 @@ from tvts_jax import convert
 from tvts_jax.convert import names, write_weights
 from tvts_jax.errors import UserError
 from tvts_jax.files import appear
-from tvts_jax.models.encoders import vit
+from tvts_jax.models.encoders import encoder
 
 torch = pytest.importorskip('torch')
 
@@ -66,7 +66,7 @@ def test_the_exported_module_equals_ours(tmp_path, name):
     clips, batch = weights.random_batch(config, visible)
     if visible == every:
       batch = weights.random_batch(config)[1] | {'positions': np.tile(np.arange(every, dtype=np.int32), (2, 1))}
-      patches = vit.patchify(np.moveaxis(clips, 2, 4), config.video)
+      patches = encoder.patchify(np.moveaxis(clips, 2, 4), config.video)
       batch['patches'] = np.asarray(patches)
     ours = weights.outputs(config, params, batch)
     theirs = torch_outputs(model, clips, batch, visible != every)
@@ -145,8 +145,8 @@ def test_raw_pixels_fewer_frames_and_wrong_sizes(tmp_path):
   model = exported(tmp_path / 'm', config, params)
   raw = np.random.default_rng(0).integers(0, 256, (2, 4, 3, 12, 12), np.uint8)
   colours = lambda values: np.array(values, np.float32)[:, None, None]
-  clips = (raw / np.float32(255) - colours(vit.PIXEL_MEAN)) / colours(vit.PIXEL_STD)
-  patches = np.asarray(vit.patchify(np.moveaxis(clips, 2, 4), config.video))
+  clips = (raw / np.float32(255) - colours(config.video.PIXEL_MEAN)) / colours(config.video.PIXEL_STD)
+  patches = np.asarray(encoder.patchify(np.moveaxis(clips, 2, 4), config.video))
   _, batch = weights.random_batch(config)
   for frames, tubelets in ((4, 18), (2, 9)):
     positions = np.tile(np.arange(tubelets, dtype=np.int32), (2, 1))
@@ -214,7 +214,7 @@ def test_transformers_opens_the_video_encoder_as_a_vivit(tmp_path, name):
   assert not any(info.values()), info
   clips, batch = weights.random_batch(config)
   every = np.tile(np.arange(config.video.slots * config.video.places, dtype=np.int32), (2, 1))
-  batch |= {'patches': np.asarray(vit.patchify(np.moveaxis(clips, 2, 4), config.video)), 'positions': every}
+  batch |= {'patches': np.asarray(encoder.patchify(np.moveaxis(clips, 2, 4), config.video)), 'positions': every}
   with torch.no_grad():
     theirs = model.eval()(torch.tensor(clips)).last_hidden_state
   weights.close(weights.outputs(config, params, batch)['video_tokens'], theirs.numpy(), 1e-5)
@@ -237,7 +237,7 @@ def test_both_image_processors_prepare_frames_as_the_model_expects(tmp_path):
   convert.save_vivit(tmp_path / 'v', config, weights.random_params(config))
   frames = np.random.default_rng(0).integers(0, 256, (4, 14, 14, 3), np.uint8)  # The short side needs no resizing.
   middle = frames[:, 1:13, 1:13]
-  expected = (middle / 255 - np.array(vit.PIXEL_MEAN)) / np.array(vit.PIXEL_STD)
+  expected = (middle / 255 - np.array(encoder.VideoConfig.PIXEL_MEAN)) / np.array(encoder.VideoConfig.PIXEL_STD)
   for folder in 'mv':
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / folder)
     pixels = processor(list(frames), return_tensors='np')['pixel_values']

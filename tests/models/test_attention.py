@@ -13,7 +13,7 @@ import pytest
 
 from tests.models.test_tvts import LOSS, assert_close, make
 from tvts_jax.models import attention, layers
-from tvts_jax.models.encoders import vit
+from tvts_jax.models.encoders import encoder, vit
 
 B, N, H, C = 3, 6, 2, 8
 
@@ -103,18 +103,21 @@ def test_the_step_for_nvidia_calls_cudnn_forward_and_backward(monkeypatch):
   assert sorted(found) == ['Softmax'] * 3 + ['SoftmaxBackward'] * 3
 
 
+VIDEO = vit.ViTConfig(16, 1, 2, 4, image_size=16)
+
+
 @functools.cache
 def embedded(dtype):
   """The same raw pixels by the folded weights and by normalised pixels, and in float64 by numpy."""
-  embedding = vit.Embedding(16, layers.uniform_init, jnp.dtype(dtype), jnp.float32)
+  embedding = encoder.Embedding(VIDEO, layers.uniform_init, jnp.dtype(dtype), jnp.float32)
   raw = np.random.default_rng(0).integers(0, 256, (4, 50, 96), np.uint8)
   raw[1], raw[2] = 0, 255
   params = jax.jit(embedding.init)(jax.random.key(0), raw)
   apply = lambda patches: np.asarray(jax.jit(embedding.apply)(params, patches), np.float64)
   given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params['params'])
   colours = np.arange(96) % 3
-  pixels = (raw / 255 - np.array(vit.PIXEL_MEAN)[colours]) / np.array(vit.PIXEL_STD)[colours]
-  return apply(raw), apply(vit.normalise(raw)), pixels @ given['kernel'] + given['bias']
+  pixels = (raw / 255 - np.array(VIDEO.PIXEL_MEAN)[colours]) / np.array(VIDEO.PIXEL_STD)[colours]
+  return apply(raw), apply(encoder.normalise(raw, VIDEO)), pixels @ given['kernel'] + given['bias']
 
 
 def test_raw_pixels_are_normalised_by_the_weights():

@@ -7,7 +7,7 @@ from tests.models.test_tvts import LOSS, make
 from tvts_jax import config as config_lib
 from tvts_jax import objectives
 from tvts_jax import step as step_lib
-from tvts_jax.models import flops
+from tvts_jax.models import flops, layers
 
 VISIBLE, LENGTH = 12, 6
 
@@ -18,9 +18,9 @@ def parts():
   video, text, K = config.video, config.text, config.transcripts
   D, E, C = video.width, text.dim, config.common
   return {
-    'video': 3 * flops.blocks(1 + VISIBLE, D, 4 * D, video.depth) + 2 * 2 * VISIBLE * video.pixels * D,
-    'text': 3 * K * flops.blocks(LENGTH, E, text.hidden_dim, text.n_layers, read=1),
-    'sorter': 3 * (flops.blocks(1 + VISIBLE + K, D, 4 * D, config.sort_depth, read=K) + 2 * K * D * K),
+    'video': 3 * layers.flops_of_blocks(1 + VISIBLE, D, 4 * D, video.depth) + 2 * 2 * VISIBLE * video.pixels * D,
+    'text': 3 * K * layers.flops_of_blocks(LENGTH, E, text.hidden_dim, text.n_layers, read=1),
+    'sorter': 3 * (layers.flops_of_blocks(1 + VISIBLE + K, D, 4 * D, config.sort_depth, read=K) + 2 * K * D * K),
     'projections': 3 * 2 * C * (D + E),
   }
 

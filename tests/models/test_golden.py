@@ -17,7 +17,7 @@ from tests.support.paths import GOLDEN
 from tvts_jax import objectives, optim
 from tvts_jax.convert import load, names
 from tvts_jax.models import layers, tvts
-from tvts_jax.models.encoders import vit
+from tvts_jax.models.encoders import encoder, vit
 
 TOLERANCE = {'float32': 2e-5, 'float64': 1e-9}
 LOSS = objectives.build({'contrastive': {}, 'sort': {'weight': 2.0}})
@@ -43,7 +43,7 @@ def setting(dtype):
   params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
   config = tvts.TVTSConfig.from_dict({**config.to_dict(), 'dtype': dtype, 'param_dtype': dtype})
   gold = oracle()
-  patches = vit.patchify(rearrange(gold['in/video'].astype(dtype), 'b t c h w -> b t h w c'), config.video)
+  patches = encoder.patchify(rearrange(gold['in/video'].astype(dtype), 'b t c h w -> b t h w c'), config.video)
   slots = np.arange(config.video.slots)[None, :, None]
   positions = rearrange(gold['in/keep_ind'] + slots * config.video.places, 'b t n -> b (t n)')
   by_clip = lambda x: rearrange(x, '(k b) l -> b k l', b=len(patches))
@@ -74,7 +74,7 @@ def of_layer(index, stacked):
 def test_every_intermediate_of_the_video_encoder(dtype):
   config, params, batch, patches = setting(dtype)
   tubelets = config.video.slots * config.video.places
-  encoder = vit.VideoEncoder(config.video, jnp.dtype(dtype), jnp.dtype(dtype))
+  encoder = vit.ViT(config.video, jnp.dtype(dtype), jnp.dtype(dtype))
   call = lambda params, *inputs: encoder.apply({'params': params}, *inputs, method='embed')
   everywhere = np.tile(np.arange(tubelets, dtype=np.int32), (3, 1))
   check(dtype, call(params['video'], patches, everywhere), 'mid/video/tokens_with_pos')

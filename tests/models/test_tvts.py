@@ -14,8 +14,7 @@ from tests.support.paths import GOLDEN
 from tvts_jax import objectives
 from tvts_jax.errors import UserError
 from tvts_jax.models import tvts
-from tvts_jax.models.encoders import vit
-from tvts_jax.models.encoders.vit import VideoConfig
+from tvts_jax.models.encoders.vit import ViTConfig
 from tvts_jax.models.texts.distilbert import TextConfig
 
 DEVICES = 8
@@ -226,18 +225,18 @@ def test_fewer_time_slots_than_trained_read_the_first_embeddings():
 
 
 def test_resized_positions():
-  old = VideoConfig(width=8, depth=1, heads=1, patch=8, image_size=32, frames=8)
+  old = ViTConfig(width=8, depth=1, heads=1, patch=8, image_size=32, frames=8)
   rng = np.random.default_rng(0)
   params = {'space_position': rng.normal(size=(16, 8)), 'time_position': rng.normal(size=(4, 8)), 'cls': 0}
-  same = vit.resize_positions(params, old, old)
+  same = old.resized(params, old)
   assert same['space_position'] is params['space_position'] and same['cls'] == 0
-  new = vit.resize_positions(params, old, dataclasses.replace(old, image_size=64, frames=16))
+  new = dataclasses.replace(old, image_size=64, frames=16).resized(params, old)
   assert new['space_position'].shape == (64, 8) and new['time_position'].shape == (8, 8)
   # Doubling by linear interpolation puts new points a quarter of a step to either side of the old ones.
   t = params['time_position']
   np.testing.assert_allclose(new['time_position'][3], 0.75 * t[1] + 0.25 * t[2], rtol=1e-5)
   flat = {**params, 'space_position': np.ones((16, 8)), 'time_position': np.ones((4, 8))}
-  flat = vit.resize_positions(flat, old, dataclasses.replace(old, image_size=48, frames=12))
+  flat = dataclasses.replace(old, image_size=48, frames=12).resized(flat, old)
   np.testing.assert_allclose(flat['space_position'], 1, rtol=1e-5)
 
 

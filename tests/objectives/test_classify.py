@@ -11,7 +11,7 @@ from tests.support import weights
 from tvts_jax import objectives, optim
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
-from tvts_jax.models.encoders import vit
+from tvts_jax.models.encoders import encoder, vit
 from tvts_jax.objectives import classify
 from tvts_jax.optim import OptimConfig
 
@@ -23,7 +23,7 @@ CLIPS, SIDE, CLASSES = 64, 12, 5
 def batch():
   rng = np.random.default_rng(0)
   clips = rng.integers(0, 256, (CLIPS, 4, SIDE, SIDE, 3), np.uint8)
-  patches = np.asarray(vit.patchify(clips, CONFIG.video))
+  patches = np.asarray(encoder.patchify(clips, CONFIG.video))
   positions = np.broadcast_to(np.arange(patches.shape[1], dtype=np.int32), patches.shape[:2])
   return {'patches': patches, 'positions': positions, 'label': rng.integers(0, CLASSES, CLIPS).astype(np.int32)}
 
@@ -203,8 +203,8 @@ def test_the_encoder_drops_more_in_later_layers_and_nothing_but_in_training(monk
   seen, run = [], layers.apply_blocks
   look = lambda *args, **more: seen.append(more.get('drop_L')) or run(*args, **more)
   monkeypatch.setattr(layers, 'apply_blocks', look)
-  settings = vit.VideoConfig(8, 5, 2, 4, image_size=8, frames=2, drop_path=0.2)
-  encoder = vit.VideoEncoder(settings)
+  settings = vit.ViTConfig(8, 5, 2, 4, image_size=8, frames=2, drop_path=0.2)
+  encoder = vit.ViT(settings)
   given = jnp.ones((4, 4, settings.pixels)), jnp.zeros((4, 4), jnp.int32)
   params = jax.eval_shape(encoder.init, jax.random.key(0), *given)
   jax.eval_shape(encoder.apply, params, *given)  # Needs no random numbers.

@@ -14,7 +14,7 @@ from tvts_jax import sharding
 from tvts_jax.input import vocab
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
-from tvts_jax.models.encoders import vit
+from tvts_jax.models.encoders import encoder
 
 CLASSES = ['falling', 'rising', 'rolling']
 MODEL = {
@@ -115,7 +115,7 @@ class Oracle:
     pictures = [cv2.imdecode(np.frombuffer(record.frames[i], np.uint8), cv2.IMREAD_COLOR) for i in shown]
     cut = np.stack(pictures)[None, :, :, left : left + 16, ::-1]
     config = self.model.config.video
-    patches = np.asarray(vit.patchify(cut, config))
+    patches = np.asarray(encoder.patchify(cut, config))
     tokens, mask = self.tokenizer([text] * self.model.config.transcripts)
     positions = np.arange(patches.shape[1], dtype=np.int32)[None]
     batch = {'patches': patches, 'positions': positions, 'tokens': tokens[None], 'token_mask': mask[None]}

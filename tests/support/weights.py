@@ -7,7 +7,7 @@ import numpy as np
 
 from tvts_jax.convert import names
 from tvts_jax.models import tvts
-from tvts_jax.models.encoders import vit
+from tvts_jax.models.encoders import encoder
 
 TINY = {
   'video': {'width': 24, 'depth': 2, 'heads': 3, 'patch': 4, 'image_size': 12, 'frames': 4},
@@ -38,7 +38,7 @@ def random_batch(config: tvts.TVTSConfig, visible: int | None = None, clips: int
   rng = np.random.default_rng(seed)
   size, grid = config.video.image_size, config.video.slots * config.video.places
   clips_BxFx3xYxX = rng.standard_normal((clips, config.video.frames, 3, size, size)).astype(np.float32)
-  patches = np.asarray(vit.patchify(np.moveaxis(clips_BxFx3xYxX, 2, 4), config.video))
+  patches = np.asarray(encoder.patchify(np.moveaxis(clips_BxFx3xYxX, 2, 4), config.video))
   positions = np.stack([rng.permutation(grid)[: visible or grid] for _ in range(clips)]).astype(np.int32)
   texts = (clips, config.transcripts, length)
   mask = np.arange(length) < rng.integers(1, length + 1, texts[:2])[..., None]

@@ -22,7 +22,7 @@ from tvts_jax.convert import names
 from tvts_jax.convert.modeling_tvts import TVTS
 from tvts_jax.errors import UserError
 from tvts_jax.machine import cores
-from tvts_jax.models.encoders.vit import normalise
+from tvts_jax.models.encoders.encoder import normalise
 
 KNOWN = {'contrastive': ('weight', 'temperature'), 'sort': ('weight',)}  # Objectives, and what is read of them.
 
@@ -108,7 +108,7 @@ def batch_of(config: RunConfig, batch: Mapping[str, np.ndarray]) -> dict[str, np
   video, positions_BxN = config.model.video, batch['positions']
   B, _, P = batch['patches'].shape
   whole = np.zeros((B, video.slots * video.places, P), np.float32)
-  whole[np.arange(B)[:, None], positions_BxN] = np.asarray(normalise(batch['patches']))
+  whole[np.arange(B)[:, None], positions_BxN] = np.asarray(normalise(batch['patches'], video))
   side = video.image_size // video.patch
   pattern = 'b (t h w) (u p q c) -> b (t u) c (h p) (w q)'
   sizes = dict(t=video.slots, h=side, w=side, u=video.tubelet, p=video.patch, q=video.patch)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tvts_jax.convert import names
 from tvts_jax.input.settings import RESIZE
-from tvts_jax.models.encoders.vit import PIXEL_MEAN, PIXEL_STD, VideoConfig
+from tvts_jax.models.encoders.encoder import VideoConfig
 from tvts_jax.models.tvts import PROJECTIONS, TVTSConfig
 from tvts_jax.run import changes
 
@@ -102,8 +102,8 @@ def preprocessor(video: VideoConfig) -> dict:
     rescale_factor=1 / 255,
     offset=False,
     do_normalize=True,
-    image_mean=list(PIXEL_MEAN),
-    image_std=list(PIXEL_STD),
+    image_mean=list(video.PIXEL_MEAN),
+    image_std=list(video.PIXEL_STD),
     num_frames=video.frames,
   )
 

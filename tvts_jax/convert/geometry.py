@@ -6,10 +6,10 @@ import math
 from tvts_jax.convert import names
 from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.convert.read_weights import Source, is_image_model
-from tvts_jax.models.encoders.vit import SIZES, VideoConfig
+from tvts_jax.models.encoders.vit import ViTConfig
 
 # The heads of a width that models are commonly built with; 768 is also DistilBERT's. Others take 64 a head.
-KNOWN_HEADS = {size['width']: size['heads'] for size in SIZES.values()}
+KNOWN_HEADS = {size['width']: size['heads'] for size in ViTConfig.SIZES.values()}
 COMMON_HEAD = 64
 
 
@@ -50,7 +50,7 @@ def heads(width: int, setting: str, where: str) -> int:
   return width // COMMON_HEAD
 
 
-def clips(source: Source, ours: VideoConfig) -> VideoConfig:
+def clips(source: Source, ours: ViTConfig) -> ViTConfig:
   """Our video encoder for clips of the length and image size that the positions of a source are made for."""
 
   def rows(name: str) -> int:

@@ -14,7 +14,6 @@ from tvts_jax.convert.load_report import ConvertError, Report
 from tvts_jax.convert.read_weights import Source, build, is_image_model, open_source
 from tvts_jax.convert.tensors import Tensor
 from tvts_jax.models import tvts
-from tvts_jax.models.encoders.vit import resize_positions
 from tvts_jax.models.tvts import TVTSConfig
 
 PARTS = tuple(names.PREFIXES)
@@ -61,7 +60,7 @@ def load_part(
   theirs, flat = dataclasses.replace(config, video=clips), names.flatten(params)
   flat |= {path: leaf for path, leaf in names.spec(theirs).items() if leaf.shape != flat[path].shape}
   params, report = load(names.unflatten(flat), theirs, *how)
-  return params | {'video': jax.device_get(resize_positions(params['video'], clips, config.video))}, report
+  return params | {'video': jax.device_get(config.video.resized(params['video'], clips))}, report
 
 
 def import_tvts(
@@ -118,7 +117,8 @@ def import_parts(
     elif part in sources:
       values[part] = infer(sources[part], given)
     elif part == 'video' and not given:
-      raise ConvertError(f'no file says how large the video encoder is; give its size: {", ".join(geometry.SIZES)}')
+      sizes = ', '.join(geometry.ViTConfig.SIZES)
+      raise ConvertError(f'no file says how large the video encoder is; give its size: {sizes}')
   config = build(TVTSConfig.from_dict, values, 'the geometry asked for')
   check_patterns(config, sources, allow_missing)
   params, reports = initial(config, seed), []

@@ -11,7 +11,6 @@ import numpy as np
 from tvts_jax.convert import card, names, write_weights
 from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.convert.names import Row, heads, linear, merge, norm
-from tvts_jax.models.encoders.vit import PIXEL_MEAN, PIXEL_STD
 from tvts_jax.models.tvts import TVTSConfig
 
 LAYER = 'encoder.layer.{}'
@@ -77,6 +76,6 @@ def preprocessor(config: TVTSConfig) -> dict:
   return card.preprocessor(config.video) | dict(
     rescale_factor=1 / 127.5,
     offset=True,
-    image_mean=[2 * mean - 1 for mean in PIXEL_MEAN],
-    image_std=[2 * std for std in PIXEL_STD],
+    image_mean=[2 * mean - 1 for mean in config.video.PIXEL_MEAN],
+    image_std=[2 * std for std in config.video.PIXEL_STD],
   )

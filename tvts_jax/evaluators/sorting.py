@@ -5,6 +5,7 @@ A model that reads the order from the words alone, or from a leak in the data, k
 
 import base64
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +17,8 @@ from tvts_jax.evaluators.features import everywhere
 from tvts_jax.evaluators.results import Result
 from tvts_jax.human import percent
 from tvts_jax.input import pipeline
-from tvts_jax.models.encoders import vit
 from tvts_jax.objectives import orders, sorting
 from tvts_jax.run import stop
-
-# The mean colour: what is left of a video when all that it shows is taken away.
-GREY = np.round(255 * np.array(vit.PIXEL_MEAN)).astype(np.uint8)
-
-
-def blank(patches_BxNxP):
-  return jnp.broadcast_to(jnp.tile(GREY, patches_BxNxP.shape[-1] // 3)[None, None], patches_BxNxP.shape)
-
 
 # Only K-way gives each transcript a place by itself: others have no exact order but that of permutations.
 K_WAY = ('item', 'exact', 'assigned', 'kendall_tau')
@@ -35,10 +27,19 @@ SURE = 20.0  # A logit beside which zero stands for nothing.
 
 # What the model gets to see in place of the clip's own video.
 VIDEOS = {
-  'own': lambda batch: {},
-  'blank': lambda batch: {'patches': blank(batch['patches'])},
-  'other': lambda batch: {name: jnp.roll(batch[name], 1, axis=0) for name in ('patches', 'positions')},
+  'own': lambda batch, video: {},
+  'blank': lambda batch, video: {'patches': blank(batch['patches'], video)},
+  'other': lambda batch, video: {name: jnp.roll(batch[name], 1, axis=0) for name in ('patches', 'positions')},
 }
+
+
+def grey(video) -> np.ndarray:
+  """The mean colour, uint8 [3]: what is left of a video when all that it shows is taken away."""
+  return np.round(255 * np.array(video.PIXEL_MEAN)).astype(np.uint8)
+
+
+def blank(patches_BxNxP, video):
+  return jnp.broadcast_to(jnp.tile(grey(video), patches_BxNxP.shape[-1] // 3)[None, None], patches_BxNxP.shape)
 
 
 def sorter_of(config) -> str:
@@ -69,7 +70,7 @@ class Sorting:
     return given
 
   def __init__(self, config, settings, model, mesh):
-    self.input = self.input_of(config, settings)
+    self.input, self.video = self.input_of(config, settings), config.model.video
     sharding.check_batch(self.input.batch, 1, mesh, 'batch')
     self.source = pipeline.open(self.input)
     # In storage order, which is that of a hash.
@@ -87,7 +88,7 @@ class Sorting:
       return {name: value * batch['valid'] for name, value in scores.items()} | {'valid': batch['valid']}
 
     self.score = jax.jit(score, out_shardings=everywhere(mesh))
-    self.videos = {name: jax.jit(change) for name, change in VIDEOS.items()}
+    self.videos = {name: jax.jit(functools.partial(change, video=self.video)) for name, change in VIDEOS.items()}
 
   def __call__(self, params) -> dict[str, float]:
     return self.result(params).numbers()
@@ -147,7 +148,7 @@ class Sorting:
     logits = jax.device_get(jax.jit(look)(params, keep))
     result = []
     for i, (video_id, window) in enumerate(self.source.examples(0, range(len(logits)))):
-      frames = unpatchify(keep['patches'][i], keep['positions'][i], config)
+      frames = unpatchify(keep['patches'][i], keep['positions'][i], self.video)
       jpegs = [cv2.imencode('.jpg', frame[..., ::-1])[1].tobytes() for frame in frames[:: config.tubelet]]
       result.append(
         {
@@ -161,13 +162,13 @@ class Sorting:
     return result
 
 
-def unpatchify(patches_NxP, positions_N, config) -> np.ndarray:
+def unpatchify(patches_NxP, positions_N, video) -> np.ndarray:
   """What of a clip the model sees, uint8 [frames, Y, X, 3], grey where it is masked."""
-  grid, p = config.image_size // config.patch, config.patch
-  frames = np.empty((config.frames, config.image_size, config.image_size, 3), np.uint8)
-  frames[:] = GREY
-  for patch, position in zip(patches_NxP.reshape(-1, config.tubelet, p, p, 3), positions_N):
+  grid, p = video.image_size // video.patch, video.patch
+  frames = np.empty((video.frames, video.image_size, video.image_size, 3), np.uint8)
+  frames[:] = grey(video)
+  for patch, position in zip(patches_NxP.reshape(-1, video.tubelet, p, p, 3), positions_N):
     t, s = divmod(int(position), grid * grid)
     y, x = divmod(s, grid)
-    frames[t * config.tubelet : (t + 1) * config.tubelet, y * p : (y + 1) * p, x * p : (x + 1) * p] = patch
+    frames[t * video.tubelet : (t + 1) * video.tubelet, y * p : (y + 1) * p, x * p : (x + 1) * p] = patch
   return frames

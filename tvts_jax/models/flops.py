@@ -13,21 +13,10 @@ from collections.abc import Mapping
 import jax
 from jax.extend.core import jaxprs_in_params
 
-from tvts_jax.models import tvts
+from tvts_jax.models import layers, tvts
 from tvts_jax.models.tvts import TVTSConfig
 
 PAPER = {'video_embed', 'text_embed', 'sort_logits'}  # The outputs that its objectives read.
-
-
-def blocks(tokens: int, width: int, hidden: int, depth: int, read: int | None = None) -> float:
-  """Forward FLOPs of `depth` transformer blocks over one sequence; of the last, only `read` tokens are computed."""
-
-  def block(queries: int) -> float:
-    projections = 2 * tokens * 2 * width**2 + queries * 2 * 2 * width**2  # K and v; q and out.
-    attention = 2 * 2 * queries * tokens * width
-    return projections + attention + 2 * 2 * queries * width * hidden
-
-  return (depth - 1) * block(tokens) + block(tokens if read is None else read)
 
 
 def train_flops(config: TVTSConfig, visible: int, length: int) -> float:
@@ -37,12 +26,11 @@ def train_flops(config: TVTSConfig, visible: int, length: int) -> float:
   """
   video, text, K = config.video, config.text, config.transcripts
   embed = 2 * visible * video.pixels * video.width
-  encoder = blocks(visible + 1, video.width, video.mlp_ratio * video.width, video.depth)
-  words = K * blocks(length, text.dim, text.hidden_dim, text.n_layers, read=1)
-  sorter = blocks(visible + 1 + K, video.width, 4 * video.width, config.sort_depth, read=K)
+  words = K * layers.flops_of_blocks(length, text.dim, text.hidden_dim, text.n_layers, read=1)
+  sorter = layers.flops_of_blocks(visible + 1 + K, video.width, 4 * video.width, config.sort_depth, read=K)
   sorter += 2 * K * video.width * config.transcripts
   common = 0 if config.projection == 'none' else 2 * config.common * (video.width + text.dim)
-  return 3 * (embed + encoder + words + sorter + common) - embed
+  return 3 * (embed + video.flops(visible) + words + sorter + common) - embed
 
 
 def of_clip(config: TVTSConfig, loss_fn, spec: Mapping[str, jax.ShapeDtypeStruct]) -> float:

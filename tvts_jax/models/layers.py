@@ -296,3 +296,14 @@ def apply_blocks(
     for i in range(full_depth):
       x_BxNxD = layer(None, x_BxNxD, take(i))
   return x_BxNxD[:, :tokens] if read is None else layer(read, x_BxNxD, take(depth - 1))
+
+
+def flops_of_blocks(tokens: int, width: int, hidden: int, depth: int, read: int | None = None) -> float:
+  """Forward FLOPs of `depth` transformer blocks over one sequence; of the last, only `read` tokens are computed."""
+
+  def block(queries: int) -> float:
+    projections = 2 * tokens * 2 * width**2 + queries * 2 * 2 * width**2  # K and v; q and out.
+    attention = 2 * 2 * queries * tokens * width
+    return projections + attention + 2 * 2 * queries * width * hidden
+
+  return (depth - 1) * block(tokens) + block(tokens if read is None else read)

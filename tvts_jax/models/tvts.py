@@ -15,14 +15,14 @@ from einops import rearrange
 
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
-from tvts_jax.models.encoders.vit import VideoConfig, VideoEncoder
+from tvts_jax.models.encoders.encoder import VideoConfig
+from tvts_jax.models.encoders.vit import ViTConfig
 from tvts_jax.models.sorter import Sorter
 from tvts_jax.models.texts.distilbert import TextConfig, TextEncoder
 from tvts_jax.roles import setting
 
-# Video encoders by name. One maps (patches [B,N,P], positions [B,N]) to tokens [B,1+N,D], of which the first stands
-# for the whole clip, and is built as encoder(config, dtype, param_dtype, scan, remat, start): no more is asked of it.
-ENCODERS = {'vit': VideoEncoder}
+# Configs of the video encoders by name; encoders/encoder.py says all that is asked of one.
+ENCODERS = {'vit': ViTConfig}
 
 # The first part of the paths of parameters that belong to an objective's head.
 HEADS = 'heads_'
@@ -38,7 +38,7 @@ PROJECTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class TVTSConfig:
-  video: VideoConfig = VideoConfig.named('B/16')
+  video: VideoConfig = ViTConfig.named('B/16')
   text: TextConfig = TextConfig()
   encoder: str = 'vit'
   transcripts: int = 4  # K.
@@ -58,11 +58,12 @@ class TVTSConfig:
     """From nested plain values; `video` may name a `size` and change what it likes of it."""
     values = dict(values)
     video, text = dict(values.pop('video', {'size': 'B/16'})), dict(values.pop('text', {}))
-    video_maker = VideoConfig.named if 'size' in video else VideoConfig
-    for part, maker, given in (('video', VideoConfig, video), ('text', TextConfig, text), ('model', cls, values)):
-      known = {field.name for field in dataclasses.fields(maker)} | ({'size'} if part == 'video' else set())
-      if unknown := sorted(set(given) - known):
-        raise UserError(f'{part} has no setting {unknown[0]!r}; it has {", ".join(sorted(known))}')
+    encoder = ENCODERS[known('encoder', values.get('encoder', cls.encoder), ENCODERS)]
+    video_maker = encoder.named if 'size' in video else encoder
+    for part, maker, given in (('video', encoder, video), ('text', TextConfig, text), ('model', cls, values)):
+      names = {field.name for field in dataclasses.fields(maker)} | ({'size'} if part == 'video' else set())
+      if unknown := sorted(set(given) - names):
+        raise UserError(f'{part} has no setting {unknown[0]!r}; it has {", ".join(sorted(names))}')
     return cls(video=video_maker(**video), text=TextConfig(**text), **values)
 
   def to_dict(self) -> dict:
@@ -77,9 +78,8 @@ class TVTSConfig:
   def __post_init__(self):
     tables = {'encoder': ENCODERS, 'projection': PROJECTIONS, 'remat': layers.REMAT_POLICIES, 'start': layers.STARTS}
     tables |= {'dtype': DTYPES, 'param_dtype': DTYPES}
-    for name, known in tables.items():
-      if getattr(self, name) not in known:
-        raise UserError(f'model.{name}={getattr(self, name)!r} is unknown; known: {", ".join(known)}')
+    for name, table in tables.items():
+      known(name, getattr(self, name), table)
     if self.projection == 'none' and self.video.width != self.text.dim:
       raise UserError(
         f'model.projection="none" needs encoders of one width, but video.width={self.video.width} and '
@@ -89,6 +89,12 @@ class TVTSConfig:
       raise UserError(f'video.width={self.video.width} is not a multiple of model.sort_heads={self.sort_heads}')
 
 
+def known(name: str, value: str, table):
+  if value not in table:
+    raise UserError(f'model.{name}={value!r} is unknown; known: {", ".join(table)}')
+  return value
+
+
 class TVTS(nn.Module):
   config: TVTSConfig
   made: tuple[tuple[str, Callable], ...] = ()  # Heads of objectives, by name, as functions of the config.
@@ -96,7 +102,7 @@ class TVTS(nn.Module):
   def setup(self):
     config, how = self.config, self.config.how
     types = {name: how[name] for name in ('dtype', 'param_dtype')}
-    self.video = ENCODERS[config.encoder](config.video, **how)
+    self.video = config.video.module(**how)
     self.text = TextEncoder(config.text, **how)
     self.sorter = Sorter(
       config.transcripts,

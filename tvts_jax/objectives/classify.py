@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
-from tvts_jax.models.encoders.vit import normalise
+from tvts_jax.models.encoders.encoder import normalise
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.objectives.objective import Objective
 
@@ -94,7 +94,7 @@ class Classifier(nn.Module):
     area_B = (box_Bx4[:, 1] - box_Bx4[:, 0]) * (box_Bx4[:, 3] - box_Bx4[:, 2]) / video.image_size**2
     share_B = share(mixes, self.mixup)
     own_BxNxP = jnp.where(cut_B[:, None, None], ~inside_BxNxP, share_B[:, None, None])
-    pixels_BxNxP = normalise(patches_BxNxP)
+    pixels_BxNxP = normalise(patches_BxNxP, video)
     mixed_BxNxP = own_BxNxP * pixels_BxNxP + (1 - own_BxNxP) * jnp.roll(pixels_BxNxP, 1, axis=0)
     return mixed_BxNxP, jnp.where(cut_B, 1 - area_B, share_B)
 

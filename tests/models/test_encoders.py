@@ -1,0 +1,114 @@
+"""Another video encoder is a file and a line: all that the code above needs of one, it asks of its config."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.test_tvts import LOSS, TINY, make
+from tvts_jax import optim
+from tvts_jax.errors import UserError
+from tvts_jax.models import flops, layers, tvts
+from tvts_jax.models.encoders import encoder
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyConfig(encoder.VideoConfig):
+  """Blocks that look at one tubelet each; the mean stands for the clip."""
+
+  gain: float = 1.0
+
+  SIZES: ClassVar[dict[str, dict]] = {'toy': dict(width=32, depth=3, heads=2, patch=8, image_size=32, frames=4)}
+  PIXEL_MEAN: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
+
+  def module(self, **how):
+    return Toy(self, **how)
+
+  def flops(self, visible):
+    return 2 * self.depth * visible * self.width**2
+
+  def resized(self, params, old):
+    return params
+
+
+class Toy(layers.Module):
+  config: ToyConfig
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+  scan: bool = True
+  remat: str = 'none'
+  start: layers.Start = layers.Start()
+
+  def setup(self):
+    config, types = self.config, (self.dtype, self.param_dtype)
+    self.embedding = encoder.Embedding(config, self.start.cubes, *types, name='embed')
+    square = config.depth, config.width, config.width
+    self.blocks = self.param('blocks', lambda key: {'kernel': 0.1 * jax.random.normal(key, square, self.param_dtype)})
+    self.norm = layers.layer_norm(1e-6, *types, name='norm')
+
+  def __call__(self, patches_BxNxP, positions_BxN, train=False):
+    x_BxNxD = self.embedding(patches_BxNxP)
+    for kernel_DxD in self.blocks['kernel']:
+      x_BxNxD += self.config.gain * jnp.tanh(x_BxNxD @ kernel_DxD)
+    return self.norm(jnp.concatenate([x_BxNxD.mean(axis=1, keepdims=True), x_BxNxD], axis=1))
+
+
+@pytest.fixture
+def toy(monkeypatch):
+  monkeypatch.setitem(tvts.ENCODERS, 'toy', ToyConfig)
+  return make(visible=10, encoder='toy', video={'size': 'toy', 'gain': 0.5})
+
+
+def test_its_config_is_checked_and_comes_back(toy):
+  config = toy[0].config
+  assert config.video == ToyConfig(32, 3, 2, 8, image_size=32, frames=4, gain=0.5)
+  assert tvts.TVTSConfig.from_dict(config.to_dict()) == config
+  for changes, message in (
+    ({'encoder': 'vi'}, "model.encoder='vi' is unknown; known: vit, toy"),
+    ({'encoder': 'toy', 'video': {'size': 'B/16'}}, "video.size='B/16' is unknown; known sizes: toy"),
+    ({'encoder': 'vit', 'video': {'size': 'B/16', 'gain': 2}}, "video has no setting 'gain'"),
+  ):
+    with pytest.raises(UserError, match=message):
+      tvts.TVTSConfig.from_dict({**TINY, **changes})
+
+
+def test_it_gives_features_of_pixels_as_it_wants_them(toy):
+  model, params, batch = toy
+  features = jax.jit(model.embed_video)(params, batch)
+  assert features['video_tokens'].shape == (4, 11, 32) and features['video_embed'].shape == (4, 16)
+  floats = (np.asarray(batch['patches']) / 255 - 0.5) / np.tile(ToyConfig.PIXEL_STD, 2 * 8 * 8)
+  same = jax.jit(model.embed_video)(params, {**batch, 'patches': floats.astype(np.float32)})
+  np.testing.assert_allclose(features['video_embed'], same['video_embed'], rtol=1e-4, atol=1e-4)
+
+
+def test_it_learns_layer_by_layer_and_keeps_what_is_frozen(toy):
+  model, params, batch = toy
+  params = jax.tree.map(jnp.asarray, params)
+  config = optim.OptimConfig(lr=1e-3, layer_decay=0.5, groups=(('^video/embed/', {'frozen': True}),))
+  tx = optim.build(config, params, 20)
+  np.testing.assert_allclose(
+    optim.groups_of(config, params)['video/blocks/kernel']['lr'].ravel(), [0.125, 0.25, 0.5], rtol=1e-6
+  )
+
+  @jax.jit
+  def step(params, state, nth):
+    loss, gradient = jax.value_and_grad(lambda params: LOSS(model.apply(params, batch), batch)[0])(params)
+    updates, state = tx.update(gradient, state, params, step=nth)
+    return jax.tree.map(jnp.add, params, updates), state, loss
+
+  trained, state, losses = params, tx.init(params), []
+  for nth in range(20):
+    trained, state, loss = step(trained, state, nth)
+    losses.append(float(loss))
+  assert losses[-1] < 0.8 * losses[0]
+  moved = jax.tree.map(lambda new, old: bool((new != old).any()), trained['video'], params['video'])
+  assert moved == {'embed': {'kernel': False, 'bias': False}, 'blocks': {'kernel': True}, 'norm': moved['norm']}
+
+
+def test_its_arithmetic_is_counted_by_its_own_formula(toy):
+  model, _, batch = toy
+  spec = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in batch.items()}
+  assert flops.of_clip(model.config, LOSS, spec) == pytest.approx(flops.counted(model.config, LOSS, spec), rel=0.03)
