@@ -89,7 +89,8 @@ def test_a_run_and_converted_weights_are_what_they_hold(root):
   convert.save_folder(root / 'weights', config.model, params, tokenizer=root / 'pieces')
   from_weights = evaluate.evaluate(config, str(root / 'weights'))
   fingerprint = Tokenizer(config.input.tokenizer, 8).fingerprint
-  meta = {**saved.META, 'model': config.model.to_dict(), 'ema': True, 'version': '0', 'vocabulary': fingerprint}
+  older = {name: value for name, value in config.model.to_dict().items() if name != 'stop_gradient'}
+  meta = {**saved.META, 'model': older, 'ema': True, 'version': '0', 'vocabulary': fingerprint}
   with Checkpoints(root / 'run' / FOLDER, CheckpointConfig()) as checkpoints:
     checkpoints.save(3, {'params': jax.device_put(other), 'ema': jax.device_put(params)}, meta)
   from_run = evaluate.evaluate(config, str(root / 'run'))

@@ -24,6 +24,7 @@ from ml_collections import config_flags
 from tvts_jax import command, convert, evaluators, machine, roles, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
+from tvts_jax.convert.read_weights import build
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
 from tvts_jax.files import write_whole
@@ -128,11 +129,10 @@ def check_heads(asked, there, folder):
 
 def check_model(config, meta: dict, folder):
   """What fits by its shapes and means something else would be evaluated without a word."""
-  flat = lambda values: config_lib.text_of(config_lib.plain(values))
+  flat = lambda model: config_lib.text_of(config_lib.plain(model))
+  theirs = build(tvts.TVTSConfig.from_dict, meta['model'], folder)  # Settings that are newer than it have defaults.
   free = roles.lines(tvts.TVTSConfig, 'loads')
-  changed = [
-    line for line in config_lib.differences(flat(meta['model']), flat(config.model)) if not line.startswith(free)
-  ]
+  changed = [line for line in config_lib.differences(flat(theirs), flat(config.model)) if not line.startswith(free)]
   if changed:
     raise UserError(
       f'{folder} was trained with another model ({"; ".join(changed[:8])}); take the config it was trained with'
