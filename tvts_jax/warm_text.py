@@ -45,7 +45,7 @@ def warm(config, tokenizer: Tokenizer, steps: int):
   """Parameters of the text encoder after `steps` steps, and the share of present word pieces it names at the end."""
   text = config.model.text
   encoder = TextEncoder(text, scan=config.model.scan)
-  spec = tvts.batch_spec(config.model, 1, 1, config.input.max_tokens)
+  spec = tvts.batch_spec(config.model, 1, config.model.video.slots, config.input.max_tokens)
   key = jax.random.key(config.seed)
   params = jax.jit(lambda key: tvts.build(config.model).init(key, spec)['text'])(key)
   head = text.dim**-0.5 * jax.random.normal(key, (text.dim, text.vocab_size))

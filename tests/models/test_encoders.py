@@ -67,7 +67,7 @@ def test_its_config_is_checked_and_comes_back(toy):
   assert config.video == ToyConfig(32, 3, 2, 8, image_size=32, frames=4, gain=0.5)
   assert tvts.TVTSConfig.from_dict(config.to_dict()) == config
   for changes, message in (
-    ({'encoder': 'vi'}, "model.encoder='vi' is unknown; known: vit, toy"),
+    ({'encoder': 'vi'}, "model.encoder='vi' is unknown; known: vit, divided, toy"),
     ({'encoder': 'toy', 'video': {'size': 'B/16'}}, "video.size='B/16' is unknown; known sizes: toy"),
     ({'encoder': 'vit', 'video': {'size': 'B/16', 'gain': 2}}, "video has no setting 'gain'"),
   ):

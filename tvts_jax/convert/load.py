@@ -130,7 +130,7 @@ def import_parts(
 
 def initial(config: TVTSConfig, seed: int):
   """Fresh parameters, on the host."""
-  spec = tvts.batch_spec(config, 1, 1, 1)
+  spec = tvts.batch_spec(config, 1, config.video.slots, 1)
   return jax.device_get(jax.jit(lambda key: tvts.build(config).init(key, spec))(jax.random.key(seed)))
 
 
@@ -141,19 +141,15 @@ def require(source: Source, parts: Iterable[str]):
     raise ConvertError(f'{source}{known} has no {", ".join(lacking)} part for us; give another file')
 
 
-def rows_of(config: TVTSConfig, parts: Iterable[str]) -> list[names.Row]:
-  return [row for row in names.table(config) if next(iter(row.ours)).split('/')[0] in parts]
-
-
 def check_patterns(config: TVTSConfig, parts: Iterable[str], patterns: Iterable[str]):
   for pattern in patterns:
-    if not any(fits(pattern, row.theirs, *row.ours) for row in rows_of(config, parts)):
+    if not any(fits(pattern, row.theirs, *row.ours) for row in names.table(config, parts)):
       raise ConvertError(f'allow_missing={pattern!r} fits no parameter of {", ".join(parts)}')
 
 
 def load(params, config, source: Source, parts, allow_missing, allow_unexpected, cast):
   """As load_part, for several parts at once and out of a source that is open."""
-  params, rows = names.flatten(params), rows_of(config, parts)
+  params, rows = names.flatten(params), names.table(config, parts)
   report = Report(str(source), unused=dict(source.unused), notes=list(source.notes))
   check_heads(config, source, parts, report)
   absent = inflate(source, config, report)

@@ -10,7 +10,7 @@ tubelet, r colours.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.models import tvts
+from tvts_jax.models.encoders.vit import ViTConfig
 
 # A damaged config may ask for more than fits into memory.
 MOST_LAYERS = 1000
@@ -115,22 +116,30 @@ PREFIXES = {
 }
 
 
-def table(config: tvts.TVTSConfig) -> list[Row]:
+def table(config: tvts.TVTSConfig, parts: Iterable[str] = tuple(PREFIXES)) -> list[Row]:
+  """The rows of some parts of the model."""
   text_in = TEXT_IN if config.text.dim != config.video.width else []
+  part_of = lambda path: path.split('/')[0]
   rows = [*TEXT, *VIDEO, *PROJECTIONS[config.projection], *SORTER, *text_in]
-  nameless = sorted(set(spec(config)) ^ {path for row in rows for path in row.ours})
+  rows = [row for row in rows if part_of(next(iter(row.ours))) in parts]
+  ours = {path for path in spec(config) if part_of(path) in parts}
+  nameless = sorted(ours ^ {path for row in rows for path in row.ours})
   if nameless:
     raise ConvertError(
       f'parameter {nameless[0]} of a model with encoder={config.encoder!r} has no place in the table of names '
       f'(tvts_jax/convert/names.py); add a row for it'
     )
+  for name in ('activation', 'eps') if 'video' in parts else ():
+    if (value := getattr(config.video, name)) != getattr(ViTConfig, name):
+      raise ConvertError(f'the published layout knows no video encoder with {name}={value!r}; keep the work directory')
   return rows
 
 
 @functools.cache
 def spec(config: tvts.TVTSConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
   """Shape and type of every parameter, by path."""
-  shapes = flatten(jax.eval_shape(tvts.build(config).init, jax.random.key(0), tvts.batch_spec(config, 1, 1, 1)))
+  batch = tvts.batch_spec(config, 1, config.video.slots, 1)
+  shapes = flatten(jax.eval_shape(tvts.build(config).init, jax.random.key(0), batch))
   for path, leaf in shapes.items():
     if leaf.size > MOST_VALUES:
       raise ConvertError(f'parameter {path} would have {leaf.size} values; {MOST_VALUES} are the most')

@@ -62,10 +62,10 @@ def settings(config: TVTSConfig) -> dict:
     num_hidden_layers=video.depth,
     num_attention_heads=video.heads,
     intermediate_size=video.mlp_ratio * video.width,
-    hidden_act='gelu',
+    hidden_act=video.activation,
     hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0,
-    layer_norm_eps=1e-6,
+    layer_norm_eps=video.eps,
     qkv_bias=True,
     dtype=config.param_dtype,
   )

@@ -6,6 +6,7 @@ neither option changes a parameter path, a checkpoint or a number.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -82,6 +83,8 @@ class Module(nn.Module):
   """Takes parameters as they are. Flax traces each initialiser at every call, to compare shapes; but those of a run are
   compared when they are loaded, and a run that starts would spend a sixth of its time on it."""
 
+  MAY_PAD = True  # A block of it: whether tokens of padding behind the others are only tokens of padding.
+
   def param(self, name, init_fn, *init_args, **init_kwargs):
     if self.has_variable('params', name):
       return self.get_variable('params', name)
@@ -157,16 +160,23 @@ class Attention(Module):
     return Merge(self.initial, self.dtype, self.param_dtype, name='out')(out_BxHxQxC)
 
 
+ACTIVATIONS = {
+  'gelu': functools.partial(jax.nn.gelu, approximate=False),
+  'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP.
+}
+
+
 class Mlp(Module):
   hidden: int
   initial: Initial
   dtype: jnp.dtype
   param_dtype: jnp.dtype
+  activation: str = 'gelu'
 
   @nn.compact
   def __call__(self, x_BxNxD):
     x_BxNxF = Linear(self.hidden, self.initial, self.dtype, self.param_dtype, name='up')(x_BxNxD)
-    x_BxNxF = jax.nn.gelu(checkpoint_name(x_BxNxF, 'mlp'), approximate=False)
+    x_BxNxF = ACTIVATIONS[self.activation](checkpoint_name(x_BxNxF, 'mlp'))
     return Linear(x_BxNxD.shape[-1], self.initial, self.dtype, self.param_dtype, name='down')(x_BxNxF)
 
 
@@ -187,6 +197,7 @@ class PreNormBlock(Module):
   dtype: jnp.dtype
   param_dtype: jnp.dtype
   eps: float = 1e-6
+  activation: str = 'gelu'
 
   @nn.compact
   def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False, drop=None):
@@ -195,9 +206,13 @@ class PreNormBlock(Module):
     attention = Attention(self.heads, self.initial, *types, name='attn')
     y_BxNxD = layer_norm(self.eps, *types, name='norm1')(x_BxNxD)
     y_BxQxD = attention(y_BxNxD, mask_BxN, read=read, train=train)
-    x_BxQxD = x_BxNxD[:, :read] + self.drop_path(y_BxQxD, drop)
+    return self.think(x_BxNxD[:, :read] + self.drop_path(y_BxQxD, drop), drop)
+
+  def think(self, x_BxQxD, drop):
+    """What stands behind the attention."""
+    types = (self.dtype, self.param_dtype)
     y_BxQxD = layer_norm(self.eps, *types, name='norm2')(x_BxQxD)
-    y_BxQxD = Mlp(self.hidden, self.initial, *types, name='mlp')(y_BxQxD)
+    y_BxQxD = Mlp(self.hidden, self.initial, *types, activation=self.activation, name='mlp')(y_BxQxD)
     return x_BxQxD + self.drop_path(y_BxQxD, drop)
 
   def drop_path(self, y_BxQxD, drop):
@@ -282,7 +297,7 @@ def apply_blocks(
     layer = jax.checkpoint(layer, static_argnums=0, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
 
   tokens, D = x_BxNxD.shape[1:]
-  if tokens % 2 and attention.kernel(block.dtype, D // block.heads) == 'cudnn':
+  if tokens % 2 and block.MAY_PAD and attention.kernel(block.dtype, D // block.heads) == 'cudnn':
     x_BxNxD, mask_BxN = attention.evened(x_BxNxD, mask_BxN)
   x_BxNxD = spread(x_BxNxD)
   depth = jax.tree.leaves(params)[0].shape[0]

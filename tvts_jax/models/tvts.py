@@ -15,6 +15,7 @@ from einops import rearrange
 
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
+from tvts_jax.models.encoders.divided import DividedConfig
 from tvts_jax.models.encoders.encoder import VideoConfig
 from tvts_jax.models.encoders.vit import ViTConfig
 from tvts_jax.models.sorter import Sorter
@@ -22,7 +23,7 @@ from tvts_jax.models.texts.distilbert import TextConfig, TextEncoder
 from tvts_jax.roles import setting
 
 # Configs of the video encoders by name; encoders/encoder.py says all that is asked of one.
-ENCODERS = {'vit': ViTConfig}
+ENCODERS = {'vit': ViTConfig, 'divided': DividedConfig}
 
 # The first part of the paths of parameters that belong to an objective's head.
 HEADS = 'heads_'

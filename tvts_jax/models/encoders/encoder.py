@@ -39,6 +39,7 @@ class VideoConfig:
   # first, and between them it rises evenly.
   drop_path: float = setting(0.0, 'loads')
 
+  SAME_PLACES: ClassVar[bool] = False  # Whether all time slots must show the same places: mask='tube', or none.
   SIZES: ClassVar[dict[str, dict]] = {}  # Settings by the names of sizes.
   # Statistics of the pixels that it is made for, red, green, blue, in [0, 1]: those of ImageNet.
   PIXEL_MEAN: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
@@ -89,7 +90,7 @@ class VideoConfig:
 
   def shapes(self):
     """Of its parameters."""
-    clip = jnp.zeros((1, 1, self.pixels), jnp.uint8), jnp.zeros((1, 1), jnp.int32)
+    clip = jnp.zeros((1, self.slots, self.pixels), jnp.uint8), jnp.zeros((1, self.slots), jnp.int32)
     return jax.eval_shape(self.module().init, jax.random.key(0), *clip)['params']
 
 
@@ -128,6 +129,7 @@ class Embedding(layers.Module):
   initial: layers.Initial
   dtype: jnp.dtype
   param_dtype: jnp.dtype
+  biased: bool = True
 
   @nn.compact
   def __call__(self, patches_BxNxP):
@@ -145,7 +147,9 @@ class Embedding(layers.Module):
       )
     kernel_init, bias_init = self.initial(P)
     kernel_PxD = self.param('kernel', kernel_init, (P, config.width), self.param_dtype)
-    bias_D = self.param('bias', bias_init, (config.width,), self.param_dtype)
+    bias_D = jnp.zeros(config.width, self.param_dtype)
+    if self.biased:
+      bias_D = self.param('bias', bias_init, (config.width,), self.param_dtype)
     if patches_BxNxP.dtype == jnp.uint8:
       patches_BxNxP = patches_BxNxP.astype(self.dtype) - MIDDLE
       kernel_PxD, bias_D = folded(kernel_PxD, bias_D, config)

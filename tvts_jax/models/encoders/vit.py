@@ -12,12 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from tvts_jax.errors import UserError
 from tvts_jax.models import layers
 from tvts_jax.models.encoders import encoder
 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig(encoder.VideoConfig):
+  # What the weights of others ask for, CLIP's above all.
+  pre_norm: bool = False  # A norm before the blocks.
+  patch_bias: bool = True
+  activation: str = 'gelu'
+  eps: float = 1e-6  # Of the norms.
+
   SIZES: ClassVar[dict[str, dict]] = {
     'tiny': dict(width=64, depth=4, heads=4, patch=16),
     'S/16': dict(width=384, depth=12, heads=6, patch=16),
@@ -27,8 +34,24 @@ class ViTConfig(encoder.VideoConfig):
     'g/14': dict(width=1408, depth=40, heads=16, patch=14),  # A billion parameters.
   }
 
+  def __post_init__(self):
+    super().__post_init__()
+    if self.activation not in layers.ACTIVATIONS:
+      raise UserError(f'video.activation={self.activation!r} is unknown; known: {", ".join(layers.ACTIVATIONS)}')
+
+  @property
+  def timed(self) -> bool:
+    """Whether time slots have positions of their own."""
+    return True
+
   def module(self, **how) -> nn.Module:
     return ViT(self, **how)
+
+  def block(self, initial, dtype, param_dtype) -> nn.Module:
+    return layers.PreNormBlock(*self.block_settings(initial, dtype, param_dtype), parent=None)
+
+  def block_settings(self, initial, dtype, param_dtype) -> tuple:
+    return self.heads, self.mlp_ratio * self.width, initial, dtype, param_dtype, self.eps, self.activation
 
   def flops(self, visible: int) -> float:
     return layers.flops_of_blocks(visible + 1, self.width, self.mlp_ratio * self.width, self.depth)
@@ -43,10 +66,12 @@ class ViTConfig(encoder.VideoConfig):
     if new_grid != old_grid:
       space_YxXxD = space_SxD.reshape(old_grid, old_grid, D)
       space_SxD = jax.image.resize(space_YxXxD, (new_grid, new_grid, D), 'cubic').reshape(-1, D)
-    time_TxD = params['time_position']
-    if self.slots != old.slots:
-      time_TxD = jax.image.resize(time_TxD, (self.slots, D), 'linear')
-    return {**params, 'space_position': space_SxD, 'time_position': time_TxD}
+    resized = {'space_position': space_SxD}
+    if self.timed:
+      resized['time_position'] = params['time_position']
+      if self.slots != old.slots:
+        resized['time_position'] = jax.image.resize(params['time_position'], (self.slots, D), 'linear')
+    return {**params, **resized}
 
 
 class ViT(layers.Module):
@@ -63,14 +88,17 @@ class ViT(layers.Module):
     config, start, D = self.config, self.start, self.config.width
     types = (self.dtype, self.param_dtype)
     normal = lambda std: nn.initializers.normal(std, self.param_dtype)
-    self.embedding = encoder.Embedding(config, start.cubes, *types, name='embed')
+    self.embedding = encoder.Embedding(config, start.cubes, *types, config.patch_bias, name='embed')
     self.cls = self.param('cls', normal(0.02), (D,))
     self.cls_position = self.param('cls_position', normal(0.02), (D,))
     self.space_position = self.param('space_position', normal(start.space), (config.places, D))
-    self.time_position = self.param('time_position', normal(start.time), (config.slots, D))
-    self.block = layers.PreNormBlock(config.heads, config.mlp_ratio * D, start.blocks, *types, parent=None)
+    if config.timed:
+      self.time_position = self.param('time_position', normal(start.time), (config.slots, D))
+    if config.pre_norm:
+      self.pre_norm = layers.layer_norm(config.eps, *types, name='pre_norm')
+    self.block = config.block(start.blocks, *types)
     self.blocks = self.param('blocks', layers.init_blocks, self.block, config.depth, D)
-    self.norm = layers.layer_norm(1e-6, *types, name='norm')
+    self.norm = layers.layer_norm(config.eps, *types, name='norm')
 
   def embed(self, patches_BxNxP, positions_BxN):
     """Tokens with their positions, [B, 1+N, D]. Masked tubelets never come here, so they cost nothing."""
@@ -78,12 +106,15 @@ class ViT(layers.Module):
     # A position outside the grid reads NaN, which the loss shows at once, and not its neighbour's embedding.
     look_up = lambda table, index: jnp.take(table, index, axis=0, mode='fill').astype(self.dtype)
     tokens_BxNxD += look_up(self.space_position, positions_BxN % self.config.places)
-    tokens_BxNxD += look_up(self.time_position, positions_BxN // self.config.places)
+    if self.config.timed:
+      tokens_BxNxD += look_up(self.time_position, positions_BxN // self.config.places)
     cls_D = (self.cls + self.cls_position).astype(self.dtype)
     return jnp.concatenate([jnp.broadcast_to(cls_D, (tokens_BxNxD.shape[0], 1, cls_D.shape[0])), tokens_BxNxD], axis=1)
 
   def __call__(self, patches_BxNxP, positions_BxN, train: bool = False):
     x_BxNxD = self.embed(patches_BxNxP, positions_BxN)
+    if self.config.pre_norm:
+      x_BxNxD = self.pre_norm(x_BxNxD)
     dropped = {}
     if train and self.config.drop_path:
       drop_L = np.linspace(0, self.config.drop_path, self.config.depth, dtype=np.float32)
