@@ -76,9 +76,9 @@ def as_many_devices_as_the_file_asks_for(request):
 
 
 def pytest_xdist_auto_num_workers(config):
-  """Two more than there are cores, since tests of several processes wait for much of their time; 2 GiB for each."""
+  """One more than there are cores, since tests of several processes wait for much of their time; 2 GiB for each."""
   memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  return max(1, min(machine.cores() + 2, memory // 2**31))
+  return max(1, min(machine.cores() + 1, memory // 2**31))
 
 
 @pytest.fixture(scope='module')

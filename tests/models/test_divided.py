@@ -160,7 +160,7 @@ def test_a_tube_mask_is_attention_among_those_that_are_left(grid, frames, kept):
   block = config.block(layers.fan_in_init(1), jnp.float32, jnp.float32)
   rng = np.random.default_rng(grid)
   x_BxNxD = rng.standard_normal((2, 1 + frames * kept, 16)).astype(np.float32)
-  params = jax.device_get(block.init(jax.random.key(0), jnp.asarray(x_BxNxD))['params'])
+  params = jax.device_get(jax.jit(block.init)(jax.random.key(0), x_BxNxD)['params'])
   time_N, place_N = np.divmod(np.arange(frames * kept), kept)
   see = {'time_attn': place_N[:, None] == place_N, 'attn': time_N[:, None] == time_N}
 
@@ -186,7 +186,7 @@ def test_a_tube_mask_is_attention_among_those_that_are_left(grid, frames, kept):
     @ (down['kernel'])
     + down['bias']
   )
-  np.testing.assert_allclose(block.apply({'params': params}, x_BxNxD), expected, rtol=2e-4, atol=2e-5)
+  np.testing.assert_allclose(jax.jit(block.apply)({'params': params}, x_BxNxD), expected, rtol=2e-4, atol=2e-5)
 
 
 def test_masks_that_it_cannot_take_are_refused_before_anything_else():
