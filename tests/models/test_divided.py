@@ -22,7 +22,7 @@ TOLERANCE = {'float32': 2e-5, 'float64': 1e-12}
 TINY = dict(width=64, depth=2, heads=4, patch=16, image_size=48, frames=4)
 CLIP = dict(pre_norm=True, patch_bias=False, activation='quick_gelu', eps=1e-5)
 
-# Of each family: its file, our config, and its names: of the whole, and of a block.
+# Each family has a file, a config of ours, and names for the parameters of the whole and of a block.
 FROZEN = {
   **{'cls': 'cls_token', 'positions': 'pos_embed', 'time': 'temporal_embed', 'patch': 'patch_embed.proj'},
   **{'norm': 'norm', 'block': 'blocks.{}.', 'time_norm': 'norm3', 'norm1': 'norm1', 'norm2': 'norm2'},

@@ -256,9 +256,9 @@ def bench(args) -> None:
   if args.batches < 4 or args.rounds < 1 or args.workers < 1:
     raise UserError('--batches must be at least 4, --rounds and --workers at least 1')
   with tempfile.TemporaryDirectory(prefix='bench_input.') as temp:
-    found = media(args, temp)
+    files = media(args, temp)
     with one_core():
-      result = measure(args, *found)
+      result = measure(args, *files)
   print(table(result))
   if args.out:
     print(f'the page is {measurements.save(args.out, "The input", result, parts(result))}')

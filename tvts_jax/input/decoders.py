@@ -76,21 +76,10 @@ class Stream:
     self._chunks.append(clips)
     self._queue.enqueue(tf_values(clips))
 
-  def take(self) -> list[Exception | None]:
-    """Writes the clips of the chunk that was put first → what each failed of, or None."""
-    tf, errors = tensorflow(), []
-    try:
-      tf_write(next(self._decoded), self._chunks[0])
-      return [None] * len(self._chunks.popleft())
-    except tf.errors.InvalidArgumentError:
-      pass  # One by one, whoever is damaged tells.
-    for clip in self._chunks.popleft():
-      try:
-        tf_decode(*clip)
-        errors.append(None)
-      except Exception as e:  # noqa: BLE001 — whoever takes the clip raises it.
-        errors.append(e)
-    return errors
+  def take(self) -> None:
+    """Writes the clips of the chunk that was put first; raises what one of them fails of, and goes on with the next."""
+    clips = self._chunks.popleft()
+    tf_write(next(self._decoded), clips)
 
   def close(self) -> None:
     self._queue.close(cancel_pending_enqueues=True)

@@ -119,8 +119,14 @@ class Rows:
         if stream is None:
           stream = decoders.Stream(clips[0], self._parallel)
         stream.put(clips)
-        chunks.append(places)
-      for error, where in zip(stream.take(), chunks.popleft()):
+        chunks.append((clips, places))
+      clips, places = chunks.popleft()
+      errors = [None] * len(clips)
+      try:
+        stream.take()
+      except Exception:  # noqa: BLE001 — one by one, each clip shows again what it fails of.
+        errors = [self._maker.decode(clip) for clip in clips]
+      for error, where in zip(errors, places):
         self._done(error, *where)
 
   def _chunk(self, wait: bool) -> list:

@@ -89,7 +89,7 @@ class VideoConfig:
     raise NotImplementedError
 
   def shapes(self):
-    """Of its parameters."""
+    """The shape and type of each parameter."""
     clip = jnp.zeros((1, self.slots, self.pixels), jnp.uint8), jnp.zeros((1, self.slots), jnp.int32)
     return jax.eval_shape(self.module().init, jax.random.key(0), *clip)['params']
 
