@@ -4,7 +4,7 @@
 
 Each transcript's [CLS] learns to say which word pieces the transcript holds. The sort loss stops at the text encoder,
 so a word whose meaning [CLS] has dropped never comes back; this makes it keep them all to begin with. --out receives
-a DistilBERT folder as Hugging Face has them, with the tokenizer beside it, which `init.text` takes.
+a folder of it as Hugging Face has them, with the tokenizer beside it, which `init.text` takes.
 """
 
 import jax
@@ -16,13 +16,13 @@ from ml_collections import config_flags
 from tvts_jax import command
 from tvts_jax import config as config_lib
 from tvts_jax.convert import names, write_weights
+from tvts_jax.convert.families import FAMILIES
 from tvts_jax.errors import UserError
 from tvts_jax.files import local
 from tvts_jax.input.examples import Examples
 from tvts_jax.input.order import Order
 from tvts_jax.input.tokens import Tokenizer
 from tvts_jax.models import tvts
-from tvts_jax.models.texts.distilbert import TextEncoder
 from tvts_jax.shards import storage
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'the run whose transcripts and text encoder are meant')
@@ -44,7 +44,7 @@ def transcripts(config, tokenizer: Tokenizer, steps: int):
 def warm(config, tokenizer: Tokenizer, steps: int):
   """Parameters of the text encoder after `steps` steps, and the share of present word pieces it names at the end."""
   text = config.model.text
-  encoder = TextEncoder(text, scan=config.model.scan)
+  encoder = text.module(scan=config.model.scan)
   spec = tvts.batch_spec(config.model, 1, config.model.video.slots, config.input.max_tokens)
   key = jax.random.key(config.seed)
   params = jax.jit(lambda key: tvts.build(config.model).init(key, spec)['text'])(key)
@@ -54,7 +54,7 @@ def warm(config, tokenizer: Tokenizer, steps: int):
   trained = {'text': params, 'head': head}
 
   def loss_fn(trained, tokens_RxL, mask_RxL):
-    cls_RxD = encoder.apply({'params': trained['text']}, tokens_RxL, mask_RxL, read=1)[:, 0]
+    cls_RxD = encoder.apply({'params': trained['text']}, tokens_RxL, mask_RxL)
     held_RxV = (jax.nn.one_hot(tokens_RxL, text.vocab_size) * mask_RxL[..., None]).max(1)
     logits_RxV = cls_RxD @ trained['head']
     named = ((logits_RxV > 0) * held_RxV).sum() / held_RxV.sum()
@@ -76,12 +76,11 @@ def warm(config, tokenizer: Tokenizer, steps: int):
 
 def write(out: storage.Path, config, params, tokenizer_folder: str):
   """A DistilBERT folder, complete or not there at all."""
+  family = FAMILIES[config.model.text_encoder]
   flat = {f'text/{path}': leaf for path, leaf in names.flatten(params).items()}
-  weights = names.apply_table(names.TEXT, config.model, flat)
-  weights = {name.removeprefix('text_model.'): leaf for name, leaf in weights.items()}
-  values = config_lib.plain(config.model.text) | {'model_type': 'distilbert', 'activation': 'gelu'}
+  weights = names.apply_table(family.rows(config.model), config.model, flat)
   files = [f for f in local(tokenizer_folder).iterdir() if f.name not in ('config.json', 'model.safetensors')]
-  write_weights.write_folder(out, weights, {'config.json': values}, files=files)
+  write_weights.write_folder(out, weights, {'config.json': config.model.text.to_hf()}, files=files)
 
 
 def main(argv):
@@ -95,6 +94,8 @@ def make() -> None:
   if out.exists():
     raise UserError(f'{out} exists; give another --out, or remove it')
   config = config_lib.resolve(CONFIG.value)
+  if config.model.text_encoder not in ('distilbert', 'bert'):
+    raise UserError(f'a text encoder {config.model.text_encoder!r} has no folder of its own; warm a distilbert or bert')
   tokenizer = Tokenizer(TOKENIZER.value, config.input.max_tokens)
   params, named = warm(config, tokenizer, STEPS.value)
   write(out, config, params, TOKENIZER.value)

@@ -18,6 +18,7 @@ from tests.support.paths import GOLDEN
 from tvts_jax import convert
 from tvts_jax.convert import names, read_weights
 from tvts_jax.convert.__main__ import main
+from tvts_jax.convert.families import tvts as tvts_family
 from tvts_jax.files import local
 from tvts_jax.models.encoders import encoder
 from tvts_jax.models.tvts import TVTSConfig
@@ -30,6 +31,11 @@ MAE = GOLDEN / 'mae_tiny.pth'
 FLOAT32 = {'dtype': 'float32'}
 
 
+def import_tvts(path, settings=None, **how):
+  config, params, (report,) = convert.import_model(path, settings, **how)
+  return config, params, report
+
+
 def write(path, state, **metadata):
   save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, path, metadata or None)
   return path
@@ -37,7 +43,7 @@ def write(path, state, **metadata):
 
 def test_published_weights_give_the_numbers_of_the_authors_code():
   gold = np.load(GOLDEN / 'tvts_v1_tiny_f64.npz')
-  config, params, report = convert.import_tvts(OFFICIAL, FLOAT32)
+  config, params, report = import_tvts(OFFICIAL, FLOAT32)
   patches = encoder.patchify(rearrange(gold['in/video'].astype(np.float32), 'b t c h w -> b t h w c'), config.video)
   slots = np.arange(config.video.slots)[None, :, None]
   positions = rearrange(gold['in/keep_ind'] + slots * config.video.places, 'b t n -> b (t n)')
@@ -58,7 +64,7 @@ def test_published_weights_give_the_numbers_of_the_authors_code():
 
 
 def test_the_official_wrapping_changes_nothing():
-  official, plain = convert.import_tvts(OFFICIAL), convert.import_tvts(PLAIN)
+  official, plain = import_tvts(OFFICIAL), import_tvts(PLAIN)
   assert official[0] == plain[0]
   weights.equal(official[1], plain[1])
 
@@ -73,15 +79,17 @@ def test_names_and_shapes_of_the_base_model():
   config = TVTSConfig()
   spec = names.spec(config)
   ours = {
-    name: names.their_shape(row, spec, config) for row in names.table(config) for _, name in names.layers(row, spec)
+    name: names.their_shape(row, spec, config)
+    for row in tvts_family.table(config)
+    for _, name in names.layers(row, spec)
   }
   assert ours == golden
 
 
 def test_weights_come_out_as_they_went_in():
   published = torch.load(PLAIN, weights_only=False)['state_dict']
-  config, params, _ = convert.import_tvts(PLAIN)
-  state = names.state_dict(config, params)
+  config, params, _ = import_tvts(PLAIN)
+  state = tvts_family.state_dict(config, params)
   assert set(state) == set(published)
   for name, array in state.items():
     assert array.flags.c_contiguous and np.array_equal(array, published[name].numpy()), name
@@ -94,10 +102,10 @@ def test_an_image_model_is_inflated_as_the_authors_do():
   after = torch.load(GOLDEN / 'tvts_v1_tiny_video_after_mae.pth')
   blank = jax.tree.map(np.zeros_like, weights.random_params(MAE_CONFIG))
   params, report = convert.load_part(blank, MAE_CONFIG, 'video', MAE)
-  state = names.state_dict(MAE_CONFIG, params)
+  state = tvts_family.state_dict(MAE_CONFIG, params)
   for name, tensor in after.items():
     assert np.array_equal(state[f'video_model.{name}'], tensor.numpy()), name
-  assert list(report.kept) == ['video_model.temporal_embed']
+  assert list(report.kept) == ['temporal_embed']
   kernel = params['video']['embed']['kernel']
   first, second = rearrange(kernel, '(u y x r) d -> u (y x r d)', u=2, y=16, x=16)
   assert np.array_equal(first, second) and first.any()
@@ -137,7 +145,7 @@ def test_distilbert_equals_that_of_transformers(tmp_path, head, form):
   _, batch = weights.random_batch(config)
   mask = batch['token_mask']
   mask[0, 0, 0] = True  # transformers gives a text of padding alone another mask.
-  encoder = jax.jit(lambda params, *inputs: weights.tvts.TextEncoder(config.text).apply({'params': params}, *inputs))
+  encoder = jax.jit(lambda params, *inputs: config.text.module().apply({'params': params}, *inputs, method='states'))
   flat = lambda x: x.reshape(-1, x.shape[-1])
   ours = encoder(params['text'], flat(batch['tokens']), flat(mask))
   body = bert.distilbert if head else bert
@@ -148,7 +156,7 @@ def test_distilbert_equals_that_of_transformers(tmp_path, head, form):
 
 
 def test_a_part_out_of_a_whole_model_needs_no_values_to_replace():
-  config, whole, _ = convert.import_tvts(PLAIN)
+  config, whole, _ = import_tvts(PLAIN)
   shapes = names.unflatten(names.spec(config))
   params, report = convert.load_part(shapes, config, 'video', OFFICIAL)
   weights.equal(params['video'], whole['video'])
@@ -158,7 +166,7 @@ def test_a_part_out_of_a_whole_model_needs_no_values_to_replace():
 
 @pytest.mark.parametrize('frames, image_size', [(16, 96), (4, 32), (8, 96), (4, 64)])
 def test_positions_of_other_clips_are_resized(frames, image_size, caplog):
-  config, whole, _ = convert.import_tvts(PLAIN)
+  config, whole, _ = import_tvts(PLAIN)
   clips = dataclasses.replace(config.video, frames=frames, image_size=image_size)
   other = dataclasses.replace(config, video=clips)
   with caplog.at_level('INFO'):
@@ -175,7 +183,7 @@ def test_positions_of_images_are_resized_in_space_alone():
   blank = jax.tree.map(np.zeros_like, weights.random_params(config))
   params, report = convert.load_part(blank, config, 'video', MAE)
   assert params['video']['space_position'].shape == (4, 64) and params['video']['space_position'].any()
-  assert list(report.kept) == ['video_model.temporal_embed'] and not params['video']['time_position'].any()
+  assert list(report.kept) == ['temporal_embed'] and not params['video']['time_position'].any()
 
 
 geometries = st.fixed_dictionaries(
@@ -217,8 +225,8 @@ def test_any_geometry_is_read_off_the_shapes(tmp_path_factory, values, grid, slo
     del values['common']
   config = TVTSConfig.from_dict(values)
   params = weights.random_params(config)
-  path = write(tmp_path_factory.mktemp('x') / 'm.safetensors', names.state_dict(config, params))
-  again, back, _ = convert.import_tvts(path)
+  path = write(tmp_path_factory.mktemp('x') / 'm.safetensors', tvts_family.state_dict(config, params))
+  again, back, _ = import_tvts(path)
   assert again == config
   weights.equal(back, params)
 
@@ -228,12 +236,12 @@ def test_any_geometry_is_read_off_the_shapes(tmp_path_factory, values, grid, slo
 
 def test_heads_that_nobody_knows_are_asked_for(tmp_path):
   config = weights.config_of()
-  path = write(tmp_path / 'm.safetensors', names.state_dict(config, weights.random_params(config)))
+  path = write(tmp_path / 'm.safetensors', tvts_family.state_dict(config, weights.random_params(config)))
   with pytest.raises(convert.ConvertError, match=r'how many heads a width of 24 has.*video\.heads=N'):
-    convert.import_tvts(path)
+    import_tvts(path)
   with pytest.raises(convert.ConvertError, match=r'text\.n_heads=N'):
-    convert.import_tvts(path, {'video': {'heads': 3}})
-  again, _, _ = convert.import_tvts(path, {'video': {'heads': 3}, 'text': {'n_heads': 2}, **FLOAT32})
+    import_tvts(path, {'video': {'heads': 3}})
+  again, _, _ = import_tvts(path, {'video': {'heads': 3}, 'text': {'n_heads': 2}, **FLOAT32})
   assert again == config
 
 
@@ -245,7 +253,7 @@ def test_other_heads_are_refused_although_every_shape_fits(tmp_path):
     convert.load_part(params, weights.config_of(video={'heads': 4}), 'video', tmp_path / 'm')
   with pytest.raises(convert.LoadError, match=r'text\.n_heads is 2 in the file, but 4 in the model'):
     convert.load_part(params, weights.config_of(text={'n_heads': 4}), 'text', tmp_path / 'm')
-  with pytest.raises(convert.LoadError, match=r'sort_heads is 3 in the file, but 2 in the model'):
+  with pytest.raises(convert.LoadError, match=r'sorter_heads is 3 in the file, but 2 in the model'):
     convert.load_part(params, weights.config_of(sort_heads=2), 'sorter', tmp_path / 'm')
 
 
@@ -254,7 +262,7 @@ def tiny_state():
 
 
 def test_another_geometry_names_the_parameter_and_both_shapes():
-  config, params, _ = convert.import_tvts(PLAIN)
+  config, params, _ = import_tvts(PLAIN)
   for setting, value, text in (
     ('patch', 32, r'video_model.patch_embed.proj.weight .*shape \[64, 3, 2, 16, 16\] in the file, but .* 32\] in the'),
     ('depth', 1, r'video_model\.blocks\.1\..* has no place in the model'),
@@ -270,13 +278,14 @@ def test_another_geometry_names_the_parameter_and_both_shapes():
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'float64', 'bfloat16'])
-def test_other_types_are_converted_only_when_asked(tmp_path, dtype):
+def test_narrow_types_become_wide_and_wide_ones_narrow_when_asked(tmp_path, dtype):
   state = {name: torch.tensor(array).to(getattr(torch, dtype)) for name, array in tiny_state().items()}
   torch.save({'state_dict': state}, tmp_path / 'm.pth')
-  with pytest.raises(convert.LoadError, match=rf'word_embeddings.weight \(text/word\) has type {dtype} .*float32'):
-    convert.import_tvts(tmp_path / 'm.pth')
-  _, params, _ = convert.import_tvts(tmp_path / 'm.pth', cast=True)
-  assert params['text']['word'].dtype == np.float32
+  if dtype == 'float64':
+    with pytest.raises(convert.LoadError, match=rf'word_embeddings.weight \(text/word\) has type {dtype} .*is rounded'):
+      import_tvts(tmp_path / 'm.pth')
+  _, params, report = import_tvts(tmp_path / 'm.pth', cast=dtype == 'float64')
+  assert params['text']['word'].dtype == np.float32 and f'weights of {dtype} became those of the model' in str(report)
   assert np.array_equal(params['text']['word'], state['text_model.embeddings.word_embeddings.weight'].float().numpy())
 
 
@@ -284,7 +293,7 @@ def test_integers_are_never_weights(tmp_path):
   state = tiny_state()
   state['video_model.norm.bias'] = state['video_model.norm.bias'].astype(np.int64)
   with pytest.raises(convert.LoadError, match='video_model.norm.bias .*int64 in the file, which is no type of weights'):
-    convert.import_tvts(write(tmp_path / 'm.safetensors', state), cast=True)
+    import_tvts(write(tmp_path / 'm.safetensors', state), cast=True)
 
 
 def test_a_partial_match_is_refused_unless_asked_for_by_name(tmp_path):
@@ -292,10 +301,10 @@ def test_a_partial_match_is_refused_unless_asked_for_by_name(tmp_path):
   del state['video_model.temporal_embed'], state['video_model.blocks.1.norm1.bias']
   state['video_model.head.weight'] = np.ones(3, np.float32)
   path = write(tmp_path / 'm.safetensors', state)
-  config, params, _ = convert.import_tvts(PLAIN)
+  config, params, _ = import_tvts(PLAIN)
   load = lambda **how: convert.load_part(params, config, 'video', path, **how)
-  missing = ('video/time_position', 'video_model.blocks.*.norm1.bias')
-  with pytest.raises(convert.LoadError, match=r'time_position.*is missing \(2 more do not fit either\)') as refused:
+  missing = ('video/time_position', 'video/blocks/norm1/bias')
+  with pytest.raises(convert.LoadError, match=r'.*is missing \(2 more do not fit either\)') as refused:
     load()
   assert 'missing     video_model.temporal_embed' in str(refused.value.report)
   assert 'unexpected  video_model.head.weight: has no place in the model' in str(refused.value.report)
@@ -315,25 +324,23 @@ def test_a_model_without_its_sorter_is_taken_only_when_asked_for(tmp_path):
   state = {name: array for name, array in tiny_state().items() if not name.startswith('pred_model.')}
   path = write(tmp_path / 'm.safetensors', state)
   with pytest.raises(convert.ConvertError, match='has no pred_model.head.weight'):
-    convert.import_tvts(path)
+    import_tvts(path)
   sorter = {'transcripts': 3, 'sort_depth': 1}
   with pytest.raises(convert.LoadError, match='pred_model.type_embed .* is missing'):
-    convert.import_tvts(path, sorter)
-  config, params, report = convert.import_tvts(path, sorter, allow_missing=['sorter/*'])
+    import_tvts(path, sorter)
+  config, params, report = import_tvts(path, sorter, allow_missing=['sorter/*'])
   assert config.transcripts == 3 and params['sorter']['head']['kernel'].shape == (64, 3)
   assert len(report.matched) == 71 and set(report.kept) == {
-    name for row in names.SORTER for _, name in names.layers(row, names.spec(config))
+    name for row in tvts_family.SORTER for _, name in names.layers(row, names.spec(config))
   }
 
 
 def test_a_file_that_has_nothing_of_a_part_is_refused():
-  config, params, _ = convert.import_tvts(PLAIN)
+  config, params, _ = import_tvts(PLAIN)
   with pytest.raises(convert.ConvertError, match='an image or video encoder.*has no text part'):
     convert.load_part(params, config, 'text', MAE)
   with pytest.raises(convert.ConvertError, match="part='head' is unknown; known: text, video"):
     convert.load_part(params, config, 'head', MAE)
-  with pytest.raises(convert.ConvertError, match='has no text, text_projection, video_projection, sorter part'):
-    convert.import_tvts(MAE)
 
 
 def run(capsys, *arguments):
@@ -342,17 +349,17 @@ def run(capsys, *arguments):
 
 
 def test_the_command_line_there_and_back(tmp_path, capsys):
-  code, out, err = run(capsys, 'import', '--tvts', OFFICIAL, '--out', tmp_path / 'first')
+  code, out, err = run(capsys, 'import', OFFICIAL, '--out', tmp_path / 'first')
   assert (code, err) == (0, '') and 'matched     100' in out and 'first' in out
   config, params, _ = convert.load_folder(tmp_path / 'first')
-  weights.equal(params, convert.import_tvts(PLAIN)[1])
-  for form in ('pth', 'safetensors', 'folder'):
+  weights.equal(params, import_tvts(PLAIN)[1])
+  for form in ('tvts', 'safetensors', 'folder'):
     assert run(capsys, 'export', tmp_path / 'first', '--format', form, '--out', tmp_path / form)[0] == 0
-    assert run(capsys, 'import', '--tvts', tmp_path / form, '--out', tmp_path / f'{form}-again')[0] == 0
+    assert run(capsys, 'import', tmp_path / form, '--out', tmp_path / f'{form}-again')[0] == 0
     again, back, _ = convert.load_folder(tmp_path / f'{form}-again')
     assert again == config
     weights.equal(back, params)
-  published = torch.load(tmp_path / 'pth', weights_only=True)['state_dict']
+  published = torch.load(tmp_path / 'tvts', weights_only=True)['state_dict']
   assert {name: tuple(tensor.shape) for name, tensor in published.items()} == {
     name: array.shape for name, array in tiny_state().items()
   }
@@ -366,7 +373,7 @@ def test_a_new_model_around_published_encoders(tmp_path, capsys):
   transformers.DistilBertModel(transformers.DistilBertConfig(**sizes)).save_pretrained(tmp_path / 'bert')
   (tmp_path / 'bert' / 'vocab.txt').write_text('[PAD]\n[UNK]\n')
   capsys.readouterr()
-  parts = ['--mae', MAE, '--distilbert', tmp_path / 'bert', '--config', 'video.frames=8', '--config', 'common=16']
+  parts = [MAE, tmp_path / 'bert', '--config', 'video.frames=8', '--config', 'common=16']
   code, out, err = run(capsys, 'import', *parts, '--out', tmp_path / 'm')
   assert (code, err) == (0, ''), err
   config, params, _ = convert.load_folder(tmp_path / 'm')
@@ -375,14 +382,14 @@ def test_a_new_model_around_published_encoders(tmp_path, capsys):
   assert (tmp_path / 'm' / 'vocab.txt').exists()
   assert 'drawn at random' in (tmp_path / 'm' / 'README.md').read_text()
   for arguments, text in (
-    ([*parts, '--size', 'tiny'], 'video_model.pos_embed'),
-    (['--distilbert', tmp_path / 'bert'], 'give its size: tiny, S/16'),
-    (['--distilbert', tmp_path / 'bert', '--size', 'B/99'], "video.size='B/99' is unknown"),
-    (['--tvts', PLAIN, '--mae', MAE], 'goes with neither'),
-    (['--tvts', PLAIN, '--config', 'video=3'], 'knows video.NAME'),
-    (['--tvts', PLAIN, '--config', 'colour=3'], "no setting 'colour'"),
-    (['--tvts', PLAIN, '--config', 'video.heads="four"'], 'does not describe a model'),
-    ([], 'nothing to import'),
+    ([*parts, '--size', 'tiny'], 'pos_embed'),
+    ([tmp_path / 'bert'], 'give its size: tiny, S/16'),
+    ([tmp_path / 'bert', '--size', 'B/99'], "video.size='B/99' is unknown"),
+    ([PLAIN, MAE], 'both have a video part; give one of them'),
+    ([PLAIN, '--config', 'video=3'], 'knows video.NAME'),
+    ([PLAIN, '--config', 'colour=3'], "no setting 'colour'"),
+    ([PLAIN, '--config', 'video.heads="four"'], 'does not describe a model'),
+    ([PLAIN, '--as', 'frozen'], 'is a TVTS v1 model, not a Frozen in Time'),
   ):
     code, _, err = run(capsys, 'import', *arguments, '--out', tmp_path / 'never')
     assert code == 1 and text in err and err.count('\n') == 1, err
@@ -392,14 +399,14 @@ def test_a_new_model_around_published_encoders(tmp_path, capsys):
 def test_weights_go_into_a_bucket_and_come_out(tmp_path, monkeypatch, capsys):
   with bucket.server():
     first = storage.path('gs://mine/first')
-    assert run(capsys, 'import', '--tvts', PLAIN, '--out', first)[0] == 0
+    assert run(capsys, 'import', PLAIN, '--out', first)[0] == 0
     assert (first / 'config.json').exists() and not pathlib.Path('gs:').exists()
     (first / 'vocab.txt').write(b'[PAD]\n[UNK]\n')
     (first / 'onnx/as_the_hub_has_it').write(b'')
     code, out, err = run(capsys, 'export', first, '--format', 'folder', '--out', tmp_path / 'again')
     assert (code, err) == (0, '') and (tmp_path / 'again/vocab.txt').exists()
-    weights.equal(convert.load_folder(tmp_path / 'again')[1], convert.import_tvts(PLAIN)[1])
-    assert run(capsys, 'import', '--tvts', 'gs://mine/first/model.safetensors', '--out', tmp_path / 'file')[0] == 0
+    weights.equal(convert.load_folder(tmp_path / 'again')[1], import_tvts(PLAIN)[1])
+    assert run(capsys, 'import', 'gs://mine/first/model.safetensors', '--out', tmp_path / 'file')[0] == 0
     (copied,) = {local('gs://mine/first'), local(storage.path('gs://mine/first'))}
     (tmp_path / 'tvts_jax-99999999-dead').mkdir()
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
@@ -439,14 +446,14 @@ def test_a_folder_of_another_kind_or_version_is_refused(tmp_path):
 
 
 def test_every_parameter_has_a_name_or_the_table_says_which_has_none(monkeypatch):
-  monkeypatch.setattr(names, 'VIDEO', names.VIDEO[1:])
+  monkeypatch.setattr(tvts_family, 'VIDEO', tvts_family.VIDEO[1:])
   with pytest.raises(convert.ConvertError, match=r'parameter video/cls .* has no place in the table of names'):
-    names.table(weights.config_of())
+    tvts_family.table(weights.config_of())
 
 
 def test_sources_are_told_apart_by_contents_and_not_by_name(tmp_path):
   path = write(tmp_path / 'weights.pth', tiny_state())
-  assert read_weights.open_source(path).kind == 'tvts'
+  assert read_weights.open_source(path).family == 'tvts'
   misnamed = tmp_path / 'model.safetensors'
   misnamed.write_bytes(MAE.read_bytes())
-  assert read_weights.open_source(misnamed).kind == 'mae'
+  assert read_weights.open_source(misnamed).family == 'mae'

@@ -13,6 +13,7 @@ from tests.support import weights
 from tests.support.paths import ROOT
 from tvts_jax import convert
 from tvts_jax.convert import names, write_weights
+from tvts_jax.convert.families import tvts as tvts_family
 from tvts_jax.errors import UserError
 from tvts_jax.files import appear
 from tvts_jax.models.encoders import encoder
@@ -23,6 +24,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from tvts_jax.convert.modeling_tvts import TVTS  # noqa: E402
 
+CLIP = {'pre_norm': True, 'patch_bias': False, 'activation': 'quick_gelu', 'eps': 1e-5}
 SWEEP = {
   'as published': {},
   'plain mean, narrow text, one slot': dict(
@@ -32,6 +34,22 @@ SWEEP = {
     projection='none', transcripts=2, sort_depth=1, video={'frames': 1, 'tubelet': 1, 'image_size': 16}
   ),
   'wide text, other sort heads': dict(text={'dim': 32, 'n_layers': 1}, sort_heads=2, transcripts=1, sort_depth=3),
+  'TVTSv2': dict(
+    encoder='divided',
+    text_encoder='clip',
+    projection='clip',
+    sort_heads=2,
+    video={'tubelet': 1, 'frames': 3, 'sorts': 'bare', 'statistics': 'clip', **CLIP},
+    text={'activation': 'quick_gelu'},
+  ),
+  'SVT with a BERT': dict(encoder='timesformer', text_encoder='bert', video={'tubelet': 1, 'frames': 3}),
+  'CLIP': dict(
+    encoder='frames', text_encoder='clip', projection='clip', sort_heads=2, video={'tubelet': 1, 'frames': 3, **CLIP}
+  ),
+  'VideoMAE': dict(video={'positions': 'sincos', 'pool': 'norm_of_mean'}),
+  'MCQ, a mean of waves': dict(
+    encoder='divided', video={'tubelet': 1, 'frames': 3, 'time': False, 'positions': 'learned', 'eps': 1e-5}
+  ),
   'long tubelets, slim mlp': dict(
     video={'frames': 9, 'tubelet': 3, 'mlp_ratio': 2, 'image_size': 8, 'heads': 4, 'width': 32}
   ),
@@ -53,7 +71,7 @@ def torch_outputs(model, clips, batch, visible=True):
     )
 
 
-SHORT = ('as published',)
+SHORT = ('as published', 'TVTSv2', 'SVT with a BERT')
 
 
 @pytest.mark.parametrize('name', [*SHORT, *(pytest.param(n, marks=pytest.mark.long) for n in SWEEP if n not in SHORT)])
@@ -62,7 +80,8 @@ def test_the_exported_module_equals_ours(tmp_path, name):
   params = weights.random_params(config)
   model = exported(tmp_path / 'm', config, params)
   every = config.video.slots * config.video.places
-  for visible in (max(1, every // 2), every):
+  half = every // 2 // config.video.slots * config.video.slots if config.video.SAME_PLACES else max(1, every // 2)
+  for visible in (half, every):
     clips, batch = weights.random_batch(config, visible)
     if visible == every:
       batch = weights.random_batch(config)[1] | {'positions': np.tile(np.arange(every, dtype=np.int32), (2, 1))}
@@ -93,7 +112,7 @@ def test_torch_s_own_layers_agree():
   params = weights.random_params(config)
   clips, batch = weights.random_batch(config, visible=9)
   ours = weights.outputs(config, params, batch)
-  state, D = names.state_dict(config, params), config.video.width
+  state, D = tvts_family.state_dict(config, params), config.video.width
 
   def blocks(prefix, depth, x):
     for i in range(depth):
@@ -145,7 +164,7 @@ def test_raw_pixels_fewer_frames_and_wrong_sizes(tmp_path):
   model = exported(tmp_path / 'm', config, params)
   raw = np.random.default_rng(0).integers(0, 256, (2, 4, 3, 12, 12), np.uint8)
   colours = lambda values: np.array(values, np.float32)[:, None, None]
-  clips = (raw / np.float32(255) - colours(config.video.PIXEL_MEAN)) / colours(config.video.PIXEL_STD)
+  clips = (raw / np.float32(255) - colours(config.video.pixel_mean)) / colours(config.video.pixel_std)
   patches = np.asarray(encoder.patchify(np.moveaxis(clips, 2, 4), config.video))
   _, batch = weights.random_batch(config)
   for frames, tubelets in ((4, 18), (2, 9)):
@@ -187,7 +206,7 @@ def test_a_folder_comes_back_bit_for_bit(tmp_path, dtype):
   metrics, run_settings = {'retrieval': {'r1': 0.25}, 'steps': 7}, {'seed': 3}
   convert.save_folder(tmp_path / 'm', config, params, metrics=metrics, run=run_settings)
   again, back, report = convert.load_folder(tmp_path / 'm')
-  assert again == config and len(report.matched) == len(names.state_dict(config, params))
+  assert again == config and len(report.matched) == len(tvts_family.state_dict(config, params))
   weights.equal(back, params)
   assert next(TVTS.from_folder(tmp_path / 'm').parameters()).dtype == getattr(torch, dtype)
   card = (tmp_path / 'm' / 'README.md').read_text()
@@ -196,13 +215,16 @@ def test_a_folder_comes_back_bit_for_bit(tmp_path, dtype):
   assert f'| all | {count:,} |' in card
   assert json.loads((tmp_path / 'm' / 'run.json').read_text()) == {'metrics': metrics, 'run': run_settings}
   with appear(tmp_path / 'm.pth') as path:
-    write_weights.write_pth(path, names.state_dict(config, params), {})
+    write_weights.write_pth(path, tvts_family.state_dict(config, params), {})
   written = torch.load(tmp_path / 'm.pth', weights_only=True)['state_dict']
   assert all(tensor.dtype == getattr(torch, dtype) for tensor in written.values())
   TVTS(config.to_dict()).to(getattr(torch, dtype)).load_state_dict(written, strict=True)
 
 
-@pytest.mark.parametrize('name', SWEEP)
+VIVITS = [name for name, values in SWEEP.items() if 'encoder' not in values and 'pool' not in values.get('video', {})]
+
+
+@pytest.mark.parametrize('name', VIVITS)
 def test_transformers_opens_the_video_encoder_as_a_vivit(tmp_path, name):
   transformers = pytest.importorskip('transformers')
   config = weights.config_of(**SWEEP[name])
@@ -237,7 +259,7 @@ def test_both_image_processors_prepare_frames_as_the_model_expects(tmp_path):
   convert.save_vivit(tmp_path / 'v', config, weights.random_params(config))
   frames = np.random.default_rng(0).integers(0, 256, (4, 14, 14, 3), np.uint8)  # The short side needs no resizing.
   middle = frames[:, 1:13, 1:13]
-  expected = (middle / 255 - np.array(encoder.VideoConfig.PIXEL_MEAN)) / np.array(encoder.VideoConfig.PIXEL_STD)
+  expected = (middle / 255 - np.array(encoder.STATISTICS['imagenet'][0])) / np.array(encoder.STATISTICS['imagenet'][1])
   for folder in 'mv':
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / folder)
     pixels = processor(list(frames), return_tensors='np')['pixel_values']
@@ -305,13 +327,13 @@ def test_our_side_reads_and_writes_without_torch_and_tensorflow(tmp_path):
   code = f"""
 sys.path.insert(0, {str(ROOT)!r})
 from tvts_jax.convert.__main__ import main
-assert main(['import', '--tvts', {str(golden)!r}, '--out', 'm']) == 0
+assert main(['import', {str(golden)!r}, '--out', 'm']) == 0
 assert main(['export', 'm', '--format', 'vivit', '--out', 'v']) == 0
-assert main(['export', 'm', '--format', 'pth', '--out', 'm.pth']) == 1
+assert main(['export', 'm', '--format', 'tvts', '--out', 'm.pth']) == 1
 """
   python(code, tmp_path, ['torch', 'tensorflow', 'transformers'])
   assert sorted(path.name for path in tmp_path.iterdir()) == ['m', 'v']
-  weights.equal(convert.load_folder(tmp_path / 'm')[1], convert.import_tvts(golden)[1])
+  weights.equal(convert.load_folder(tmp_path / 'm')[1], convert.import_model(golden)[1])
 
 
 # What is refused, and what failure leaves behind.

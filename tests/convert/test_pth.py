@@ -222,7 +222,6 @@ def hostile(folder):
   yield save([torch.ones(2)], folder / 'list'), 'holds a list, not weights by name'
   yield save({'model': torch.nn.Linear(2, 2)}, folder / 'module'), 'an object of torch.nn.modules.linear.Linear'
   yield save({'a': torch.ones(2)}, folder / 'unknown'), 'weights of an unknown model'
-  yield GOLDEN / 'mae_tiny.pth', 'an image or video encoder in the layout of MAE) has no text'
   yield GOLDEN / 'tvts_v1_tiny_f64.npz', 'no data.pkl'
   yield folder / 'absent', 'cannot be read: No such file'
 
@@ -256,7 +255,7 @@ def test_hostile_and_broken_files_are_refused_in_one_sentence(tmp_path, capsys):
   folder.mkdir()
   count = 0
   for path, words in hostile(folder):
-    code = main(['import', '--tvts', str(path), '--out', str(tmp_path / 'out' / 'model')])
+    code = main(['import', str(path), '--out', str(tmp_path / 'out' / 'model')])
     _, err = capsys.readouterr()
     assert code == 1, path.name
     assert err.startswith('error: ') and len(err) < 1100 and err.count('\n') == 1 and err.strip().isprintable(), (
@@ -303,7 +302,7 @@ def test_a_process_of_its_own_exits_with_one_and_says_why(tmp_path):
   marker = tmp_path / 'marker'
   path = save(with_exploit(Call(os.system, f'touch {marker}')), tmp_path / 'evil.pth')
   done = subprocess.run(
-    [sys.executable, '-m', 'tvts_jax.convert', 'import', '--tvts', path, '--out', tmp_path / 'out'],
+    [sys.executable, '-m', 'tvts_jax.convert', 'import', path, '--out', tmp_path / 'out'],
     cwd=ROOT, capture_output=True, text=True,
   )  # fmt: skip
   assert done.returncode == 1 and done.stdout == ''

@@ -20,6 +20,7 @@ from tests.support import folders, saved
 from tests.support.paths import ROOT
 from tvts_jax import convert, machine
 from tvts_jax.convert import names, write_weights
+from tvts_jax.convert.families import bert
 from tvts_jax.doctor import __main__ as doctor
 from tvts_jax.doctor import checks, examination, inputs, weights
 from tvts_jax.errors import UserError
@@ -62,10 +63,8 @@ def root(tmp_path_factory):
   vocab.save(vocab.train(Counter(f'w{i}' for i in range(40)), 100), root / 'text')
   model = TVTSConfig.from_dict(MODEL)
   params = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in names.spec(model).items()}
-  state = names.apply_table(names.TEXT, model, params)
-  write_weights.write_safetensors(
-    root / 'text/model.safetensors', {k.removeprefix('text_model.'): v for k, v in state.items()}
-  )
+  state = names.apply_table(bert.distilbert_rows(), model, params)
+  write_weights.write_safetensors(root / 'text/model.safetensors', state)
   write_weights.write_json(
     root / 'text/config.json', MODEL['text'] | {'model_type': 'distilbert', 'activation': 'gelu'}
   )

@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults import small
 from tests.support import runs
+from tests.support.paths import ROOT
 from tests.support.runs import finish, rows
 
 STEPS = 30  # Enough to agree on one at which to stop.
@@ -64,7 +65,8 @@ def test_a_pod_with_a_hang_a_death_and_a_request_to_stop_ends_like_an_undisturbe
   folder = root / 'faults'
   program = folder.with_suffix('.py')
   program.write_text(HANGING.format(once=folder.with_suffix('.once')))
-  short = {'TVTS_PATIENCE_S': '20', 'TVTS_HEARTBEAT_S': '120'}
+  # A program by its path has no folder of configs beside it, unlike one that python -m runs here.
+  short = {'TVTS_PATIENCE_S': '20', 'TVTS_HEARTBEAT_S': '120', 'PYTHONPATH': str(ROOT)}
   run = start(root, 'faults', '--restarts', '3', '--grace', '2', program=[program], changed=short)
   said, resumed = '', 0
   for line in run.stdout:

@@ -94,7 +94,7 @@ wait
 PYTHON = """#!/bin/sh
 [ "$1 $2" = '-m tvts_jax.main' ] || exit 99
 shift 2
-cd {repository} && exec {python} {root}/held.py "$@"
+cd {repository} && PYTHONPATH=. exec {python} {root}/held.py "$@"
 """
 HELD = """
 import os, pathlib, time

@@ -116,7 +116,7 @@ def embedded(dtype):
   apply = lambda patches: np.asarray(jax.jit(embedding.apply)(params, patches), np.float64)
   given = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params['params'])
   colours = np.arange(96) % 3
-  pixels = (raw / 255 - np.array(VIDEO.PIXEL_MEAN)[colours]) / np.array(VIDEO.PIXEL_STD)[colours]
+  pixels = (raw / 255 - np.array(VIDEO.pixel_mean)[colours]) / np.array(VIDEO.pixel_std)[colours]
   return apply(raw), apply(encoder.normalise(raw, VIDEO)), pixels @ given['kernel'] + given['bias']
 
 

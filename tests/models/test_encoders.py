@@ -1,4 +1,4 @@
-"""Another video encoder is a file and a line: all that the code above needs of one, it asks of its config."""
+"""Video encoders: what all of them do alike, and another one, which is a file and a line."""
 
 import dataclasses
 from typing import ClassVar
@@ -19,10 +19,10 @@ from tvts_jax.models.encoders import encoder
 class ToyConfig(encoder.VideoConfig):
   """Blocks that look at one tubelet each; the mean stands for the clip."""
 
+  statistics: str = 'half'
   gain: float = 1.0
 
   SIZES: ClassVar[dict[str, dict]] = {'toy': dict(width=32, depth=3, heads=2, patch=8, image_size=32, frames=4)}
-  PIXEL_MEAN: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
 
   def module(self, **how):
     return Toy(self, **how)
@@ -53,7 +53,8 @@ class Toy(layers.Module):
     x_BxNxD = self.embedding(patches_BxNxP)
     for kernel_DxD in self.blocks['kernel']:
       x_BxNxD += self.config.gain * jnp.tanh(x_BxNxD @ kernel_DxD)
-    return self.norm(jnp.concatenate([x_BxNxD.mean(axis=1, keepdims=True), x_BxNxD], axis=1))
+    tokens_BxVxD = self.norm(jnp.concatenate([x_BxNxD.mean(axis=1, keepdims=True), x_BxNxD], axis=1))
+    return tokens_BxVxD, tokens_BxVxD
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_its_config_is_checked_and_comes_back(toy):
   assert config.video == ToyConfig(32, 3, 2, 8, image_size=32, frames=4, gain=0.5)
   assert tvts.TVTSConfig.from_dict(config.to_dict()) == config
   for changes, message in (
-    ({'encoder': 'vi'}, "model.encoder='vi' is unknown; known: vit, divided, toy"),
+    ({'encoder': 'vi'}, "model.encoder='vi' is unknown; known: vit, divided, timesformer, frames, toy"),
     ({'encoder': 'toy', 'video': {'size': 'B/16'}}, "video.size='B/16' is unknown; known sizes: toy"),
     ({'encoder': 'vit', 'video': {'size': 'B/16', 'gain': 2}}, "video has no setting 'gain'"),
   ):
@@ -79,7 +80,7 @@ def test_it_gives_features_of_pixels_as_it_wants_them(toy):
   model, params, batch = toy
   features = jax.jit(model.embed_video)(params, batch)
   assert features['video_tokens'].shape == (4, 11, 32) and features['video_embed'].shape == (4, 16)
-  floats = (np.asarray(batch['patches']) / 255 - 0.5) / np.tile(ToyConfig.PIXEL_STD, 2 * 8 * 8)
+  floats = (np.asarray(batch['patches']) / 255 - 0.5) / 0.5
   same = jax.jit(model.embed_video)(params, {**batch, 'patches': floats.astype(np.float32)})
   np.testing.assert_allclose(features['video_embed'], same['video_embed'], rtol=1e-4, atol=1e-4)
 
@@ -112,3 +113,41 @@ def test_its_arithmetic_is_counted_by_its_own_formula(toy):
   model, _, batch = toy
   spec = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in batch.items()}
   assert flops.of_clip(model.config, LOSS, spec) == pytest.approx(flops.counted(model.config, LOSS, spec), rel=0.03)
+
+
+SMALL = dict(width=32, depth=2, heads=2, patch=8, image_size=16, frames=4)
+
+
+def clip(config):
+  rng, tubelets = np.random.default_rng(0), config.slots * config.places
+  patches = rng.standard_normal((2, tubelets, config.pixels)).astype(np.float32)
+  return patches, np.tile(np.arange(tubelets, dtype=np.int32), (2, 1))
+
+
+@pytest.mark.parametrize('name', tvts.ENCODERS)
+def test_scan_and_remat_change_no_number(name):
+  config = tvts.ENCODERS[name](**SMALL)
+  rng = np.random.default_rng(1)
+  params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32) * 0.1, config.shapes())
+
+  def result(**how):
+    run = lambda params: config.module(**how).apply({'params': params}, *clip(config))[0]
+    return jax.jit(jax.value_and_grad(lambda params: (run(params) ** 3).mean()))(params)
+
+  plain = result()
+  for how in (dict(scan=False), dict(remat='full'), dict(remat='matmuls', scan=False)):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), result(**how), plain)
+
+
+@pytest.mark.parametrize('changes', [{}, {'pool': 'mean'}, {'time': False}])
+@pytest.mark.parametrize('name', tvts.ENCODERS)
+def test_formulas_count_their_products(name, changes):
+  kind = tvts.ENCODERS[name]
+  if 'time' in changes and name != 'divided' or 'pool' in changes and name != 'vit':
+    pytest.skip('it has no such setting')
+  config = kind(**{**SMALL, 'width': 64, 'image_size': 32}, **changes)
+  module = config.module(scan=False)
+  program = jax.make_jaxpr(lambda params: module.apply({'params': params}, *clip(config)))(config.shapes())
+  visible = config.slots * config.places
+  embed = 2 * visible * config.pixels * config.width
+  assert config.flops(visible) + embed == pytest.approx(flops.products(program.jaxpr) / 2, rel=0.03)

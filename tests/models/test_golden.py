@@ -4,6 +4,7 @@ What the tolerance means: the same computation in float32 is within 2e-5 of the 
 within 1e-9. It covers every intermediate result, the losses, the gradients and three optimizer steps.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -15,7 +16,8 @@ from einops import rearrange
 
 from tests.support.paths import GOLDEN
 from tvts_jax import objectives, optim
-from tvts_jax.convert import load, names
+from tvts_jax.convert import load
+from tvts_jax.convert.families import tvts as tvts_family
 from tvts_jax.models import layers, tvts
 from tvts_jax.models.encoders import encoder, vit
 
@@ -37,7 +39,7 @@ def oracle():
 @functools.cache
 def setting(dtype):
   """Config, parameters and batch in one precision."""
-  config, params, _ = load.import_tvts(
+  config, params, _ = load.import_model(
     GOLDEN / 'tvts_v1_tiny_state_dict.pth', {'video': {'heads': 4}, 'text': {'n_heads': 4}, 'dtype': 'float32'}
   )
   params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
@@ -100,13 +102,12 @@ def test_every_intermediate_of_the_text_encoder(dtype):
   tokens, mask = flat(batch['tokens']), flat(batch['token_mask'])
   for depth, key in ((0, 'embeddings'), (1, 'layer0'), (2, 'layer1')):
     cut = params['text'] | {'blocks': of_layer(slice(depth), params['text']['blocks'])}
-    shallow = tvts.TextEncoder(
-      tvts.TextConfig(**{**vars(config.text), 'n_layers': depth}), jnp.dtype(dtype), jnp.dtype(dtype)
-    )
+    types = dict(dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
+    shallow = dataclasses.replace(config.text, n_layers=depth).module(**types)
     if depth:
-      check(dtype, shallow.apply({'params': cut}, tokens, mask), f'mid/text/{key}')
+      check(dtype, shallow.apply({'params': cut}, tokens, mask, method='states'), f'mid/text/{key}')
     else:
-      embed = tvts.TextEncoder(config.text, jnp.dtype(dtype), jnp.dtype(dtype))
+      embed = config.text.module(**types)
       check(dtype, embed.apply({'params': params['text']}, tokens, method='embed'), f'mid/text/{key}')
 
 
@@ -155,7 +156,7 @@ def test_gradients(dtype, terms, key):
   loss = objectives.build({name: {'weight': 2.0 if name == 'sort' else 1.0} for name in terms.split()})
   model = tvts.build(config)
   gradient = jax.jit(jax.grad(lambda params: loss(model.apply(params, batch), batch)[0]))(params)
-  gradient = names.state_dict(config, gradient)
+  gradient = tvts_family.state_dict(config, gradient)
   gold = oracle()
   for name, norm in zip(gold['param_names'], gold[f'gradnorm_{key}'], strict=True):
     ours = np.linalg.norm(gradient[str(name)].astype(np.float64))
@@ -192,6 +193,6 @@ def test_three_steps_of_the_reference_optimizer(dtype):
     params, state, metrics = step(params, state)
     got = metrics['contrastive/loss'], 2 * metrics['sort/loss'], metrics['loss']
     close(dtype, got, np.array([align, sort, total]), 'losses')
-  moved = names.state_dict(config, jax.tree.map(lambda a, b: np.asarray(a - b), params, start))
+  moved = tvts_family.state_dict(config, jax.tree.map(lambda a, b: np.asarray(a - b), params, start))
   for name, norm in zip(gold['param_names'], gold['traj_delta_norm'], strict=True):
     close(dtype, np.linalg.norm(moved[str(name)]), norm, name)

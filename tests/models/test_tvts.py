@@ -15,7 +15,7 @@ from tvts_jax import objectives
 from tvts_jax.errors import UserError
 from tvts_jax.models import tvts
 from tvts_jax.models.encoders.vit import ViTConfig
-from tvts_jax.models.texts.distilbert import TextConfig
+from tvts_jax.models.texts.distilbert import DistilBertConfig
 
 DEVICES = 8
 
@@ -293,8 +293,8 @@ def test_a_wrong_config_is_refused_by_name(change, words):
 
 def test_a_text_config_of_another_model_is_refused():
   with pytest.raises(UserError, match='relu'):
-    TextConfig.from_hf({'model_type': 'distilbert', 'activation': 'relu'})
-  assert TextConfig.from_hf({'model_type': 'distilbert', 'dim': 64, 'n_heads': 4, 'qa_dropout': 0.1}).dim == 64
+    DistilBertConfig.from_hf({'model_type': 'distilbert', 'activation': 'relu'})
+  assert DistilBertConfig.from_hf({'model_type': 'distilbert', 'dim': 64, 'n_heads': 4, 'qa_dropout': 0.1}).dim == 64
 
 
 def test_a_wrong_batch_is_refused_in_one_sentence():

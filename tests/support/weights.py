@@ -39,7 +39,13 @@ def random_batch(config: tvts.TVTSConfig, visible: int | None = None, clips: int
   size, grid = config.video.image_size, config.video.slots * config.video.places
   clips_BxFx3xYxX = rng.standard_normal((clips, config.video.frames, 3, size, size)).astype(np.float32)
   patches = np.asarray(encoder.patchify(np.moveaxis(clips_BxFx3xYxX, 2, 4), config.video))
-  positions = np.stack([rng.permutation(grid)[: visible or grid] for _ in range(clips)]).astype(np.int32)
+  if config.video.SAME_PLACES:
+    slots = config.video.slots
+    draw = lambda: rng.permutation(config.video.places)[: (visible or grid) // slots]
+    positions = np.stack([np.add.outer(np.arange(slots) * config.video.places, draw()).ravel() for _ in range(clips)])
+  else:
+    positions = np.stack([rng.permutation(grid)[: visible or grid] for _ in range(clips)])
+  positions = positions.astype(np.int32)
   texts = (clips, config.transcripts, length)
   mask = np.arange(length) < rng.integers(1, length + 1, texts[:2])[..., None]
   mask[0, 0] = False

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from tvts_jax.config import RunConfig
-from tvts_jax.convert import names
+from tvts_jax.convert.families.tvts import state_dict
 from tvts_jax.convert.modeling_tvts import TVTS
 from tvts_jax.errors import UserError
 from tvts_jax.machine import cores
@@ -56,7 +56,7 @@ class TorchStep:
     if self.device == 'cuda':
       torch.set_float32_matmul_precision('high')
     model = TVTS(config.model.to_dict())
-    state = {name: torch.from_numpy(np.array(value)) for name, value in names.state_dict(config.model, params).items()}
+    state = {name: torch.from_numpy(np.array(value)) for name, value in state_dict(config.model, params).items()}
     model.load_state_dict(state, strict=True)
     self.model = model.to(self.device)
     self.batch = {name: torch.from_numpy(value).to(self.device) for name, value in batch_of(config, batch).items()}

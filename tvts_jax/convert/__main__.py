@@ -1,11 +1,12 @@
 """Weights in and out, from the command line.
 
-  python -m tvts_jax.convert import --tvts TVTS.pth --out MODEL
-  python -m tvts_jax.convert import --mae mae_pretrain_vit_base.pth --distilbert distilbert-base-uncased --out MODEL
+  python -m tvts_jax.convert import TVTS.pth --out MODEL
+  python -m tvts_jax.convert import mae_pretrain_vit_base.pth distilbert-base-uncased --out MODEL
   python -m tvts_jax.convert export MODEL --format vivit --out VIVIT
   python -m tvts_jax.convert inspect FILE
 
-MODEL is a folder that PyTorch reads without this package (modeling_tvts.py in it). Each load prints what matched,
+What a file holds is recognised by its contents. MODEL is a folder that PyTorch reads without this package
+(modeling_tvts.py in it). Each load prints what matched,
 what did not, and why. The exit code is 0 if all is well, 1 if weights are refused, with one sentence to say why and
 nothing written, and 2 if the command is not understood.
 """
@@ -16,7 +17,9 @@ import pathlib
 import sys
 
 from tvts_jax import command
-from tvts_jax.convert import folder, load, names, read_weights, vivit, workdir, write_weights
+from tvts_jax.convert import export, folder, load, names, read_weights, vivit, workdir, write_weights
+from tvts_jax.convert.families import FAMILIES
+from tvts_jax.convert.families.tvts import state_dict
 from tvts_jax.convert.load_report import ConvertError, LoadError, plain
 from tvts_jax.files import appear, local
 from tvts_jax.input import tokens
@@ -24,9 +27,9 @@ from tvts_jax.shards import storage
 
 FORMATS = {
   'folder': 'all that PyTorch needs, and this package reads',
-  'pth': 'the state_dict of the published TVTS v1 model',
-  'safetensors': 'the same weights as one safetensors file',
+  'safetensors': 'its weights as one safetensors file',
   'vivit': 'the video encoder as a VivitModel of transformers',
+  **{name: f'{family.title}, for what reads it' for name, family in FAMILIES.items()},
 }
 
 
@@ -49,10 +52,11 @@ def parser() -> argparse.ArgumentParser:
 
   into = commands.add_parser('import', help='make a folder out of published weights')
   into.set_defaults(run=run_import)
-  into.add_argument('--tvts', metavar='FILE', help='a whole TVTS v1 model: .pth, safetensors or folder')
-  into.add_argument('--mae', metavar='FILE', help='an ImageMAE encoder for a new model')
-  into.add_argument('--distilbert', metavar='PATH', help='a DistilBERT for a new model: its folder or a file')
-  into.add_argument('--size', default='', help='the video encoder of a new model by name, if not that of --mae')
+  into.add_argument('files', metavar='FILE', nargs='+', help='.pth, safetensors, TorchScript or folder: a whole model, '
+                    'or the encoders of a new one')  # fmt: skip
+  into.add_argument('--as', dest='family', default='', choices=['', *FAMILIES], metavar='FAMILY',
+                    help=f'what the file is, where two have the same names: {", ".join(FAMILIES)}')  # fmt: skip
+  into.add_argument('--size', default='', help='the video encoder of a new model by name, if no file has one')
   into.add_argument('--seed', type=int, default=0, help='of the parts of a new model that no file fills')
   into.add_argument('--config', metavar='NAME=VALUE', action='append', default=[], type=setting,
                     help='a setting of the model that wins over the file, such as video.heads=12')  # fmt: skip
@@ -60,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
                     help='parameters that may keep their initial values, such as video/time_position')  # fmt: skip
   into.add_argument('--allow-unexpected', metavar='PATTERN', action='append', default=[],
                     help='names in the file that may be left out')  # fmt: skip
-  into.add_argument('--cast', action='store_true', help='convert weights that are not float32')
-  into.add_argument('--tokenizer', metavar='DIR', help='to lie beside the weights; by default that of --distilbert')
+  into.add_argument('--cast', action='store_true', help='round weights that are wider than float32')
+  into.add_argument('--tokenizer', metavar='DIR', help='to lie beside the weights; by default that of a FILE')
   into.add_argument('--out', metavar='MODEL', required=True, help='a folder that is not there yet')
 
   out = commands.add_parser('export', help='write a folder in another format')
@@ -97,30 +101,24 @@ def nest(settings: list[tuple[list[str], object]]) -> dict:
 
 def run_import(arguments):
   refuse_existing(arguments.out)
-  paths = {'video': arguments.mae, 'text': arguments.distilbert}
-  paths = {part: path for part, path in paths.items() if path}
-  how = dict(
-    settings=nest(arguments.config),
+  config, params, reports = load.import_model(
+    arguments.files,
+    nest(arguments.config),
+    family=arguments.family,
+    size=arguments.size,
+    seed=arguments.seed,
     allow_missing=arguments.allow_missing,
     allow_unexpected=arguments.allow_unexpected,
     cast=arguments.cast,
   )
-  if arguments.tvts and (paths or arguments.size):
-    raise ConvertError('--tvts is a whole model, so it goes with neither --mae, --distilbert nor --size')
-  if arguments.tvts:
-    config, params, report = load.import_tvts(arguments.tvts, **how)
-    reports, run = [report], {'imported from': pathlib.Path(arguments.tvts).name}
-  elif paths:
-    config, params, reports = load.import_parts(paths, size=arguments.size, seed=arguments.seed, **how)
-    fresh = [part for part in params if part not in paths]
-    origins = {part: pathlib.Path(path).name for part, path in paths.items()}
-    run = {'imported from': origins, 'not trained, but drawn at random': fresh, 'seed': arguments.seed}
-  else:
-    raise ConvertError('nothing to import; give --tvts, or --mae, --distilbert or both')
   print(*reports, sep='\n')
-  tokenizer = arguments.tokenizer
-  if tokenizer is None and arguments.distilbert:
-    tokenizer = known_tokenizer(arguments.distilbert)
+  loaded = {path.split('/')[0] for report in reports for paths in report.matched.values() for path in paths.split(', ')}
+  run = {'imported from': [pathlib.Path(path).name for path in arguments.files]}
+  if fresh := [part for part in params if part not in loaded]:
+    run |= {'not trained, but drawn at random': fresh, 'seed': arguments.seed}
+    print(f'not in any file, so drawn at random: {", ".join(fresh)}')
+  found = filter(None, map(known_tokenizer, arguments.files))
+  tokenizer = arguments.tokenizer or next(found, None)
   folder.save_folder(arguments.out, config, params, tokenizer=tokenizer, run=run)
   print(f'wrote {arguments.out}')
 
@@ -141,13 +139,13 @@ def run_export(arguments):
       folder.save_folder(out, config, params, **known)
     case 'vivit':
       vivit.save_vivit(out, config, params)
-    case 'pth':
-      with appear(out) as temporary:
-        write_weights.write_pth(temporary, names.state_dict(config, params), folder.config_json(config))
     case 'safetensors':
       metadata = {read_weights.CONFIG_KEY: json.dumps(folder.config_json(config))}
       with appear(out) as temporary:
-        write_weights.write_safetensors(temporary, names.state_dict(config, params), **metadata)
+        write_weights.write_safetensors(temporary, state_dict(config, params), **metadata)
+    case family:
+      if left := export.save_family(out, config, params, family):
+        print(f'{FAMILIES[family].title} has no {", ".join(left)}')
   print(f'wrote {out}')
 
 

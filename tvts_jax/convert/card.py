@@ -89,6 +89,23 @@ has no pooling layer, no projection to the common space and no text encoder.
 """
 
 
+FAMILY_CARD = """---
+tags:
+- video
+- tvts
+---
+
+# A model trained with tvts_jax, in the layout of {title}
+
+{parameters:,} parameters, for what reads that layout. Frames are prepared as `preprocessor_config.json` says. What the
+layout has no place for stayed behind.
+"""
+
+
+def of_family(title: str, state: Mapping) -> str:
+  return FAMILY_CARD.format(title=title, parameters=sum(math.prod(array.shape) for array in state.values()))
+
+
 def preprocessor(video: VideoConfig) -> dict:
   """Settings of transformers' VivitImageProcessor."""
   return dict(
@@ -102,20 +119,20 @@ def preprocessor(video: VideoConfig) -> dict:
     rescale_factor=1 / 255,
     offset=False,
     do_normalize=True,
-    image_mean=list(video.PIXEL_MEAN),
-    image_std=list(video.PIXEL_STD),
+    image_mean=list(video.pixel_mean),
+    image_std=list(video.pixel_std),
     num_frames=video.frames,
   )
 
 
 def model_card(config: TVTSConfig, flat, *, tokenizer: bool, metrics: Mapping | None, run: Mapping | None) -> str:
   video, text = config.video, config.text
-  common = config.common if config.projection != 'none' else video.width
+  common = config.space
   rows = {
-    'video encoder': f'{video.depth} blocks of width {video.width} with {video.heads} heads',
+    'video encoder': f'{config.encoder}, {video.depth} blocks of width {video.width} with {video.heads} heads',
     'clip': f'{video.frames} frames of {video.image_size}×{video.image_size} pixels',
     'tubelet': f'{video.tubelet} frames of {video.patch}×{video.patch} pixels',
-    'text encoder': f'DistilBERT, {text.n_layers} blocks of width {text.dim} with {text.n_heads} heads',
+    'text encoder': f'{text.TITLE}, {text.n_layers} blocks of width {text.dim} with {text.n_heads} heads',
     'longest text': f'{text.max_position_embeddings} of {text.vocab_size} word pieces',
     'common space': f'{common} values; {PROJECTIONS[config.projection]}',
     'sorter': f'{config.sort_depth} blocks, {config.transcripts} transcripts a clip',

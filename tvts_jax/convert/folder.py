@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from tokenizers import Tokenizer
 
 from tvts_jax.convert import card, load, names, read_weights, write_weights
+from tvts_jax.convert.families.tvts import state_dict
 from tvts_jax.convert.load_report import ConvertError, Report
 from tvts_jax.files import local
 from tvts_jax.input import tokens
@@ -42,7 +43,7 @@ def save_folder(
     metrics: numbers by name, nested or not, for the model card.
     run: settings of the run that made the weights, for the model card.
   """
-  state = names.state_dict(config, params)
+  state = state_dict(config, params)
   tokenizer_files = find_tokenizer(local(tokenizer, tokens.FILES), config) if tokenizer is not None else []
   text = card.model_card(config, names.flatten(params), tokenizer=bool(tokenizer_files), metrics=metrics, run=run)
   settings = {'config.json': config_json(config), 'preprocessor_config.json': card.preprocessor(config.video)}
@@ -57,7 +58,7 @@ def load_folder(folder: str | os.PathLike) -> tuple[TVTSConfig, dict, Report]:
   if source.config is None:
     raise ConvertError(f'{folder} is no folder of ours: its config.json does not say model_type="tvts"')
   params = names.unflatten(names.spec(source.config))
-  params, report = load.load(params, source.config, source, load.PARTS, (), (), cast=False)
+  params, report = load.load(params, source.config, source, tuple(params), (), (), cast=False)
   return source.config, params, report
 
 

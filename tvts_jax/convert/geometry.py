@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
-from tvts_jax.convert import names
 from tvts_jax.convert.load_report import ConvertError
-from tvts_jax.convert.read_weights import Source, is_image_model
+from tvts_jax.convert.names import Row
+from tvts_jax.convert.source import Source
+from tvts_jax.models.encoders.encoder import VideoConfig
 from tvts_jax.models.encoders.vit import ViTConfig
 
 # The heads of a width that models are commonly built with; 768 is also DistilBERT's. Others take 64 a head.
@@ -16,14 +18,14 @@ COMMON_HEAD = 64
 class Shapes:
   """Shapes of a source by name, with one sentence for each that is missing or has other dimensions."""
 
-  def __init__(self, source: Source):
-    self.source = source
+  def __init__(self, source: Source, given: Mapping | None = None):
+    self.source, self.given = source, given or {}  # Settings that a user gives, by their path.
 
-  def __call__(self, name: str, dimensions: int) -> tuple[int, ...]:
+  def __call__(self, name: str, dimensions: int | None = None) -> tuple[int, ...]:
     tensor = self.source.tensors.get(name)
     if tensor is None:
       raise ConvertError(f'{self.source} has no {name}, so its geometry is unknown; give a complete file')
-    if len(tensor.shape) != dimensions or 0 in tensor.shape:
+    if dimensions not in (None, len(tensor.shape)) or 0 in tensor.shape:
       raise ConvertError(f'{self.source} has {name} with shape {list(tensor.shape)}, not {dimensions} dimensions')
     return tensor.shape
 
@@ -38,91 +40,44 @@ class Shapes:
       )
     return depth
 
+  def heads(self, width: int, setting: str, known: Mapping[int, int] = KNOWN_HEADS) -> int:
+    """Those that a width is commonly given. known: widths whose heads have not 64 values, or may."""
+    if setting in self.given:
+      return self.given[setting]
+    if width not in known and width % COMMON_HEAD:
+      raise ConvertError(
+        f'{self.source} does not say how many heads a width of {width} has, and it is none of {sorted(known)} nor '
+        f'a multiple of {COMMON_HEAD}; say {setting}=N'
+      )
+    heads = known.get(width, width // COMMON_HEAD)
+    self.source.notes.append(f'{setting}={heads} follows from the width, since no shape tells it')
+    return heads
 
-def heads(width: int, setting: str, where: str) -> int:
-  if width in KNOWN_HEADS:
-    return KNOWN_HEADS[width]
-  if width % COMMON_HEAD:
-    raise ConvertError(
-      f'{where} does not say how many heads a width of {width} has, and it is none of {sorted(KNOWN_HEADS)} nor a '
-      f'multiple of {COMMON_HEAD}; say {setting}=N'
-    )
-  return width // COMMON_HEAD
+  def vit(self, width, patch, depth: str, up: str, places: int | None = None, heads=None, known=KNOWN_HEADS) -> dict:
+    """Settings that all our video encoders have. depth: a weight of each layer; up: one of an MLP; known: as heads."""
+    hidden = self(up, 2)[0]
+    if hidden % width:
+      raise ConvertError(
+        f'{self.source} has an MLP of {hidden} values for a width of {width}; only multiples can be read'
+      )
+    settings = dict(width=width, depth=self.depth(depth), patch=patch, mlp_ratio=hidden // width)
+    if places is not None:
+      if math.isqrt(max(places, 0)) ** 2 != places:
+        raise ConvertError(f'{self.source} has positions for {places} places, which are no square grid')
+      settings['image_size'] = math.isqrt(places) * patch
+    return settings | {'heads': heads or self.heads(width, 'video.heads', known)}
 
 
-def clips(source: Source, ours: ViTConfig) -> ViTConfig:
+def clips(source: Source, rows: list[Row], ours: VideoConfig) -> VideoConfig:
   """Our video encoder for clips of the length and image size that the positions of a source are made for."""
+  by_path = {path: row for row in rows for path in row.ours}
 
-  def rows(name: str) -> int:
-    tensor = source.tensors.get(names.PREFIXES['video'] + name)
-    return tensor.shape[1] if tensor is not None and len(tensor.shape) == 3 else 0
+  def count(path: str) -> int:
+    row = by_path.get(path)
+    tensor = source.tensors.get(row.theirs) if row else None
+    return tensor.shape[-2] - (len(row.ours) - 1) if tensor is not None and len(tensor.shape) > 1 else 0
 
-  places, slots = max(rows('pos_embed') - 1, 0), rows('temporal_embed')
+  places, slots = max(count('video/space_position'), 0), count('video/time_position')
   grid = math.isqrt(places)
   image_size = grid * ours.patch if grid**2 == places > 0 else ours.image_size
   return dataclasses.replace(ours, image_size=image_size, frames=slots * ours.tubelet or ours.frames)
-
-
-def video(source: Source, given: dict) -> dict:
-  """Settings of the video encoder; `given` ones win."""
-  shape, prefix = Shapes(source), names.PREFIXES['video']
-  if is_image_model(source):
-    width, _, patch, _ = shape(f'{prefix}patch_embed.proj.weight', 4)
-    length = {}
-  else:
-    width, _, tubelet, patch, _ = shape(f'{prefix}patch_embed.proj.weight', 5)
-    length = dict(tubelet=tubelet)
-    if f'{prefix}temporal_embed' in source.tensors:
-      length['frames'] = shape(f'{prefix}temporal_embed', 3)[1] * tubelet
-  places = shape(f'{prefix}pos_embed', 3)[1] - 1
-  if math.isqrt(max(places, 0)) ** 2 != places:
-    raise ConvertError(f'{source} has {prefix}pos_embed for {places} places, which are no square grid')
-  hidden = shape(f'{prefix}blocks.0.mlp.fc1.weight', 2)[0]
-  if hidden % width:
-    raise ConvertError(f'{source} has an MLP of {hidden} values for a width of {width}; only multiples can be read')
-  settings = dict(
-    width=width,
-    depth=shape.depth(f'{prefix}blocks.{{}}.norm1.weight'),
-    patch=patch,
-    image_size=math.isqrt(places) * patch,
-    mlp_ratio=hidden // width,
-    **length,
-  )
-  if 'heads' not in given:
-    settings['heads'] = heads(width, 'video.heads', str(source))
-  return settings | given
-
-
-def text(source: Source, given: dict) -> dict:
-  """Settings of the text encoder; `given` ones win."""
-  if source.text_config is not None:
-    return dataclasses.asdict(source.text_config) | given
-  shape, prefix = Shapes(source), names.PREFIXES['text']
-  words, width = shape(f'{prefix}embeddings.word_embeddings.weight', 2)
-  layer = f'{prefix}transformer.layer.'
-  settings = dict(
-    vocab_size=words,
-    max_position_embeddings=shape(f'{prefix}embeddings.position_embeddings.weight', 2)[0],
-    dim=width,
-    hidden_dim=shape(f'{layer}0.ffn.lin1.weight', 2)[0],
-    n_layers=shape.depth(f'{layer}{{}}.ffn.lin1.weight'),
-  )
-  if 'n_heads' not in given:
-    settings['n_heads'] = heads(width, 'text.n_heads', str(source))
-  return settings | given
-
-
-def whole(source: Source, given: dict) -> dict:
-  """Settings of a whole TVTS model; `given` ones win."""
-  shape, prefix = Shapes(source), names.PREFIXES['sorter']
-  found = [kind for kind, rows in names.PROJECTIONS.items() if rows and rows[0].theirs in source.tensors]
-  projection = found[0] if found else 'none'
-  settings = dict(projection=projection)
-  if 'transcripts' not in given:
-    settings['transcripts'] = shape(f'{prefix}head.weight', 2)[0]
-  if 'sort_depth' not in given:
-    settings['sort_depth'] = shape.depth(f'{prefix}blocks.{{}}.norm1.weight')
-  if projection != 'none':
-    settings['common'] = shape(names.PROJECTIONS[projection][0].theirs, 2)[0]
-  parts = dict(video=video(source, given.get('video', {})), text=text(source, given.get('text', {})))
-  return settings | given | parts

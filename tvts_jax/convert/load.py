@@ -1,7 +1,6 @@
-"""Weights in: a whole model out of one file, or parts of a model that was just initialised."""
+"""Weights in: a whole model out of the files that have its parts, or parts of a model that was just initialised."""
 
 import dataclasses
-import fnmatch
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from tvts_jax.convert import geometry, names
+from tvts_jax.convert.families import FAMILIES
 from tvts_jax.convert.load_report import ConvertError, Report
-from tvts_jax.convert.read_weights import Source, build, is_image_model, open_source
+from tvts_jax.convert.names import PARTS, fits
+from tvts_jax.convert.read_weights import build, open_source
+from tvts_jax.convert.source import Source
 from tvts_jax.convert.tensors import Tensor
 from tvts_jax.models import tvts
 from tvts_jax.models.tvts import TVTSConfig
 
-PARTS = tuple(names.PREFIXES)
-
-# The parts of our model that each kind of source has.
-PROVIDES = {'tvts': PARTS, 'mae': ('video',), 'distilbert': ('text',), 'unknown': ()}
+UNSEEN = ('heads', 'n_heads', 'activation', 'eps', 'sorts')  # Settings of encoders that no shape tells.
 
 
 def load_part(
@@ -46,7 +45,7 @@ def load_part(
     allow_missing: patterns ('video/time_position', 'video/blocks/*') of parameters that may keep their values. One
       that proves needless is no error, but one that fits no parameter is.
     allow_unexpected: patterns of names in the file that may stay unused.
-    cast: weights of another floating-point type become that of the parameters.
+    cast: weights of a wider floating-point type become that of the parameters; narrower ones always do.
   """
   if part not in PARTS:
     raise ConvertError(f'part={part!r} is unknown; known: {", ".join(PARTS)}')
@@ -54,7 +53,8 @@ def load_part(
   require(source, (part,))
   check_patterns(config, (part,), allow_missing)
   how = (source, (part,), allow_missing, allow_unexpected, cast)
-  clips = geometry.clips(source, config.video) if part == 'video' else config.video
+  rows = FAMILIES[source.family].rows(config)
+  clips = geometry.clips(source, rows, config.video) if part == 'video' else config.video
   if clips == config.video:
     return load(params, config, *how)
   theirs, flat = dataclasses.replace(config, video=clips), names.flatten(params)
@@ -63,114 +63,156 @@ def load_part(
   return params | {'video': jax.device_get(config.video.resized(params['video'], clips))}, report
 
 
-def import_tvts(
-  path: str | os.PathLike,
+def import_model(
+  paths: str | os.PathLike | Sequence,
   settings: Mapping | None = None,
   *,
-  allow_missing: Sequence[str] = (),
-  allow_unexpected: Sequence[str] = (),
-  cast: bool = False,
-) -> tuple[TVTSConfig, dict, Report]:
-  """A whole TVTS model → (config, params, report). `settings` win over the geometry that the file shows."""
-  source, settings = open_source(path), settings or {}
-  require(source, PARTS)
-  if source.config is not None:
-    values = source.config.to_dict()
-    for name, given in settings.items():
-      values[name] = values[name] | given if name in ('video', 'text') else given
-  else:
-    values = geometry.whole(source, settings)
-    for part, name in (('video', 'heads'), ('text', 'n_heads')):
-      if name not in settings.get(part, {}):
-        source.notes.append(f'{part}.{name}={values[part][name]} follows from the width, since no shape tells it')
-  config = build(TVTSConfig.from_dict, values, source)
-  check_patterns(config, PARTS, allow_missing)
-  # Fresh values are needed only where some may be missing.
-  params = initial(config, seed=0) if allow_missing else names.unflatten(names.spec(config))
-  params, report = load(params, config, source, PARTS, allow_missing, allow_unexpected, cast)
-  return config, params, report
-
-
-def import_parts(
-  paths: Mapping,
-  settings: Mapping | None = None,
-  *,
+  family: str = '',
   size: str = '',
   seed: int = 0,
   allow_missing: Sequence[str] = (),
   allow_unexpected: Sequence[str] = (),
   cast: bool = False,
 ) -> tuple[TVTSConfig, dict, list[Report]]:
-  """A new model around encoders that exist → (config, params, a report for each).
+  """A model of all that is in some files → (config, params, a report for each).
 
-  `paths` are those of 'video', 'text' or both; what no file fills starts from the random numbers of `seed`.
-  `size` and `settings` win over the geometry that the files show.
+  Args:
+    paths: of a whole model, or of encoders. What no file has starts from the random numbers of `seed`.
+    settings: of the model; they win over what the files show.
+    family: a key of FAMILIES, where the files do not tell.
+    size: of a new video encoder, by name, where no file has one.
+    allow_missing, allow_unexpected, cast: as load_part.
   """
-  sources = {part: open_source(path) for part, path in paths.items()}
-  values = dict(settings or {})
-  for part, infer in (('video', geometry.video), ('text', geometry.text)):
-    given = values.get(part, {})
-    if part in sources:
-      require(sources[part], (part,))
-    if part == 'video' and size:
-      values[part] = {'size': size} | given
-    elif part in sources:
-      values[part] = infer(sources[part], given)
-    elif part == 'video' and not given:
-      sizes = ', '.join(geometry.ViTConfig.SIZES)
-      raise ConvertError(f'no file says how large the video encoder is; give its size: {sizes}')
-  config = build(TVTSConfig.from_dict, values, 'the geometry asked for')
-  check_patterns(config, sources, allow_missing)
-  params, reports = initial(config, seed), []
-  for part, source in sources.items():
-    params, report = load(params, config, source, (part,), allow_missing, allow_unexpected, cast)
+  if family and family not in FAMILIES:
+    raise ConvertError(f'no layout is called {family!r}; known: {", ".join(FAMILIES)}')
+  paths = [paths] if isinstance(paths, str | os.PathLike) else paths
+  sources, settings = [open_source(path, family) for path in paths], settings or {}
+  by_part, values = {}, {}
+  for source in sources:
+    for part in parts_of(source):
+      if part in by_part:
+        raise ConvertError(f'{by_part[part]} and {source} both have a {part} part; give one of them')
+      by_part[part] = source
+    values |= shown(source, settings)
+  if size:
+    values['video'] = {'size': size}
+  elif 'video' not in by_part and not settings.get('video'):
+    sizes = ', '.join(geometry.ViTConfig.SIZES)
+    raise ConvertError(f'no file says how large the video encoder is; give its size: {sizes}')
+  for name, given in settings.items():
+    values[name] = values.get(name, {}) | given if name in ('video', 'text') else given
+  config = build(TVTSConfig.from_dict, values, sources[0] if len(sources) == 1 else 'the geometry asked for')
+  check_patterns(config, by_part, allow_missing)
+  params, reports = names.unflatten(names.spec(config)), []
+  if allow_missing:
+    params = initial(config, seed, params)
+  for source in sources:
+    params, report = load(params, config, source, parts_of(source), allow_missing, allow_unexpected, cast)
     reports.append(report)
-  return config, params, reports
+  return config, filled(params, config, seed), reports
 
 
-def initial(config: TVTSConfig, seed: int):
-  """Fresh parameters, on the host."""
+def shown(source: Source, settings: Mapping) -> dict:
+  """Settings of our model that a source shows."""
+  if source.config is not None:
+    return source.config.to_dict()
+  given = {path.replace('/', '.'): value for path, value in names.flatten(settings).items()}
+  require(source, ())
+  return FAMILIES[source.family].settings(geometry.Shapes(source, given))
+
+
+def filled(params: Mapping, config: TVTSConfig, seed: int) -> dict:
+  """Parameters with fresh values for those that have none."""
+  flat = names.flatten(params)
+  hollow = {path for path, leaf in flat.items() if isinstance(leaf, jax.ShapeDtypeStruct)}
+  if not hollow:
+    return params
+  fresh = names.flatten(initial(config, seed, {path.split('/')[0] for path in hollow}))
+  return names.unflatten({path: fresh[path] if path in hollow else leaf for path, leaf in flat.items()})
+
+
+def initial(config: TVTSConfig, seed: int, parts: Iterable[str]):
+  """Fresh parameters of some parts, on the host."""
   spec = tvts.batch_spec(config, 1, config.video.slots, 1)
-  return jax.device_get(jax.jit(lambda key: tvts.build(config).init(key, spec))(jax.random.key(seed)))
+  init = lambda key: {part: value for part, value in tvts.build(config).init(key, spec).items() if part in parts}
+  return jax.device_get(jax.jit(init)(jax.random.key(seed)))
+
+
+def parts_of(source: Source) -> tuple[str, ...]:
+  """The parts of our model that a source has: all of its family but those of which it has no weight."""
+  if not source.family:
+    return ()
+  family = FAMILIES[source.family]
+  held = lambda part: any(name.startswith(family.optional.get(part, '')) for name in source.tensors)
+  return tuple(filter(held, family.parts))
 
 
 def require(source: Source, parts: Iterable[str]):
-  lacking = [part for part in parts if part not in PROVIDES[source.kind]]
-  if lacking:
-    known = f', such as {", ".join(list(source.tensors)[:3])}' if source.kind == 'unknown' else ''
-    raise ConvertError(f'{source}{known} has no {", ".join(lacking)} part for us; give another file')
+  lacking = [part for part in parts if part not in parts_of(source)]
+  if lacking or not source.family:
+    known = '' if source.family else f', such as {", ".join(list(source.tensors)[:3])}'
+    has = f'has no {", ".join(lacking)} part for us' if lacking else 'is of no layout that is known'
+    raise ConvertError(f'{source}{known} {has}; give another file')
 
 
 def check_patterns(config: TVTSConfig, parts: Iterable[str], patterns: Iterable[str]):
+  paths = [path for path in names.spec(config) if path.split('/')[0] in parts]
   for pattern in patterns:
-    if not any(fits(pattern, row.theirs, *row.ours) for row in names.table(config, parts)):
+    if not any(fits(pattern, path) for path in paths):
       raise ConvertError(f'allow_missing={pattern!r} fits no parameter of {", ".join(parts)}')
 
 
 def load(params, config, source: Source, parts, allow_missing, allow_unexpected, cast):
   """As load_part, for several parts at once and out of a source that is open."""
-  params, rows = names.flatten(params), names.table(config, parts)
+  family, params, spec = FAMILIES[source.family], names.flatten(params), names.spec(config)
+  part_of = lambda path: path.split('/')[0]
+  rows = [row for row in family.rows(config) if all(path in spec for path in row.ours)]
+  others = {name for row in rows if part_of(next(iter(row.ours))) not in parts for _, name in names.layers(row, spec)}
+  rows = [row for row in rows if part_of(next(iter(row.ours))) in parts]
   report = Report(str(source), unused=dict(source.unused), notes=list(source.notes))
-  check_heads(config, source, parts, report)
-  absent = inflate(source, config, report)
+  check_facts(config, source, parts, report)
+  lacking = inflate(source, config, report)
+  zeros = {}
+  for path in sorted(spec.keys() - {path for row in rows for path in row.ours}):
+    if part_of(path) not in parts:
+      continue
+    if any(fits(pattern, path) for pattern in family.zeros):
+      zeros[path] = np.zeros(spec[path].shape, spec[path].dtype)
+      report.notes.append(f'{path} is zero, as {family.title} has none')
+    else:
+      leave(report, path, path, family.new, allow_missing)
+  widened = set()
   for row in rows:
     wanted, dtype = names.their_shape(row, params, config), params[next(iter(row.ours))].dtype
-    layers, ours = names.layers(row, params), ', '.join(row.ours)
-    for _, name in layers:
-      allowed = [pattern for pattern in allow_missing if fits(pattern, name, row.theirs, *row.ours)]
-      if name in source.tensors:
-        reason = misfit(source.tensors[name], wanted, dtype, cast)
-        place, text = (report.mismatched, f'({ours}) {reason}') if reason else (report.matched, ours)
-      elif row.theirs in absent:
-        place, text = report.kept, f'{absent[row.theirs]}, so {ours} keeps its value'
-      elif allowed:
-        place, text = report.kept, f'missing as allowed by {allowed[0]!r}, so {ours} keeps its value'
-      else:
-        place, text = report.missing, f'({ours}) is missing'
+    for _, name in names.layers(row, params):
+      if name not in source.tensors:
+        leave(report, name, ', '.join(row.ours), family.new | lacking, allow_missing, *row.ours)
+        continue
+      tensor = source.tensors[name]
+      reason = misfit(tensor, wanted, dtype, cast)
+      ours = ', '.join(row.ours)
+      place, text = (report.mismatched, f'({ours}) {reason}') if reason else (report.matched, ours)
       place[name] = text
-  sort_leftovers(source, parts, allow_unexpected, report)
+      if tensor.dtype != dtype:
+        widened.add(str(tensor.dtype))
+  if widened and not report.mismatched:
+    report.notes.append(f'weights of {", ".join(sorted(widened))} became those of the model')
+  sort_leftovers(source, others, allow_unexpected, report)
   report.check()
-  return names.unflatten(params | read(rows, source, params, config)), report
+  return names.unflatten(params | zeros | read(rows, source, params, config)), report
+
+
+def leave(report: Report, name: str, ours: str, reasons: Mapping, allow_missing, *paths: str) -> None:
+  """Says of a parameter that the source has not whether it may keep its value."""
+  paths = paths or (name,)
+  why = next((why for pattern, why in reasons.items() if fits(pattern, *paths)), None)
+  allowed = next((pattern for pattern in allow_missing if fits(pattern, *paths)), None)
+  if why is not None:
+    report.kept[name] = f'{why}, so {ours} keeps its value'
+  elif allowed is not None:
+    report.kept[name] = f'missing as allowed by {allowed!r}, so {ours} keeps its value'
+  else:
+    report.missing[name] = f'({ours}) is missing'
 
 
 def read(rows, source: Source, params, config) -> dict[str, np.ndarray]:
@@ -189,29 +231,24 @@ def read(rows, source: Source, params, config) -> dict[str, np.ndarray]:
   return loaded
 
 
-def fits(pattern: str, *candidates: str) -> bool:
-  return any(fnmatch.fnmatchcase(candidate, pattern) for candidate in candidates)
-
-
 def misfit(tensor: Tensor, shape: tuple[int, ...], dtype, cast: bool) -> str:
   """Why a tensor cannot be a parameter, or ''."""
   if tensor.shape != shape:
     return f'has shape {list(tensor.shape)} in the file, but {list(shape)} in the model'
   if tensor.dtype != dtype and not jnp.issubdtype(tensor.dtype, jnp.floating):
     return f'has type {tensor.dtype} in the file, which is no type of weights'
-  if tensor.dtype != dtype and not cast:
-    return f'has type {tensor.dtype} in the file, but {dtype} in the model, and is converted only if cast is given'
+  if jnp.promote_types(tensor.dtype, dtype) != dtype and not cast:
+    return f'has type {tensor.dtype} in the file, but {dtype} in the model, and is rounded only if cast is given'
   return ''
 
 
-def sort_leftovers(source: Source, parts, allow_unexpected, report: Report):
-  """Says of every tensor in the file that no parameter wanted whether it may be there."""
-  others = tuple(prefix for part, prefix in names.PREFIXES.items() if part not in parts)
+def sort_leftovers(source: Source, others: set[str], allow_unexpected, report: Report):
+  """Says of every tensor in the file that no parameter wanted whether it may be there. others: those of other parts."""
   for name in source.tensors:
     allowed = [pattern for pattern in allow_unexpected if fits(pattern, name)]
     if name in report.matched or name in report.mismatched:
       continue
-    if name.startswith(others):
+    if name in others:
       report.unused[name] = 'another part of the model'
     elif allowed:
       report.unused[name] = f'left out as allowed by {allowed[0]!r}'
@@ -219,30 +256,32 @@ def sort_leftovers(source: Source, parts, allow_unexpected, report: Report):
       report.unexpected[name] = 'has no place in the model'
 
 
-def check_heads(config: TVTSConfig, source: Source, parts, report: Report):
-  """Another number of heads fits every shape and spoils every number, so it is compared where a file knows it."""
-  pairs = []
+def check_facts(config: TVTSConfig, source: Source, parts, report: Report):
+  """What no shape tells, such as another number of heads, spoils every number; it is compared where a file knows it."""
+  facts = FAMILIES[source.family].facts(source)
   if source.config is not None:
-    sorting, own_sorting = (each.sort_heads or each.video.heads for each in (source.config, config))
-    pairs += [('video', 'video.heads', source.config.video.heads, config.video.heads)]
-    pairs += [('sorter', 'sort_heads', sorting, own_sorting)]
-  text_config = source.config.text if source.config is not None else source.text_config
-  if text_config is not None:
-    pairs += [('text', 'text.n_heads', text_config.n_heads, config.text.n_heads)]
-  for part, setting, theirs, ours in pairs:
-    if part in parts and theirs != ours:
-      report.mismatched[setting] = f'is {theirs} in the file, but {ours} in the model'
+    own = source.config
+    facts = {part: {name: getattr(getattr(own, part), name, None) for name in UNSEEN} for part in ('video', 'text')}
+    facts['sorter'] = {'sorter_heads': own.sorter_heads}
+  elif source.text_config is not None:
+    facts = {'text': {'n_heads': source.text_config.n_heads}}
+  for part, values in facts.items():
+    holder, prefix = (config, '') if part == 'sorter' else (getattr(config, part), f'{part}.')
+    for name, theirs in values.items() if part in parts else ():
+      if theirs is not None and theirs != (ours := getattr(holder, name, theirs)):
+        report.mismatched[f'{prefix}{name}'] = f'is {theirs} in the file, but {ours} in the model'
 
 
 def inflate(source: Source, config: TVTSConfig, report: Report) -> dict[str, str]:
-  """Turns an image model into one of video; returns what of the published model images do not have, and why."""
-  if source.kind != 'mae' or not is_image_model(source):
+  """Turns an image model into one of video; returns what of ours images do not have, and why."""
+  name = 'patch_embed.proj.weight'
+  image = source.tensors.get(name)
+  if source.family != 'mae' or image is None or len(image.shape) != 4:
     return {}
-  name = names.PREFIXES['video'] + 'patch_embed.proj.weight'
-  image, frames = source.tensors[name], config.video.tubelet
+  frames = config.video.tubelet
   width, *pixels = image.shape
   # Copied and not divided, as the paper's code does: an unmoving clip embeds to `frames` times what its image did.
   read = lambda: np.repeat(image.read()[:, :, None], frames, axis=2)
   source.tensors[name] = Tensor((width, pixels[0], frames, *pixels[1:]), image.dtype, read)
   report.notes.append(f'the kernel of images was copied into each of the {frames} frames of a tubelet')
-  return {names.PREFIXES['video'] + 'temporal_embed': 'images have no time'}
+  return {'video/time_position': 'images have no time'}

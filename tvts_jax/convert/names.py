@@ -1,4 +1,4 @@
-"""Our parameter paths and the names of the published PyTorch weights, as one table that is read both ways.
+"""Our parameter paths and the names of published PyTorch weights, as tables that are read both ways.
 
 A row says which of our parameters make up one of theirs. Each pattern turns ours into theirs, and backwards theirs
 into ours; where several of ours make up one of theirs they lie one after the other along `axis`. `{}` in a name is
@@ -9,8 +9,9 @@ tubelet, r colours.
 """
 
 import dataclasses
+import fnmatch
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -19,7 +20,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tvts_jax.convert.load_report import ConvertError
 from tvts_jax.models import tvts
-from tvts_jax.models.encoders.vit import ViTConfig
+
+PARTS = ('text', 'video', 'text_projection', 'video_projection', 'sorter')  # Of our model.
 
 # A damaged config may ask for more than fits into memory.
 MOST_LAYERS = 1000
@@ -53,88 +55,6 @@ def norm(theirs: str, ours: str) -> list[Row]:
   return [Row(f'{theirs}.weight', {f'{ours}/scale': 'd -> d'}), Row(f'{theirs}.bias', {f'{ours}/bias': 'd -> d'})]
 
 
-def vit_block(theirs: str, ours: str) -> list[Row]:
-  return [
-    *norm(f'{theirs}.norm1', f'{ours}/norm1'),
-    Row(f'{theirs}.attn.qkv.weight', {f'{ours}/attn/{name}/kernel': 'd h c -> (h c) d' for name in 'qkv'}),
-    Row(f'{theirs}.attn.qkv.bias', {f'{ours}/attn/{name}/bias': 'h c -> (h c)' for name in 'qkv'}),
-    *merge(f'{theirs}.attn.proj', f'{ours}/attn/out'),
-    *norm(f'{theirs}.norm2', f'{ours}/norm2'),
-    *linear(f'{theirs}.mlp.fc1', f'{ours}/mlp/up'),
-    *linear(f'{theirs}.mlp.fc2', f'{ours}/mlp/down'),
-  ]
-
-
-TEXT = [
-  Row('text_model.embeddings.word_embeddings.weight', {'text/word': 'v d -> v d'}),
-  Row('text_model.embeddings.position_embeddings.weight', {'text/position': 'v d -> v d'}),
-  *norm('text_model.embeddings.LayerNorm', 'text/norm'),
-  *heads('text_model.transformer.layer.{}.attention.q_lin', 'text/blocks/attn/q'),
-  *heads('text_model.transformer.layer.{}.attention.k_lin', 'text/blocks/attn/k'),
-  *heads('text_model.transformer.layer.{}.attention.v_lin', 'text/blocks/attn/v'),
-  *merge('text_model.transformer.layer.{}.attention.out_lin', 'text/blocks/attn/out'),
-  *norm('text_model.transformer.layer.{}.sa_layer_norm', 'text/blocks/norm1'),
-  *linear('text_model.transformer.layer.{}.ffn.lin1', 'text/blocks/mlp/up'),
-  *linear('text_model.transformer.layer.{}.ffn.lin2', 'text/blocks/mlp/down'),
-  *norm('text_model.transformer.layer.{}.output_layer_norm', 'text/blocks/norm2'),
-]
-
-VIDEO = [
-  Row('video_model.cls_token', {'video/cls': 'd -> 1 1 d'}),
-  Row('video_model.pos_embed', {'video/cls_position': 'd -> 1 1 d', 'video/space_position': 'v d -> 1 v d'}, axis=1),
-  Row('video_model.temporal_embed', {'video/time_position': 'v d -> 1 v d'}),
-  *linear('video_model.patch_embed.proj', 'video/embed', '(u y x r) d -> d r u y x'),
-  *vit_block('video_model.blocks.{}', 'video/blocks'),
-  *norm('video_model.norm', 'video/norm'),
-]
-
-# The published model projects texts by Sequential(ReLU, Linear) and clips by Sequential(Linear). So the number in
-# the name of the text's layer tells which projection a file was trained with.
-PROJECTIONS = {
-  'relu_linear': [*linear('txt_proj.1', 'text_projection'), *linear('vid_proj.0', 'video_projection')],
-  'linear': [*linear('txt_proj.0', 'text_projection'), *linear('vid_proj.0', 'video_projection')],
-  'none': [],
-}
-
-SORTER = [
-  Row('pred_model.type_embed', {'sorter/video_type': 'd -> 1 1 d', 'sorter/text_type': 'd -> 1 1 d'}, axis=1),
-  *vit_block('pred_model.blocks.{}', 'sorter/blocks'),
-  *norm('pred_model.norm', 'sorter/norm'),
-  *linear('pred_model.head', 'sorter/head'),
-]
-
-# Only where text and video differ in width. The published model has no such layer.
-TEXT_IN = linear('pred_model.text_in', 'sorter/text_in')
-
-# How their names begin, for each part of our model.
-PREFIXES = {
-  'text': 'text_model.',
-  'video': 'video_model.',
-  'text_projection': 'txt_proj.',
-  'video_projection': 'vid_proj.',
-  'sorter': 'pred_model.',
-}
-
-
-def table(config: tvts.TVTSConfig, parts: Iterable[str] = tuple(PREFIXES)) -> list[Row]:
-  """The rows of some parts of the model."""
-  text_in = TEXT_IN if config.text.dim != config.video.width else []
-  part_of = lambda path: path.split('/')[0]
-  rows = [*TEXT, *VIDEO, *PROJECTIONS[config.projection], *SORTER, *text_in]
-  rows = [row for row in rows if part_of(next(iter(row.ours))) in parts]
-  ours = {path for path in spec(config) if part_of(path) in parts}
-  nameless = sorted(ours ^ {path for row in rows for path in row.ours})
-  if nameless:
-    raise ConvertError(
-      f'parameter {nameless[0]} of a model with encoder={config.encoder!r} has no place in the table of names '
-      f'(tvts_jax/convert/names.py); add a row for it'
-    )
-  for name in ('activation', 'eps') if 'video' in parts else ():
-    if (value := getattr(config.video, name)) != getattr(ViTConfig, name):
-      raise ConvertError(f'the published layout knows no video encoder with {name}={value!r}; keep the work directory')
-  return rows
-
-
 @functools.cache
 def spec(config: tvts.TVTSConfig) -> Mapping[str, jax.ShapeDtypeStruct]:
   """Shape and type of every parameter, by path."""
@@ -152,6 +72,10 @@ def flatten(params) -> dict:
 
 def unflatten(flat: Mapping) -> dict:
   return unflatten_dict(flat, sep='/')
+
+
+def fits(pattern: str, *candidates: str) -> bool:
+  return any(fnmatch.fnmatchcase(candidate, pattern) for candidate in candidates)
 
 
 def layer_shape(row: Row, path: str, shapes: Mapping) -> tuple[int, ...]:
@@ -172,7 +96,8 @@ def lengths(pattern: str, shape: tuple[int, ...], config: tvts.TVTSConfig) -> di
   """The length of each letter of a pattern, for an array of ours with this shape."""
   ours = pattern.split(' -> ')[0]
   if '(' in ours:
-    return dict(u=config.video.tubelet, y=config.video.patch, x=config.video.patch, r=3)
+    sizes = dict(u=config.video.tubelet, y=config.video.patch, x=config.video.patch, r=3)
+    return {letter: size for letter, size in sizes.items() if letter in ours}
   return dict(zip(ours.split(), shape, strict=True))
 
 
@@ -212,11 +137,6 @@ def layers(row: Row, shapes: Mapping) -> list[tuple[tuple[int, ...], str]]:
   if depth > MOST_LAYERS:
     raise ConvertError(f'a model of {depth} layers ({row.theirs}) is not converted; {MOST_LAYERS} are the most')
   return [((layer,), row.theirs.format(layer)) for layer in range(depth)]
-
-
-def state_dict(config: tvts.TVTSConfig, params) -> dict[str, np.ndarray]:
-  """All parameters under the published names and in the published shapes."""
-  return apply_table(table(config), config, check_params(config, params))
 
 
 def apply_table(rows: list[Row], config: tvts.TVTSConfig, flat: Mapping) -> dict[str, np.ndarray]:

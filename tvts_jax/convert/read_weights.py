@@ -3,7 +3,6 @@
 Files are told apart by their contents, never by their names.
 """
 
-import dataclasses
 import fnmatch
 import json
 import pathlib
@@ -13,19 +12,26 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tvts_jax.convert import names, pth
+from tvts_jax.convert.families import FAMILIES
 from tvts_jax.convert.load_report import ConvertError
+from tvts_jax.convert.source import Source
 from tvts_jax.convert.tensors import Tensor
 from tvts_jax.convert.unpickle import Inert
 from tvts_jax.errors import UserError
 from tvts_jax.files import local
-from tvts_jax.models.texts.distilbert import TextConfig
-from tvts_jax.models.tvts import TVTSConfig
+from tvts_jax.models.tvts import TEXTS, TVTSConfig
 
 FORMAT_VERSION = 1
-WEIGHT_FILES = ('model.safetensors', 'pytorch_model.bin')
+# Weights of a folder, and the config that says what they are.
+WEIGHT_FILES = {
+  'model.safetensors': 'config.json',
+  'pytorch_model.bin': 'config.json',
+  'open_clip_model.safetensors': 'open_clip_config.json',
+  'open_clip_pytorch_model.bin': 'open_clip_config.json',
+}
 
 # Where checkpoints keep their weights, among optimizer states and other things.
-STATE_KEYS = ('state_dict', 'model')
+STATE_KEYS = ('state_dict', 'teacher', 'model', 'module')
 
 # Our own config beside the weights, in files that are not a folder: they know their heads, which no shape tells.
 CONFIG_KEY = 'tvts_config'
@@ -36,64 +42,37 @@ SAFETENSORS_TYPES = {
   **{'U64': np.uint64, 'U32': np.uint32, 'U16': np.uint16, 'U8': np.uint8},
 }
 
-# A weight by which each kind is known, and how its names become those of the published TVTS model.
-KINDS = {
-  'tvts': ('video_model.patch_embed.proj.weight', ''),
-  'mae': ('patch_embed.proj.weight', 'video_model.'),
-  'distilbert': ('embeddings.word_embeddings.weight', 'text_model.'),
-}
-TITLES = {
-  'tvts': 'a TVTS v1 model',
-  'mae': 'an image or video encoder in the layout of MAE',
-  'distilbert': 'a DistilBERT',
-  'unknown': 'weights of an unknown model',
-}
-
-# What files hold beyond the encoder that we want, and why it may stay behind. The names are those in the file.
-UNUSED = {
-  'mae': {'decoder_*': 'the decoder of the masked autoencoder', 'mask_token': 'the decoder of the masked autoencoder'},
-  'distilbert': {
-    'vocab_*': 'the head of masked language modelling',
-    'embeddings.position_ids': 'a counter, not a weight',
-  },
-  'tvts': {'text_model.embeddings.position_ids': 'a counter, not a weight'},
-}
+# What models within others, and within DistributedDataParallel, put before the names of their weights.
+WRAPPERS = ('module.', 'backbone.', 'distilbert.', 'bert.')
 
 
-@dataclasses.dataclass
-class Source:
-  path: pathlib.Path
-  kind: str  # A key of TITLES.
-  tensors: dict[str, Tensor]  # By their names in the published TVTS model, if the kind is known.
-  unused: dict[str, str]
-  config: TVTSConfig | None = None
-  text_config: TextConfig | None = None
-  notes: list[str] = dataclasses.field(default_factory=list)
-
-  def __str__(self):
-    return f'{self.path} ({TITLES[self.kind]})'
-
-
-def open_source(path) -> Source:
+def open_source(path, family: str = '') -> Source:
+  """family: a key of FAMILIES, where the weights do not tell."""
   path = local(path)
-  return open_folder(path) if path.is_dir() else open_file(path)
+  return open_folder(path, family) if path.is_dir() else open_file(path, family)
 
 
-def open_folder(folder: pathlib.Path) -> Source:
+def open_folder(folder: pathlib.Path, family: str = '') -> Source:
   found = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
   if not folder.exists():
     raise ConvertError(f'{folder} is not there; name a folder of weights, or the work directory of a run')
   if not found:
     raise ConvertError(f'{folder} has no weights; a folder of weights holds {" or ".join(WEIGHT_FILES)}')
-  path = folder / 'config.json'
+  path = folder / WEIGHT_FILES[found[0].name]
   if not path.exists():
-    raise ConvertError(f'{folder} has no config.json, which says what its weights are')
-  config, source = read_json(path), open_file(found[0])
+    raise ConvertError(f'{folder} has no {path.name}, which says what its weights are')
+  config = read_json(path)
+  ours = config.get('model_type') == 'tvts'
+  if path.name == 'open_clip_config.json':
+    family = family or 'openclip'
+  source = open_file(found[0], 'tvts' if ours else family)
   source.path = folder
-  if config.get('model_type') == 'tvts':
+  if ours:
     source.config = our_config(config, path)
-  elif config.get('model_type') == 'distilbert':
-    source.text_config = build(TextConfig.from_hf, config, path)
+  elif maker := next((each for each in TEXTS.values() if each.HF_SAYS['model_type'] == config.get('model_type')), None):
+    source.text_config = build(maker.from_hf, config, path)
+  else:
+    source.beside = config
   return source
 
 
@@ -127,14 +106,14 @@ def build(maker, values, where):
     raise ConvertError(f'{where} does not describe a model: {error}') from error
 
 
-def open_file(path: pathlib.Path) -> Source:
+def open_file(path: pathlib.Path, family: str = '') -> Source:
   try:
     with path.open('rb') as file:
       start = file.read(16)
   except OSError as error:
     raise ConvertError(f'{path} cannot be read: {error.strerror}') from error
   reader = read_pth if start.startswith((pth.ZIP_START, pth.LEGACY_START)) else read_safetensors
-  tensors, config, unused, notes = reader(path)
+  tensors, config, unused, notes, trainer = reader(path)
   if not tensors:
     raise ConvertError(f'{path} holds no weights')
   # Tied weights appear twice and are stored once; what claims more than that unfolds on purpose.
@@ -145,8 +124,19 @@ def open_file(path: pathlib.Path) -> Source:
     )
   if config is not None:
     config = our_config(config, f'{CONFIG_KEY} in {path}')
-  kind, tensors, more = recognise(tensors)
-  return Source(path, kind, tensors, unused | more, config, None, notes)
+  tensors = unwrapped(tensors)
+  seen = recognised(tensors)
+  if family and seen != (FAMILIES[family].like or family):
+    what = FAMILIES[seen].title if seen else 'of no layout that is known'
+    raise ConvertError(f'{path} is {what}, not {FAMILIES[family].title}; leave out --as, or give another file')
+  family = family or ('openclip' if seen == 'clip' and trainer else seen)
+  title = FAMILIES[family].title if family else 'weights of an unknown model'
+  held = FAMILIES[family].unused if family else {}
+  for name in list(tensors):
+    if reason := next((reason for pattern, reason in held.items() if fnmatch.fnmatchcase(name, pattern)), None):
+      unused[name] = reason
+      del tensors[name]
+  return Source(path, family, title, tensors, unused, config, notes=notes)
 
 
 def read_pth(path):
@@ -167,7 +157,7 @@ def read_pth(path):
   config = root.get(CONFIG_KEY) if where else None
   if config is not None and not isinstance(config, dict):
     raise ConvertError(f'{path} holds {describe(config)} as {CONFIG_KEY!r}, not settings')
-  return tensors, config, unused, notes
+  return tensors, config, unused, notes, bool(where)
 
 
 def describe(value) -> str:
@@ -192,29 +182,17 @@ def read_safetensors(path):
     raise ConvertError(
       f'{path} is neither a PyTorch checkpoint nor safetensors ({error}); give one of the two, undamaged'
     ) from error
-  return tensors, config, {}, []
+  return tensors, config, {}, [], False
 
 
-def recognise(tensors: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, str]]:
-  """The kind, the weights under the names of the published model, and those that nobody needs."""
-  if all(name.startswith('module.') for name in tensors):  # Saved from within a DistributedDataParallel.
-    tensors = {name.removeprefix('module.'): tensor for name, tensor in tensors.items()}
-  if any(name.startswith('distilbert.') for name in tensors):  # Saved from within a model with a head.
-    tensors = {name.removeprefix('distilbert.'): tensor for name, tensor in tensors.items()}
-  kinds = [kind for kind, (landmark, _) in KINDS.items() if landmark in tensors]
-  if not kinds:
-    return 'unknown', tensors, {}
-  kind, prefix = kinds[0], KINDS[kinds[0]][1]
-  unused, used = {}, {}
-  for name, tensor in tensors.items():
-    reasons = [reason for pattern, reason in UNUSED[kind].items() if fnmatch.fnmatchcase(name, pattern)]
-    if reasons:
-      unused[name] = reasons[0]
-    else:
-      used[prefix + name] = tensor
-  return kind, used, unused
+def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+  for wrapper in WRAPPERS:
+    if any(name.startswith(wrapper) for name in tensors):
+      tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+  return tensors
 
 
-def is_image_model(source: Source) -> bool:
-  """An encoder of single images: its kernel has no time, and neither have its positions."""
-  return len(source.tensors[names.PREFIXES['video'] + 'patch_embed.proj.weight'].shape) == 4
+def recognised(tensors: dict[str, Tensor]) -> str:
+  """The first family whose landmarks are there, or ''."""
+  families = [(name, family.landmarks) for name, family in FAMILIES.items() if family.landmarks]
+  return next((name for name, landmarks in families if all(each in tensors for each in landmarks)), '')

@@ -76,6 +76,6 @@ def preprocessor(config: TVTSConfig) -> dict:
   return card.preprocessor(config.video) | dict(
     rescale_factor=1 / 127.5,
     offset=True,
-    image_mean=[2 * mean - 1 for mean in config.video.PIXEL_MEAN],
-    image_std=[2 * std for std in config.video.PIXEL_STD],
+    image_mean=[2 * mean - 1 for mean in config.video.pixel_mean],
+    image_std=[2 * std for std in config.video.pixel_std],
   )

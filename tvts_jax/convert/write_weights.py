@@ -15,12 +15,17 @@ from tvts_jax.files import appear
 
 
 def write_folder(
-  folder, state: Mapping[str, np.ndarray], settings: Mapping[str, Mapping], readme: str = '', files: Iterable = ()
+  folder,
+  state: Mapping[str, np.ndarray],
+  settings: Mapping[str, Mapping],
+  readme: str = '',
+  files: Iterable = (),
+  weights: str = 'model.safetensors',
 ) -> None:
   """Weights, settings by the names of their JSON files, and copies of `files`: a whole folder, or nothing."""
   with appear(folder) as temporary:
     temporary.mkdir()
-    write_safetensors(temporary / 'model.safetensors', state)
+    write_safetensors(temporary / weights, state)
     for name, values in settings.items():
       write_json(temporary / name, values)
     if readme:
@@ -42,8 +47,8 @@ def write_safetensors(path: pathlib.Path, state: Mapping[str, np.ndarray], **met
   compare(path, state, read_weights.read_safetensors(path)[0])
 
 
-def write_pth(path: pathlib.Path, state: Mapping[str, np.ndarray], config: dict):
-  """A checkpoint as PyTorch saves it; `config` lies beside the weights."""
+def write_pth(path: pathlib.Path, state: Mapping[str, np.ndarray], config: dict, wrap: str = 'state_dict'):
+  """A checkpoint as PyTorch saves it, with the weights under `wrap` and `config` beside them; or bare weights."""
   try:
     import torch
   except ImportError:
@@ -52,7 +57,7 @@ def write_pth(path: pathlib.Path, state: Mapping[str, np.ndarray], config: dict)
     ) from None
   halves = lambda array: torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)  # Not known to torch.from_numpy.
   weights = {name: halves(x) if x.dtype.name == 'bfloat16' else torch.from_numpy(x) for name, x in state.items()}
-  torch.save({'state_dict': weights, read_weights.CONFIG_KEY: config}, path)
+  torch.save({wrap: weights, read_weights.CONFIG_KEY: config} if wrap else weights, path)
   compare(path, state, read_weights.read_pth(path)[0])
 
 

@@ -35,7 +35,7 @@ VIDEOS = {
 
 def grey(video) -> np.ndarray:
   """The mean colour, uint8 [3]: what is left of a video when all that it shows is taken away."""
-  return np.round(255 * np.array(video.PIXEL_MEAN)).astype(np.uint8)
+  return np.round(255 * np.array(video.pixel_mean)).astype(np.uint8)
 
 
 def blank(patches_BxNxP, video):

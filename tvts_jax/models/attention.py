@@ -37,54 +37,59 @@ def evened(x_BxNxD, mask_BxN=None):
   return jnp.pad(x_BxNxD, ((0, 0), (0, 1), (0, 0))), jnp.pad(mask_BxN, ((0, 0), (0, 1)))
 
 
-def attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, drop=None):
+def attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, drop=None, causal: bool = False):
   """[B, H, Q, C], kept for the backward pass as 'attention'. drop: what becomes of the weights in training, where they
-  drop out."""
+  drop out. causal: a token sees itself and those before it."""
   Q, C = q_BxHxQxC.shape[2:]
   N = k_BxHxNxC.shape[2]
   # What JAX makes of cuDNN has no dropout here, and is not asked for a gradient of odd numbers of tokens.
   if drop is None and Q % 2 == N % 2 == 0 and kernel(q_BxHxQxC.dtype, C) == 'cudnn':
-    return fused(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN)
-  return plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop)
+    return fused(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, causal)
+  return plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop, causal)
 
 
-def fused(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None):
+def fused(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, causal=False):
   # A row of nothing but padding, which nobody reads, still needs a number.
   length_B = None if mask_BxN is None else jnp.maximum(mask_BxN.sum(-1, dtype=jnp.int32), 1)
   # Tokens go before heads, as the products that made them have it: nothing moves.
   q, k, v = (x.swapaxes(1, 2) for x in (q_BxHxQxC, k_BxHxNxC, v_BxHxNxC))
-  out = jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=length_B, implementation='cudnn')
+  lengths = dict(key_value_seq_lengths=length_B, is_causal=causal)
+  out = jax.nn.dot_product_attention(q, k, v, **lengths, implementation='cudnn')
   return checkpoint_name(out.swapaxes(1, 2), 'attention')
 
 
-def plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, drop=None):
+def plain(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN=None, drop=None, causal=False):
   if drop is None:
-    return plain_vjp(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN)
-  weights_BxHxQxN = drop(weights(q_BxHxQxC, k_BxHxNxC, mask_BxN))
+    return plain_vjp(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, causal)
+  weights_BxHxQxN = drop(weights(q_BxHxQxC, k_BxHxNxC, mask_BxN, causal))
   return checkpoint_name(jnp.einsum('bhqn,bhnc->bhqc', weights_BxHxQxN, v_BxHxNxC), 'attention')
 
 
-def weights(q_BxHxQxC, k_BxHxNxC, mask_BxN):
+def weights(q_BxHxQxC, k_BxHxNxC, mask_BxN, causal):
   """A softmax. A block that is computed again has each row's largest logit and its sum, and makes weights in one go."""
   wide = jnp.promote_types(q_BxHxQxC.dtype, jnp.float32)
   scale = q_BxHxQxC.shape[-1] ** -0.5
   logits_BxHxQxN = scale * jnp.einsum('bhqc,bhnc->bhqn', q_BxHxQxC, k_BxHxNxC, preferred_element_type=wide)
   if mask_BxN is not None:
     logits_BxHxQxN = jnp.where(mask_BxN[:, None, None], logits_BxHxQxN, jnp.finfo(wide).min)
+  if causal:
+    earlier_QxN = jnp.tri(*logits_BxHxQxN.shape[2:], dtype=bool)
+    logits_BxHxQxN = jnp.where(earlier_QxN[None, None], logits_BxHxQxN, jnp.finfo(wide).min)
   most_BxHxQx1 = checkpoint_name(logits_BxHxQxN.max(-1, keepdims=True), 'attention')
   powers_BxHxQxN = jnp.exp(logits_BxHxQxN - jax.lax.stop_gradient(most_BxHxQx1))
   sum_BxHxQx1 = checkpoint_name(powers_BxHxQxN.sum(-1, keepdims=True), 'attention')
   return (powers_BxHxQxN / sum_BxHxQx1).astype(q_BxHxQxC.dtype)
 
 
-def forward(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN):
-  weights_BxHxQxN = weights(q_BxHxQxC, k_BxHxNxC, mask_BxN)
+def forward(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, causal):
+  weights_BxHxQxN = weights(q_BxHxQxC, k_BxHxNxC, mask_BxN, causal)
   out_BxHxQxC = checkpoint_name(jnp.einsum('bhqn,bhnc->bhqc', weights_BxHxQxN, v_BxHxNxC), 'attention')
   return out_BxHxQxC, (q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, weights_BxHxQxN, out_BxHxQxC)
 
 
-def backward(kept, toward_BxHxQxC):
+def backward(causal, kept, toward_BxHxQxC):
   """What a row of weights takes from its slopes is one number, which the result tells as well (Dao et al., 2022)."""
+  del causal  # The weights of later tokens are zero, and so are their slopes.
   q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, weights_BxHxQxN, out_BxHxQxC = kept
   dtype = q_BxHxQxC.dtype
   wide = jnp.promote_types(dtype, jnp.float32)
@@ -98,5 +103,5 @@ def backward(kept, toward_BxHxQxC):
   return dq_BxHxQxC, dk_BxHxNxC, dv_BxHxNxC, None
 
 
-plain_vjp = jax.custom_vjp(lambda q, k, v, mask: forward(q, k, v, mask)[0])
+plain_vjp = jax.custom_vjp(lambda q, k, v, mask, causal: forward(q, k, v, mask, causal)[0], nondiff_argnums=(4,))
 plain_vjp.defvjp(forward, backward)

@@ -26,11 +26,13 @@ def train_flops(config: TVTSConfig, visible: int, length: int) -> float:
   """
   video, text, K = config.video, config.text, config.transcripts
   embed = 2 * visible * video.pixels * video.width
-  words = K * layers.flops_of_blocks(length, text.dim, text.hidden_dim, text.n_layers, read=1)
-  sorter = layers.flops_of_blocks(visible + 1 + K, video.width, 4 * video.width, config.sort_depth, read=K)
-  sorter += 2 * K * video.width * config.transcripts
+  W = config.sort_width
+  sorter = layers.flops_of_blocks(visible + 1 + K, W, 4 * W, config.sort_depth, read=K)
+  sorter += 2 * K * W * config.transcripts
   common = 0 if config.projection == 'none' else 2 * config.common * (video.width + text.dim)
-  return 3 * (embed + video.flops(visible) + words + sorter + common) - embed
+  if config.projection == 'clip':
+    sorter += 2 * config.common * ((visible + 1) * video.width + K * text.dim)
+  return 3 * (embed + video.flops(visible) + K * text.flops(length) + sorter + common) - embed
 
 
 def of_clip(config: TVTSConfig, loss_fn, spec: Mapping[str, jax.ShapeDtypeStruct]) -> float:

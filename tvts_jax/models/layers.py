@@ -43,6 +43,12 @@ def uniform_init(fan_in: int):
   return draw, draw
 
 
+def zeros_init(fan_in: int):
+  """Nothing comes out, until the first step."""
+  del fan_in
+  return nn.initializers.zeros, nn.initializers.zeros
+
+
 def fan_in_init(gain: float) -> Initial:
   """Kernels from N(0, gain/√fan_in), biases zero: outputs are `gain` times as large as inputs."""
   return lambda fan_in: (nn.initializers.normal(gain * fan_in**-0.5), nn.initializers.zeros)
@@ -96,12 +102,15 @@ class Linear(Module):
   initial: Initial
   dtype: jnp.dtype
   param_dtype: jnp.dtype
+  biased: bool = True
 
   @nn.compact
   def __call__(self, x):
     kernel_init, bias_init = self.initial(x.shape[-1])
     kernel = self.param('kernel', kernel_init, (x.shape[-1], self.features), self.param_dtype)
-    bias = self.param('bias', bias_init, (self.features,), self.param_dtype)
+    bias = jnp.zeros(self.features, self.param_dtype)
+    if self.biased:
+      bias = self.param('bias', bias_init, (self.features,), self.param_dtype)
     return affine(x, kernel, bias, self.dtype)
 
 
@@ -141,23 +150,30 @@ class Merge(Module):
 
 
 class Attention(Module):
-  """Multi-head attention of the first `read` tokens (all by default) to every token."""
+  """Multi-head attention of the first `read` tokens (all by default) to every token, or to those up to itself."""
 
   heads: int
   initial: Initial
   dtype: jnp.dtype
   param_dtype: jnp.dtype
   dropout: float = 0.0
+  causal: bool = False
+  out_initial: Initial | None = None  # Of the output projection; by default `initial`.
 
   @nn.compact
   def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False):
-    heads = lambda name: Heads(self.heads, self.initial, self.dtype, self.param_dtype, name=name)
-    q_BxHxQxC = checkpoint_name(heads('q')(x_BxNxD[:, :read]), 'qkv')
-    k_BxHxNxC = checkpoint_name(heads('k')(x_BxNxD), 'qkv')
-    v_BxHxNxC = checkpoint_name(heads('v')(x_BxNxD), 'qkv')
     drop = nn.Dropout(self.dropout, deterministic=False) if train and self.dropout else None
-    out_BxHxQxC = attention.attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop)
-    return Merge(self.initial, self.dtype, self.param_dtype, name='out')(out_BxHxQxC)
+    q_BxHxQxC, k_BxHxNxC, v_BxHxNxC = self.project(x_BxNxD, read)
+    return self.merge(attention.attend(q_BxHxQxC, k_BxHxNxC, v_BxHxNxC, mask_BxN, drop, self.causal))
+
+  def project(self, x_BxNxD, read: int | None = None):
+    """Queries of the first `read` tokens, and keys and values of all, [B, H, N, C] each."""
+    heads = lambda name: Heads(self.heads, self.initial, self.dtype, self.param_dtype, name=name)
+    queries = heads('q')(x_BxNxD[:, :read])
+    return tuple(checkpoint_name(x, 'qkv') for x in (queries, heads('k')(x_BxNxD), heads('v')(x_BxNxD)))
+
+  def merge(self, x_BxHxQxC):
+    return Merge(self.out_initial or self.initial, self.dtype, self.param_dtype, name='out')(x_BxHxQxC)
 
 
 ACTIVATIONS = {
@@ -198,12 +214,13 @@ class PreNormBlock(Module):
   param_dtype: jnp.dtype
   eps: float = 1e-6
   activation: str = 'gelu'
+  causal: bool = False
 
   @nn.compact
   def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False, drop=None):
     """`drop`: the share of clips that go past attention, and as many past the MLP; only in training."""
     types = (self.dtype, self.param_dtype)
-    attention = Attention(self.heads, self.initial, *types, name='attn')
+    attention = Attention(self.heads, self.initial, *types, causal=self.causal, name='attn')
     y_BxNxD = layer_norm(self.eps, *types, name='norm1')(x_BxNxD)
     y_BxQxD = attention(y_BxNxD, mask_BxN, read=read, train=train)
     return self.think(x_BxNxD[:, :read] + self.drop_path(y_BxQxD, drop), drop)
@@ -224,7 +241,8 @@ class PreNormBlock(Module):
 
 
 class PostNormBlock(Module):
-  """The block of DistilBERT: norm(x + attention(x)), then norm(x + dropout(mlp(x)))."""
+  """The block of BERT: norm(x + dropout(attention(x))), then norm(x + dropout(mlp(x))). In DistilBERT only the second
+  drops out."""
 
   heads: int
   hidden: int
@@ -234,12 +252,14 @@ class PostNormBlock(Module):
   eps: float = 1e-12
   dropout: float = 0.0
   attention_dropout: float = 0.0
+  first_dropout: float = 0.0
 
   @nn.compact
   def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False):
     types = (self.dtype, self.param_dtype)
     attention = Attention(self.heads, self.initial, *types, dropout=self.attention_dropout, name='attn')
     y_BxQxD = attention(x_BxNxD, mask_BxN, read=read, train=train)
+    y_BxQxD = nn.Dropout(self.first_dropout, name='first_dropout')(y_BxQxD, deterministic=not train)
     x_BxQxD = layer_norm(self.eps, *types, name='norm1')(x_BxNxD[:, :read] + y_BxQxD)
     y_BxQxD = Mlp(self.hidden, self.initial, *types, name='mlp')(x_BxQxD)
     y_BxQxD = nn.Dropout(self.dropout)(y_BxQxD, deterministic=not train)

@@ -17,13 +17,19 @@ from tvts_jax.errors import UserError
 from tvts_jax.models import layers
 from tvts_jax.models.encoders.divided import DividedConfig
 from tvts_jax.models.encoders.encoder import VideoConfig
+from tvts_jax.models.encoders.frames import FramesConfig
+from tvts_jax.models.encoders.timesformer import TimeSformerConfig
 from tvts_jax.models.encoders.vit import ViTConfig
 from tvts_jax.models.sorter import Sorter
-from tvts_jax.models.texts.distilbert import TextConfig, TextEncoder
+from tvts_jax.models.texts.bert import BertConfig
+from tvts_jax.models.texts.clip import ClipTextConfig
+from tvts_jax.models.texts.distilbert import DistilBertConfig
+from tvts_jax.models.texts.text import TextConfig
 from tvts_jax.roles import setting
 
-# Configs of the video encoders by name; encoders/encoder.py says all that is asked of one.
-ENCODERS = {'vit': ViTConfig, 'divided': DividedConfig}
+# Configs of the encoders by name; encoders/encoder.py and texts/text.py say all that is asked of one.
+ENCODERS = {'vit': ViTConfig, 'divided': DividedConfig, 'timesformer': TimeSformerConfig, 'frames': FramesConfig}
+TEXTS = {'distilbert': DistilBertConfig, 'bert': BertConfig, 'clip': ClipTextConfig}
 
 # The first part of the paths of parameters that belong to an objective's head.
 HEADS = 'heads_'
@@ -33,18 +39,20 @@ DTYPES = ('bfloat16', 'float16', 'float32', 'float64')
 PROJECTIONS = {
   'relu_linear': 'transcripts pass ReLU and a linear layer before they are averaged, as in the published weights',
   'linear': 'the plain mean of the transcripts passes a linear layer, as the paper writes it',
-  'none': 'the encoders share one space already, as CLIP encoders do',
+  'clip': 'clips and transcripts pass a matrix each, and the sorter reads what comes out, as in CLIP and TVTSv2',
+  'none': 'the encoders share one space already',
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class TVTSConfig:
   video: VideoConfig = ViTConfig.named('B/16')
-  text: TextConfig = TextConfig()
+  text: TextConfig = DistilBertConfig()
   encoder: str = 'vit'
+  text_encoder: str = 'distilbert'
   transcripts: int = 4  # K.
   sort_depth: int = 2
-  sort_heads: int | None = None  # As many as the video encoder has.
+  sort_heads: int | None = None  # As many as the video encoder has; behind projection='clip', one for 64 values.
   stop_gradient: bool = setting(True, 'loads')  # From the sort loss toward the text encoder.
   common: int = 256  # C.
   projection: str = 'relu_linear'
@@ -60,12 +68,13 @@ class TVTSConfig:
     values = dict(values)
     video, text = dict(values.pop('video', {'size': 'B/16'})), dict(values.pop('text', {}))
     encoder = ENCODERS[known('encoder', values.get('encoder', cls.encoder), ENCODERS)]
+    text_encoder = TEXTS[known('text_encoder', values.get('text_encoder', cls.text_encoder), TEXTS)]
     video_maker = encoder.named if 'size' in video else encoder
-    for part, maker, given in (('video', encoder, video), ('text', TextConfig, text), ('model', cls, values)):
+    for part, maker, given in (('video', encoder, video), ('text', text_encoder, text), ('model', cls, values)):
       names = {field.name for field in dataclasses.fields(maker)} | ({'size'} if part == 'video' else set())
       if unknown := sorted(set(given) - names):
         raise UserError(f'{part} has no setting {unknown[0]!r}; it has {", ".join(sorted(names))}')
-    return cls(video=video_maker(**video), text=TextConfig(**text), **values)
+    return cls(video=video_maker(**video), text=text_encoder(**text), **values)
 
   def to_dict(self) -> dict:
     return dataclasses.asdict(self)
@@ -76,9 +85,22 @@ class TVTSConfig:
     types = dict(dtype=jnp.dtype(self.dtype), param_dtype=jnp.dtype(self.param_dtype))
     return dict(**types, scan=self.scan, remat=self.remat, start=layers.STARTS[self.start])
 
+  @property
+  def space(self) -> int:
+    """C, the width of the common space."""
+    return self.video.width if self.projection == 'none' else self.common
+
+  @property
+  def sort_width(self) -> int:
+    return self.common if self.projection == 'clip' else self.video.width
+
+  @property
+  def sorter_heads(self) -> int:
+    return self.sort_heads or (max(1, self.common // 64) if self.projection == 'clip' else self.video.heads)
+
   def __post_init__(self):
-    tables = {'encoder': ENCODERS, 'projection': PROJECTIONS, 'remat': layers.REMAT_POLICIES, 'start': layers.STARTS}
-    tables |= {'dtype': DTYPES, 'param_dtype': DTYPES}
+    tables = {'encoder': ENCODERS, 'text_encoder': TEXTS, 'projection': PROJECTIONS, 'start': layers.STARTS}
+    tables |= {'remat': layers.REMAT_POLICIES, 'dtype': DTYPES, 'param_dtype': DTYPES}
     for name, table in tables.items():
       known(name, getattr(self, name), table)
     if self.projection == 'none' and self.video.width != self.text.dim:
@@ -86,8 +108,9 @@ class TVTSConfig:
         f'model.projection="none" needs encoders of one width, but video.width={self.video.width} and '
         f'text.dim={self.text.dim}; choose another projection'
       )
-    if self.video.width % (self.sort_heads or self.video.heads):
-      raise UserError(f'video.width={self.video.width} is not a multiple of model.sort_heads={self.sort_heads}')
+    if self.sort_width % self.sorter_heads:
+      name = 'model.common' if self.projection == 'clip' else 'video.width'
+      raise UserError(f'{name}={self.sort_width} is not a multiple of model.sort_heads={self.sorter_heads}')
 
 
 def known(name: str, value: str, table):
@@ -104,25 +127,24 @@ class TVTS(nn.Module):
     config, how = self.config, self.config.how
     types = {name: how[name] for name in ('dtype', 'param_dtype')}
     self.video = config.video.module(**how)
-    self.text = TextEncoder(config.text, **how)
+    self.text = config.text.module(**how)
     self.sorter = Sorter(
       config.transcripts,
-      config.video.width,
-      config.sort_heads or config.video.heads,
+      config.sort_width,
+      config.sorter_heads,
       config.sort_depth,
       stop_gradient=config.stop_gradient,
       **how,
     )
     if config.projection != 'none':
-      self.video_projection = layers.Linear(config.common, layers.uniform_init, **types)
-      self.text_projection = layers.Linear(config.common, layers.uniform_init, **types)
+      linear = lambda: layers.Linear(config.common, layers.uniform_init, **types, biased=config.projection != 'clip')
+      self.video_projection, self.text_projection = linear(), linear()
     self.heads = {name: make(config) for name, make in self.made}  # Their parameters are below HEADS + name.
 
   def __call__(self, batch, train: bool = False) -> dict[str, jax.Array]:
     video = self.encode_video(batch, train)
-    video_BxVxD = video['video_tokens']
     text_BxKxE = self.encode_text(batch['tokens'], batch['token_mask'], train)
-    sort_BxKxD = self.sorter.tokens(video_BxVxD, text_BxKxE, train)
+    sort_BxKxD = self.sorter.tokens(*self.sorted(video.pop('sorted'), text_BxKxE), train)
     outputs = {
       **video,
       'text_cls': text_BxKxE,
@@ -137,14 +159,24 @@ class TVTS(nn.Module):
     return outputs
 
   def encode_video(self, batch, train: bool = False) -> dict[str, jax.Array]:
-    """Tokens [B, 1+N, D], [CLS] first, and the clip in the common space [B, C]."""
-    video_BxVxD = self.video(batch['patches'], batch['positions'], train)
-    return {'video_tokens': video_BxVxD, 'video_embed': self.embed_video(video_BxVxD[:, 0])}
+    """Tokens [B, 1+N, D], that of the clip first, what the sorter reads of them, and the clip in the common space."""
+    video_BxVxD, sorted_BxWxD = self.video(batch['patches'], batch['positions'], train)
+    return {
+      'video_tokens': video_BxVxD,
+      'video_embed': self.embed_video(video_BxVxD[:, 0]),
+      'sorted': sorted_BxWxD,
+    }
+
+  def sorted(self, video_BxWxD, text_BxKxE):
+    """The tokens of a clip and its transcripts as the sorter reads them."""
+    if self.config.projection != 'clip':
+      return video_BxWxD, text_BxKxE
+    return self.video_projection(video_BxWxD), self.text_projection(text_BxKxE)
 
   def encode_text(self, tokens_BxKxL, mask_BxKxL, train: bool = False):
-    """[CLS] of each transcript by itself, [B, K, E]."""
+    """The vector of each transcript by itself, [B, K, E]."""
     flat = lambda x_BxKxL: rearrange(x_BxKxL, 'b k l -> (b k) l')
-    text_RxE = self.text(flat(tokens_BxKxL), flat(mask_BxKxL), read=1, train=train)[:, 0]
+    text_RxE = self.text(flat(tokens_BxKxL), flat(mask_BxKxL), train)
     return rearrange(text_RxE, '(b k) e -> b k e', b=tokens_BxKxL.shape[0])
 
   def embed_video(self, cls_BxD):
@@ -203,7 +235,8 @@ def build(config: TVTSConfig, heads: Mapping[str, Callable] | None = None) -> Mo
     return module.apply({'params': params}, batch, train, rngs={'dropout': rng} if train else None)
 
   def embed_video(params, batch):
-    return module.apply({'params': params}, batch, method='encode_video')
+    video = module.apply({'params': params}, batch, method='encode_video')
+    return {name: video[name] for name in ('video_tokens', 'video_embed')}
 
   def embed_text(params, tokens_BxKxL, mask_BxKxL):
     embed = lambda module: module.embed_text(module.encode_text(tokens_BxKxL, mask_BxKxL))

@@ -13,9 +13,23 @@ import flax.linen as nn
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
-from tvts_jax.errors import UserError
 from tvts_jax.models import attention, layers
-from tvts_jax.models.encoders import vit
+from tvts_jax.models.encoders import encoder, vit
+from tvts_jax.roles import setting
+
+
+def ones_init(fan_in: int):
+  del fan_in
+  return nn.initializers.ones, nn.initializers.zeros
+
+
+# How the attention over time starts: its queries, keys and values, and what is made of them. Both are silent at first,
+# so that a model that knows single images gives what it gave.
+TIME_STARTS = {
+  'silent': (None, layers.zeros_init),  # Only its output is zero, so all of it learns.
+  # As TVTSv2 and Frozen start. Gradients of queries and keys are products of the two, which stay zero for ever.
+  'published': (layers.zeros_init, ones_init),
+}
 
 # Who is asked beside [CLS]: those of each group.
 GROUPS = {'time': 'b h (t n) c -> (b n) h t c', 'space': 'b h (t n) c -> (b t) h n c'}
@@ -25,40 +39,35 @@ GROUPS = {'time': 'b h (t n) c -> (b n) h t c', 'space': 'b h (t n) c -> (b t) h
 class DividedConfig(vit.ViTConfig):
   tubelet: int = 1
   time: bool = True  # Whether there is an attention over time, with positions of time slots.
+  time_start: str = setting('silent', 'loads')
 
   SAME_PLACES: ClassVar[bool] = True
 
+  def __post_init__(self):
+    super().__post_init__()
+    self.known('time_start', TIME_STARTS)
+
   @property
   def timed(self) -> bool:
-    return self.time
+    return super().timed and self.time
 
   def module(self, **how) -> nn.Module:
     return Divided(self, **how)
 
   def block(self, initial, dtype, param_dtype) -> nn.Module:
     own = self.block_settings(initial, dtype, param_dtype)
-    return DividedBlock(*own, slots=self.slots, time=self.time, parent=None)
+    return DividedBlock(*own, slots=self.slots, time=self.time, time_start=self.time_start, parent=None)
 
   def flops(self, visible: int) -> float:
     N, D, T = visible + 1, self.width, self.slots
-    asked = {'time': 1 + T, 'space': 1 + visible // T}
-    attention = sum(4 * 2 * N * D**2 + 2 * 2 * (N + visible * asked[over]) * D for over in self.over)
+    asked = [1 + T, 1 + visible // T][not self.time :]  # By a tubelet: over time and over space.
+    attention = sum(4 * 2 * N * D**2 + 2 * 2 * (N + visible * tokens) * D for tokens in asked)
     return self.depth * (attention + 2 * 2 * N * self.mlp_ratio * D**2)
-
-  @property
-  def over(self) -> tuple[str, ...]:
-    """What the attentions of a block go over."""
-    return ('time', 'space') if self.time else ('space',)
 
 
 class Divided(vit.ViT):
   def embed(self, patches_BxNxP, positions_BxN):
-    N, T = positions_BxN.shape[1], self.config.slots
-    if N % T:
-      raise UserError(
-        f'{N} tubelets are not as many in each of {T} time slots, which divided attention needs; set input.mask="tube" '
-        f'and model.video.frames to those of the clips'
-      )
+    encoder.check_slots(self.config, positions_BxN)
     return super().embed(patches_BxNxP, positions_BxN)
 
 
@@ -67,32 +76,31 @@ class DividedBlock(layers.PreNormBlock):
 
   slots: int = 1
   time: bool = True
+  time_start: str = 'silent'
 
   MAY_PAD = False
 
   @nn.compact
   def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False, drop=None):
     types = (self.dtype, self.param_dtype)
-    attend = lambda name: DividedAttention(self.heads, self.slots, self.initial, *types, name=name)
     norm = lambda name: layers.layer_norm(self.eps, *types, name=name)
     t_BxNxD = x_BxNxD
     if self.time:
-      t_BxNxD += attend('time_attn')(norm('time_norm')(x_BxNxD), 'time')
-    y_BxNxD = attend('attn')(norm('norm1')(t_BxNxD), 'space')
+      initial, out_initial = TIME_STARTS[self.time_start]
+      how = dict(slots=self.slots, out_initial=out_initial, name='time_attn')
+      time_attention = DividedAttention(self.heads, initial or self.initial, *types, **how)
+      t_BxNxD += time_attention(norm('time_norm')(x_BxNxD), 'time')
+    space_attention = DividedAttention(self.heads, self.initial, *types, slots=self.slots, name='attn')
+    y_BxNxD = space_attention(norm('norm1')(t_BxNxD), 'space')
     return self.think(x_BxNxD + self.drop_path(y_BxNxD, drop), drop)
 
 
-class DividedAttention(layers.Module):
-  heads: int
-  slots: int
-  initial: layers.Initial
-  dtype: jnp.dtype
-  param_dtype: jnp.dtype
+class DividedAttention(layers.Attention):
+  slots: int = 1
 
   @nn.compact
   def __call__(self, x_BxNxD, over: str):
-    types = (self.initial, self.dtype, self.param_dtype)
-    q, k, v = (layers.Heads(self.heads, *types, name=name)(x_BxNxD) for name in 'qkv')
+    q, k, v = self.project(x_BxNxD)
     out_BxHxNxC = attention.attend(q[:, :, :1], k, v)  # Of [CLS].
     if x_BxNxD.shape[1] > 1:
       group = lambda x: rearrange(x[:, :, 1:], GROUPS[over], t=self.slots)
@@ -103,4 +111,4 @@ class DividedAttention(layers.Module):
       answers = attention.attend(asking, with_cls(k), with_cls(v))
       answers = rearrange(answers, f'{right} -> {left}', b=x_BxNxD.shape[0], t=self.slots)
       out_BxHxNxC = jnp.concatenate([out_BxHxNxC, answers], axis=2)
-    return layers.Merge(*types, name='out')(out_BxHxNxC)
+    return self.merge(out_BxHxNxC)

@@ -1,9 +1,10 @@
 """What all video encoders share, and all that the code above asks of one: it never tests for a name.
 
 A new encoder is a file beside this one and a line in ENCODERS of models/tvts.py. The file has a VideoConfig, whose
-`module` is called with (patches [B, N, P], positions [B, N], train) and gives tokens [B, 1+N, D], the first of which
-stands for the whole clip. Its blocks are stacked in `blocks`, and `norm` stands behind them: learning rates by layer go
-by these two names, and what has another stands before the blocks.
+`module` is called with (patches [B, N, P], positions [B, N], train) and gives two arrays: tokens [B, 1+N, D], the first
+of which stands for the whole clip, and those that the sorter reads, which may be the same. Its blocks are stacked in
+`blocks`, and `norm` stands behind them: learning rates by layer go by these two names, and what has another stands
+before the blocks.
 
 Shapes: B clips, N visible tubelets, P pixel values of a tubelet, D width, T time slots, S places of the spatial grid. A
 tubelet's position is t·S + s, and its pixels lie in the order (frame, y, x, channel).
@@ -24,6 +25,14 @@ from tvts_jax.roles import setting
 
 MIDDLE = 128  # Of raw pixels, about.
 
+# Mean and standard deviation of red, green and blue, in [0, 1], that weights are made for.
+STATISTICS = {
+  'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  'clip': ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+  'slowfast': ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),
+  'half': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoConfig:
@@ -38,12 +47,10 @@ class VideoConfig:
   # The share of clips that go past the attention, and past the MLP, of the last block in training; none do of the
   # first, and between them it rises evenly.
   drop_path: float = setting(0.0, 'loads')
+  statistics: str = 'imagenet'  # Of pixels; one of STATISTICS.
 
   SAME_PLACES: ClassVar[bool] = False  # Whether all time slots must show the same places: mask='tube', or none.
   SIZES: ClassVar[dict[str, dict]] = {}  # Settings by the names of sizes.
-  # Statistics of the pixels that it is made for, red, green, blue, in [0, 1]: those of ImageNet.
-  PIXEL_MEAN: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
-  PIXEL_STD: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
 
   @classmethod
   def named(cls, size: str, **changes) -> 'VideoConfig':
@@ -60,6 +67,11 @@ class VideoConfig:
         )
     if not 0 <= self.drop_path < 1:
       raise UserError(f'video.drop_path={self.drop_path} must be at least 0 and below 1')
+    self.known('statistics', STATISTICS)
+
+  def known(self, name: str, table) -> None:
+    if getattr(self, name) not in table:
+      raise UserError(f'video.{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')
 
   @property
   def slots(self) -> int:
@@ -75,6 +87,14 @@ class VideoConfig:
   def pixels(self) -> int:
     """P, the number of pixel values of one tubelet."""
     return self.tubelet * self.patch**2 * 3
+
+  @property
+  def pixel_mean(self) -> tuple[float, ...]:
+    return STATISTICS[self.statistics][0]
+
+  @property
+  def pixel_std(self) -> tuple[float, ...]:
+    return STATISTICS[self.statistics][1]
 
   def module(self, **how) -> nn.Module:
     """The Flax module. how: as TVTSConfig.how."""
@@ -105,8 +125,8 @@ def normalise(patches_BxNxP, config: VideoConfig):
   if patches_BxNxP.dtype != jnp.uint8:
     return patches_BxNxP
   colours = jnp.arange(patches_BxNxP.shape[-1]) % 3
-  mean_P = jnp.take(jnp.array(config.PIXEL_MEAN, jnp.float32), colours)
-  std_P = jnp.take(jnp.array(config.PIXEL_STD, jnp.float32), colours)
+  mean_P = jnp.take(jnp.array(config.pixel_mean, jnp.float32), colours)
+  std_P = jnp.take(jnp.array(config.pixel_std, jnp.float32), colours)
   return (patches_BxNxP.astype(jnp.float32) / 255 - mean_P[None, None]) / std_P[None, None]
 
 
@@ -118,8 +138,17 @@ def folded(kernel_PxD, bias_D, config: VideoConfig):
   """
   colours = np.arange(kernel_PxD.shape[0]) % 3
   of_pixel = lambda values: np.array(values)[colours].astype(kernel_PxD.dtype)
-  std_P, mean_P = of_pixel(config.PIXEL_STD), of_pixel(config.PIXEL_MEAN)
+  std_P, mean_P = of_pixel(config.pixel_std), of_pixel(config.pixel_mean)
   return kernel_PxD / (255 * std_P)[:, None], bias_D + ((MIDDLE / 255 - mean_P) / std_P) @ kernel_PxD
+
+
+def check_slots(config: VideoConfig, positions_BxN) -> None:
+  """UserError unless all time slots may have as many tubelets."""
+  if (N := positions_BxN.shape[1]) % config.slots:
+    raise UserError(
+      f'{N} tubelets are not as many in each of {config.slots} time slots, which this encoder needs; set '
+      f'input.mask="tube" and model.video.frames to those of the clips'
+    )
 
 
 class Embedding(layers.Module):

@@ -1,22 +1,21 @@
-"""The text encoder: DistilBERT.
+"""DistilBERT, the text encoder of the paper. Its first token, [CLS], stands for the text.
 
-Shapes: R texts, L word pieces, D width.
+Shapes: as in text.py, and D width.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tvts_jax.errors import UserError
 from tvts_jax.models import layers
+from tvts_jax.models.texts import text
 from tvts_jax.roles import setting
 
 
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
-  """The fields of transformers' DistilBertConfig that shape the encoder, under the names they have there."""
-
+class DistilBertConfig(text.TextConfig):
   vocab_size: int = 30522
   max_position_embeddings: int = 512
   dim: int = 768
@@ -26,22 +25,18 @@ class TextConfig:
   dropout: float = setting(0.1, 'loads')
   attention_dropout: float = setting(0.1, 'loads')
 
-  @classmethod
-  def from_hf(cls, config) -> 'TextConfig':
-    """From a transformers DistilBertConfig, or the dict that its config.json holds."""
-    values = config if isinstance(config, dict) else config.to_dict()
-    for key, ours in (('model_type', 'distilbert'), ('activation', 'gelu'), ('sinusoidal_pos_embds', False)):
-      if values.get(key, ours) != ours:
-        raise UserError(f'the text config has {key}={values[key]!r}; this encoder is DistilBERT with {key}={ours!r}')
-    return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
+  TITLE: ClassVar[str] = 'DistilBERT'
+  HF_SAYS: ClassVar[dict] = {'model_type': 'distilbert', 'activation': 'gelu', 'sinusoidal_pos_embds': False}
 
-  def __post_init__(self):
-    if self.dim % self.n_heads:
-      raise UserError(f'text.dim={self.dim} is not a multiple of text.n_heads={self.n_heads}; change one of the two')
+  def module(self, **how) -> nn.Module:
+    return DistilBert(self, **how)
+
+  def flops(self, length: int) -> float:
+    return layers.flops_of_blocks(length, self.dim, self.hidden_dim, self.n_layers, read=1)
 
 
-class TextEncoder(layers.Module):
-  config: TextConfig
+class DistilBert(layers.Module):
+  config: DistilBertConfig
   dtype: jnp.dtype = jnp.float32
   param_dtype: jnp.dtype = jnp.float32
   scan: bool = True
@@ -49,36 +44,23 @@ class TextEncoder(layers.Module):
   start: layers.Start = layers.Start()
 
   def setup(self):
-    config = self.config
     types = (self.dtype, self.param_dtype)
-    table = lambda name, rows: self.param(
-      name, nn.initializers.normal(self.start.word), (rows, config.dim), self.param_dtype
-    )
-    self.word = table('word', config.vocab_size)
-    self.position = table('position', config.max_position_embeddings)
+    text.tables(self)
     self.norm = layers.layer_norm(1e-12, *types, name='norm')
-    self.dropout = nn.Dropout(config.dropout)
-    self.block = layers.PostNormBlock(
-      config.n_heads,
-      config.hidden_dim,
-      self.start.blocks,
-      *types,
-      dropout=config.dropout,
-      attention_dropout=config.attention_dropout,
-      parent=None,
-    )
-    self.blocks = self.param('blocks', layers.init_blocks, self.block, config.n_layers, config.dim)
+    self.dropout = nn.Dropout(self.config.dropout)
+    self.block = layers.PostNormBlock(*self.block_settings(), parent=None)
+    self.blocks = self.param('blocks', layers.init_blocks, self.block, self.config.n_layers, self.config.dim)
+
+  def block_settings(self) -> tuple:
+    config, types = self.config, (self.dtype, self.param_dtype)
+    dropouts = config.dropout, config.attention_dropout
+    return config.n_heads, config.hidden_dim, self.start.blocks, *types, 1e-12, *dropouts
 
   def embed(self, tokens_RxL, train: bool = False):
-    L = tokens_RxL.shape[1]
-    if self.config.max_position_embeddings < L:
-      raise UserError(f'texts of {L} word pieces exceed the {self.config.max_position_embeddings} the encoder knows')
-    # An id outside the vocabulary reads NaN, which the loss shows at once.
-    x_RxLxD = jnp.take(self.word, tokens_RxL, axis=0, mode='fill') + self.position[None, :L]
-    return self.dropout(self.norm(x_RxLxD), deterministic=not train)
+    return self.dropout(self.norm(text.embed(self, tokens_RxL)), deterministic=not train)
 
-  def __call__(self, tokens_RxL, mask_RxL, *, read: int | None = None, train: bool = False):
-    """Hidden states of the first `read` word pieces (all by default), [R, read, D]; [CLS] is the first."""
+  def states(self, tokens_RxL, mask_RxL, *, read: int | None = None, train: bool = False):
+    """Hidden states of the first `read` word pieces (all by default), [R, read, D]."""
     return layers.apply_blocks(
       self.block,
       self.blocks,
@@ -91,3 +73,6 @@ class TextEncoder(layers.Module):
       remat=self.remat,
       initializing=self.is_initializing(),
     )
+
+  def __call__(self, tokens_RxL, mask_RxL, train: bool = False):
+    return self.states(tokens_RxL, mask_RxL, read=1, train=train)[:, 0]
