@@ -68,8 +68,8 @@ def stop_and_go(out):
   call = lambda: codes.append(ablate.main(['study.py', '--out', str(out)]))
   begun = []
 
-  def stop_within(watch, s, metrics, step=train.Watch.step):
-    step(watch, s, metrics)
+  def stop_within(watch, s, *rest, step=train.Watch.step):
+    step(watch, s, *rest)
     if s == 1:
       os.kill(os.getpid(), signal.SIGTERM)
 
