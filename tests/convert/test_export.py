@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import weights
 from tests.support.paths import ROOT
+from tests.support.without import without
 from tvts_jax import convert
 from tvts_jax.convert import names, write_weights
 from tvts_jax.convert.families import tvts as tvts_family
@@ -278,23 +279,10 @@ def make_tokenizer(folder):
 
 
 # As where they are not installed: nothing finds them.
-BLOCK = """
-import sys
-class Without:
-  def __init__(self, finder):
-    self.finder = finder
-  def __getattr__(self, name):
-    return getattr(self.finder, name)
-  def find_spec(self, name, *rest):
-    return None if name in {!r} else self.finder.find_spec(name, *rest)
-sys.meta_path[:] = map(Without, sys.meta_path)
-"""
-
-
 def python(code, folder, blocked):
   environment = {**os.environ, 'HF_HUB_OFFLINE': '1', 'PYTHONPATH': ''}
   done = subprocess.run(
-    [sys.executable, '-c', BLOCK.format(blocked) + code], cwd=folder, env=environment, capture_output=True, text=True
+    [sys.executable, '-c', without(*blocked) + code], cwd=folder, env=environment, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
   return done.stdout

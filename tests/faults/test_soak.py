@@ -7,28 +7,16 @@ import sys
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.without import without
 
 # Only the extra [test] brings these.
 EXTRA = 'pytest', 'hypothesis', 'moto', 'torch'
 
 
-# Not None in sys.modules: whether a name is there is how einops asks for what it need not support.
-WITHOUT = f"""
-import sys
-
-class Missing:
-  def find_spec(self, name, *_):
-    if name.partition('.')[0] in {EXTRA!r}:
-      raise ModuleNotFoundError(f'No module named {{name!r}}')
-
-sys.meta_path.insert(0, Missing())
-"""
-
-
 @pytest.fixture
 def plain(tmp_path):
   """The environment of processes that cannot import them."""
-  (tmp_path / 'sitecustomize.py').write_text(WITHOUT)
+  (tmp_path / 'sitecustomize.py').write_text(without(*EXTRA))
   variables = {**os.environ, 'PYTHONPATH': str(tmp_path), 'TMPDIR': str(tmp_path)}
   for name in EXTRA:
     assert run(variables, '-c', f'import {name}').returncode == 1
