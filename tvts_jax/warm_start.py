@@ -22,8 +22,11 @@ def start_from(config, params, shapes, place):
       logging.info('%s has no %s, which start afresh', run, ', '.join(fresh))
     return {**params, **given}
   given = shapes
-  for part, path in (dict.fromkeys(shapes, run) if run else config.init).items():
-    if not path or part.startswith(tvts.HEADS):
+  paths = dict.fromkeys(shapes, run) if run else {part: path for part, path in config.init.items() if path}
+  if config.model.projection == 'clip':  # Encoders that share a space bring their ways into it.
+    paths |= {f'{part}_projection': path for part, path in paths.items() if convert.has(path, f'{part}_projection')}
+  for part, path in paths.items():
+    if part.startswith(tvts.HEADS):
       continue
     given, loaded = convert.load_part(given, config.model, part, path)
     logging.info('%s', loaded)

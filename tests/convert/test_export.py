@@ -200,9 +200,12 @@ def test_text_of_another_width_has_its_layer_in_the_sorter(tmp_path):
   assert set(state) == set(model.state_dict()) and state['pred_model.text_in.weight'].shape == (24, 16)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_a_folder_comes_back_bit_for_bit(tmp_path, dtype):
-  config = weights.config_of(param_dtype=dtype)
+@pytest.mark.parametrize('dtype, name', [
+  *(('float32', name) for name in SWEEP if name in ('as published', 'TVTSv2', 'SVT with a BERT', 'VideoMAE')),
+  ('bfloat16', 'as published'),
+])  # fmt: skip
+def test_a_folder_comes_back_bit_for_bit(tmp_path, dtype, name):
+  config = weights.config_of(param_dtype=dtype, **SWEEP[name])
   params = weights.random_params(config)
   metrics, run_settings = {'retrieval': {'r1': 0.25}, 'steps': 7}, {'seed': 3}
   convert.save_folder(tmp_path / 'm', config, params, metrics=metrics, run=run_settings)

@@ -13,7 +13,7 @@ from einops import rearrange
 from tests.support import weights
 from tests.support.paths import GOLDEN
 from tvts_jax import convert
-from tvts_jax.convert import export, names
+from tvts_jax.convert import export, load, names
 from tvts_jax.convert.families import FAMILIES
 from tvts_jax.models import tvts
 from tvts_jax.models.encoders import encoder
@@ -309,3 +309,25 @@ def test_positions_of_svt_are_those_of_the_nearest_place(key, frames, size):
   module, resized = video.module(), video.resized(params['video'], old)
   tokens, _ = jax.jit(lambda params: module.apply({'params': params}, patches, positions))(resized)
   close(tokens[:, 0], gold('svt')[key], TOLERANCE['float32'])
+
+
+@pytest.mark.parametrize('size, file, family', [('b', 'openai', ''), ('h', 'openclip', 'openclip')])
+def test_a_clip_becomes_what_the_constructor_of_tvtsv2_makes_of_it(size, file, family):
+  numbers, config = dict(np.load(ZOO / f'tvtsv2_{size}_from_clip_tiny.npz')), loaded(f'tvtsv2, {size.upper()}')[0]
+  params = load.initial(config, 0, names.PARTS)
+  for part in ('video', 'text', 'video_projection', 'text_projection'):
+    params, report = convert.load_part(
+      params, config, part, ZOO / f'tvtsv2_{size}_from_clip_tiny_{file}.pt', family=family
+    )
+    if part == 'video':
+      assert len(report.kept) == 11 and all('time' in name for name in report.kept)
+  params['video']['time_position'] = numbers['temporal_embedding']
+  frames = numbers['in/frames']
+  patches = np.asarray(encoder.patchify(frames, config.video))
+  positions = np.tile(np.arange(patches.shape[1], dtype=np.int32), (len(patches), 1))
+  video = jax.jit(tvts.build(config).embed_video)(params, {'patches': patches, 'positions': positions})
+  close(video['video_embed'], numbers['out/video'], TOLERANCE['float32'])
+  tokens = numbers['in/tokens'].astype(np.int32)
+  mask = np.arange(tokens.shape[1]) <= tokens.argmax(1)[:, None]
+  text = jax.jit(tvts.build(config).embed_text)(params, tokens[:, None], mask[:, None])
+  close(text, numbers['out/text_per_transcript'], TOLERANCE['float32'])

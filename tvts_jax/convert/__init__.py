@@ -6,6 +6,7 @@ from tvts_jax.convert.load_report import ConvertError, LoadError, Report
 
 # Function → its module, imported when it is first used: all of these need JAX, and reading a pickle does not.
 HOMES = {
+  'has': 'load',
   'import_model': 'load',
   'load_folder': 'folder',
   'load_part': 'load',

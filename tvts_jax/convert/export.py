@@ -22,7 +22,7 @@ def save_family(path: str | os.PathLike, config: TVTSConfig, params: Mapping, na
   state = state_of(name, config, flat)
   if family.folder is None:
     with appear(path) as temporary:
-      write_weights.write_pth(temporary, state, folder.config_json(config), family.wrap)
+      write_weights.write_pth(temporary, state, folder.config_json(config, name), family.wrap)
   else:
     weights, settings = family.folder
     files = {read_weights.WEIGHT_FILES[weights]: settings(config)}

@@ -69,8 +69,10 @@ def load_run(folder) -> dict:
   return dict(metrics=values.get('metrics'), run=values.get('run'))
 
 
-def config_json(config: TVTSConfig) -> dict:
-  return dict(model_type='tvts', format_version=read_weights.FORMAT_VERSION) | config.to_dict()
+def config_json(config: TVTSConfig, layout: str = 'tvts') -> dict:
+  """layout: the family whose names the weights beside it have."""
+  about = {'model_type': 'tvts', 'format_version': read_weights.FORMAT_VERSION, read_weights.LAYOUT: layout}
+  return about | config.to_dict()
 
 
 def find_tokenizer(folder: pathlib.Path, config: TVTSConfig) -> list[pathlib.Path]:

@@ -27,6 +27,7 @@ def load_part(
   part: str,
   path: str | os.PathLike,
   *,
+  family: str = '',
   allow_missing: Sequence[str] = (),
   allow_unexpected: Sequence[str] = (),
   cast: bool = False,
@@ -42,6 +43,7 @@ def load_part(
     params: parameters of a model of `config`, nested by name.
     part: 'video', 'text', 'sorter', 'video_projection' or 'text_projection'.
     path: a PyTorch checkpoint, a safetensors file, or a folder of either beside its config.json.
+    family: a key of FAMILIES, where the weights do not tell.
     allow_missing: patterns ('video/time_position', 'video/blocks/*') of parameters that may keep their values. One
       that proves needless is no error, but one that fits no parameter is.
     allow_unexpected: patterns of names in the file that may stay unused.
@@ -49,7 +51,7 @@ def load_part(
   """
   if part not in PARTS:
     raise ConvertError(f'part={part!r} is unknown; known: {", ".join(PARTS)}')
-  source = open_source(path)
+  source = open_source(path, family)
   require(source, (part,))
   check_patterns(config, (part,), allow_missing)
   how = (source, (part,), allow_missing, allow_unexpected, cast)
@@ -145,6 +147,11 @@ def parts_of(source: Source) -> tuple[str, ...]:
   family = FAMILIES[source.family]
   held = lambda part: any(name.startswith(family.optional.get(part, '')) for name in source.tensors)
   return tuple(filter(held, family.parts))
+
+
+def has(path: str | os.PathLike, part: str) -> bool:
+  """Whether a file or folder of weights has a part of our model."""
+  return part in parts_of(open_source(path))
 
 
 def require(source: Source, parts: Iterable[str]):

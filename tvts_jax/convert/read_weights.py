@@ -35,6 +35,7 @@ STATE_KEYS = ('state_dict', 'teacher', 'model', 'module')
 
 # Our own config beside the weights, in files that are not a folder: they know their heads, which no shape tells.
 CONFIG_KEY = 'tvts_config'
+LAYOUT = 'layout'  # In it, the family whose names the weights have.
 
 SAFETENSORS_TYPES = {
   **{'F64': np.float64, 'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16, 'BOOL': np.bool_},
@@ -65,7 +66,7 @@ def open_folder(folder: pathlib.Path, family: str = '') -> Source:
   ours = config.get('model_type') == 'tvts'
   if path.name == 'open_clip_config.json':
     family = family or 'openclip'
-  source = open_file(found[0], 'tvts' if ours else family)
+  source = open_file(found[0], family, layout='tvts' if ours else '')
   source.path = folder
   if ours:
     source.config = our_config(config, path)
@@ -87,7 +88,7 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 def our_config(values: dict, where) -> TVTSConfig:
-  values = {key: value for key, value in values.items() if key != 'model_type'}
+  values = {key: value for key, value in values.items() if key not in ('model_type', LAYOUT)}
   version = values.pop('format_version', None)
   if version != FORMAT_VERSION:
     raise ConvertError(
@@ -106,7 +107,8 @@ def build(maker, values, where):
     raise ConvertError(f'{where} does not describe a model: {error}') from error
 
 
-def open_file(path: pathlib.Path, family: str = '') -> Source:
+def open_file(path: pathlib.Path, family: str = '', layout: str = '') -> Source:
+  """layout: the family of which we wrote it, which its names need not tell."""
   try:
     with path.open('rb') as file:
       start = file.read(16)
@@ -123,10 +125,11 @@ def open_file(path: pathlib.Path, family: str = '') -> Source:
       f'{path} has {size} bytes, but its weights claim {claimed}, each byte many times over, so it is not read'
     )
   if config is not None:
+    layout = config.get(LAYOUT, '')
     config = our_config(config, f'{CONFIG_KEY} in {path}')
   tensors = unwrapped(tensors)
-  seen = recognised(tensors)
-  if family and seen != (FAMILIES[family].like or family):
+  seen = layout if layout in FAMILIES else recognised(tensors)
+  if family and seen not in (family, FAMILIES[family].like):
     what = FAMILIES[seen].title if seen else 'of no layout that is known'
     raise ConvertError(f'{path} is {what}, not {FAMILIES[family].title}; leave out --as, or give another file')
   family = family or ('openclip' if seen == 'clip' and trainer else seen)
