@@ -19,10 +19,11 @@ from tvts_jax.models import tvts
 from tvts_jax.models.encoders import encoder
 from tvts_jax.models.encoders.vit import sincos
 
-pytest.importorskip('torch')
+torch = pytest.importorskip('torch')
 
 ZOO = GOLDEN / 'zoo'
 TOLERANCE = {'float32': 2e-5, 'float64': 1e-12}
+ENCODERS = ('video', 'text', 'video_projection', 'text_projection')
 FEW = dict(dim=8, n_heads=2, hidden_dim=8, n_layers=1, vocab_size=5, max_position_embeddings=4)
 HEADS = dict(video=dict(heads=4), text=dict(n_heads=3))
 
@@ -331,3 +332,71 @@ def test_a_clip_becomes_what_the_constructor_of_tvtsv2_makes_of_it(size, file, f
   mask = np.arange(tokens.shape[1]) <= tokens.argmax(1)[:, None]
   text = jax.jit(tvts.build(config).embed_text)(params, tokens[:, None], mask[:, None])
   close(text, numbers['out/text_per_transcript'], TOLERANCE['float32'])
+
+
+def test_an_archive_of_torchscript_holds_what_its_state_dict_does(tmp_path):
+  """As OpenAI publishes CLIP: a traced module, with three numbers beside the weights, and code that is not unpacked."""
+  root = torch.nn.Module()
+  for name, tensor in torch.load(ZOO / 'clip_openai_tiny.pt').items():
+    *path, last = name.split('.')
+    module = root
+    for part in path:
+      if not hasattr(module, part):
+        module.add_module(part, torch.nn.Module())
+      module = getattr(module, part)
+    module.register_parameter(last, torch.nn.Parameter(tensor))
+  for name, number in (('input_resolution', 24), ('context_length', 16), ('vocab_size', 160)):
+    root.register_buffer(name, torch.tensor(number))
+  root.forward = lambda x: x + root.logit_scale
+  torch.jit.trace(root, torch.ones(1)).save(tmp_path / 'ViT.pt')
+  config, params, (report,) = imported(CASES['clip'], tmp_path / 'ViT.pt')
+  assert config == loaded('clip')[0] and 'TorchScript' in str(report)
+  weights.equal({part: params[part] for part in ENCODERS}, {part: loaded('clip')[1][part] for part in ENCODERS})
+  assert set(report.unused) == {'logit_scale', 'input_resolution', 'context_length', 'vocab_size'}
+
+
+@pytest.mark.parametrize('name, kind', [('clip_hf', 'CLIPModel'), ('videomae_hf', 'VideoMAEModel')])
+def test_classes_of_transformers_open_what_leaves_and_agree(name, kind, tmp_path):
+  transformers = pytest.importorskip('transformers')
+  config, params, _ = loaded(name)
+  export.save_family(tmp_path / 'hf', config, params, CASES[name].family)
+  theirs, report = getattr(transformers, kind).from_pretrained(tmp_path / 'hf', output_loading_info=True)
+  assert not report['missing_keys'] and not report['mismatched_keys']
+  numbers, ours = gold(CASES[name].gold), outputs(CASES[name], config, params, 'float32')
+  clip = torch.tensor(numbers['in/video'], dtype=torch.float32)
+  with torch.no_grad():
+    if kind == 'CLIPModel':
+      tokens = torch.tensor(numbers['in/tokens'])
+      images = theirs.visual_projection(theirs.vision_model(clip.flatten(0, 1)).pooler_output)
+      images = images.unflatten(0, clip.shape[:2])
+      texts = theirs.text_projection(theirs.text_model(tokens).pooler_output)
+      close(np.asarray(ours['video_embed']), images.mean(1).numpy(), 1e-5)
+      close(np.asarray(ours['text_embed']), texts.numpy(), 1e-5)
+    else:
+      close(np.asarray(ours['tubelets']), theirs(clip).last_hidden_state.numpy(), 1e-5)
+
+
+def test_a_bert_equals_that_of_transformers(tmp_path):
+  transformers = pytest.importorskip('transformers')
+  torch.manual_seed(0)
+  sizes = dict(vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+  theirs = transformers.BertModel(transformers.BertConfig(**sizes, max_position_embeddings=10)).eval()
+  for parameter in theirs.parameters():
+    parameter.data += 0.1 * torch.randn_like(parameter)
+  theirs.save_pretrained(tmp_path / 'bert')
+  config, params, (report,) = convert.import_model(tmp_path / 'bert', {'dtype': 'float32'}, size='tiny')
+  assert config.text_encoder == 'bert' and config.text.n_heads == 4
+  assert set(report.unused.values()) == {'a layer that BERT classifies by'}
+  rng = np.random.default_rng(0)
+  tokens, mask = rng.integers(0, 40, (3, 7)).astype(np.int32), np.arange(7) < np.array([7, 3, 1])[:, None]
+  ours = jax.jit(lambda params: config.text.module().apply({'params': params}, tokens, mask))(params['text'])
+  with torch.no_grad():
+    states = theirs(torch.tensor(tokens), torch.tensor(mask)).last_hidden_state
+  close(ours, states[:, 0].numpy(), 1e-5)
+  export.save_family(tmp_path / 'again', config, params, 'bert')
+  again = transformers.BertModel.from_pretrained(tmp_path / 'again', add_pooling_layer=False)
+  assert all(
+    torch.equal(again.state_dict()[name], tensor)
+    for name, tensor in theirs.state_dict().items()
+    if 'pooler' not in name
+  )

@@ -61,7 +61,9 @@ def check_shown(name: str, config: TVTSConfig, state: Mapping[str, np.ndarray]) 
   """ConvertError unless these weights, and all that their family says of them, mean the model they come from."""
   family = FAMILIES[name]
   tensors = {key: Tensor(array.shape, array.dtype, lambda array=array: array) for key, array in state.items()}
-  source = Source('', name, family.title, tensors, {}, beside=family.folder[1](config) if family.folder else {})
+  beside = family.folder[1](config) if family.folder else {}
+  text_config = config.text if family.parts == ('text',) else None
+  source = Source('', name, family.title, tensors, {}, text_config=text_config, beside=beside)
   # A file that has our config beside its weights says their heads.
   given = {'video.heads': config.video.heads, 'text.n_heads': config.text.n_heads} if family.wrap else {}
   shown = family.settings(geometry.Shapes(source, given))

@@ -1,4 +1,5 @@
-"""The two formats of PyTorch checkpoints: a pickle, which says what the tensors are, beside their numbers.
+"""The two formats of PyTorch checkpoints: a pickle, which says what the tensors are, beside their numbers. A module of
+TorchScript is in the newer one.
 
 No number is read before its size is checked against that of the file, and a tensor's only when it is asked for.
 """
@@ -43,12 +44,14 @@ def read_zip(path: pathlib.Path) -> Contents:
   members = {member.filename: member for member in archive.infolist()}
   size = path.stat().st_size
   for member in members.values():
+    if member.filename.split('/')[1:2] == ['code']:  # Of TorchScript, which compresses it. It is never unpacked.
+      continue
     if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
       raise ConvertError(
         f'{path} has a compressed member {member.filename!r}, which would unfold to {member.file_size} bytes; '
         f'PyTorch never compresses a checkpoint, so the file is not read'
       )
-  if len(members) < len(archive.infolist()) or sum(member.file_size for member in members.values()) > size:
+  if len(members) < len(archive.infolist()) or sum(member.compress_size for member in members.values()) > size:
     raise ConvertError(
       f'{path} has members that share their bytes: they add up to more than the {size} bytes of the file, so it is '
       f'not read'

@@ -6,6 +6,7 @@ Files are told apart by their contents, never by their names.
 import fnmatch
 import json
 import pathlib
+from collections.abc import Iterator
 
 import ml_dtypes
 import numpy as np
@@ -146,6 +147,9 @@ def read_pth(path):
   contents = pth.read(path)
   notes = [f'objects of {", ".join(contents.inert)} were left unread'] if contents.inert else []
   root = contents.root
+  if isinstance(root, Inert) and root.held:
+    root = dict(held(root))
+    notes = ['a module of TorchScript, of which the weights were read and the code was not']
   if not isinstance(root, dict):
     raise ConvertError(f'{path} holds {describe(root)}, not weights by name; save the state_dict of the model')
   where = next((key for key in STATE_KEYS if key in root), None)
@@ -161,6 +165,15 @@ def read_pth(path):
   if config is not None and not isinstance(config, dict):
     raise ConvertError(f'{path} holds {describe(config)} as {CONFIG_KEY!r}, not settings')
   return tensors, config, unused, notes, bool(where)
+
+
+def held(module: Inert, prefix: str = '') -> Iterator[tuple[str, Tensor]]:
+  """The tensors of a module of TorchScript by name, those within others included."""
+  for name, value in module.held.items():
+    if isinstance(value, Tensor):
+      yield f'{prefix}{name}', value
+    elif isinstance(value, Inert):
+      yield from held(value, f'{prefix}{name}.')
 
 
 def describe(value) -> str:

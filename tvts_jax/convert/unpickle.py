@@ -1,7 +1,9 @@
 """Interprets the pickle of a PyTorch checkpoint opcode by opcode, without running anything that it asks for.
 
 A pickle is a small program. Here it can build lists, dicts and descriptions of tensors. Objects of any class stay an
-inert name, and a call of anything but the few functions that describe tensors is refused.
+inert name, and a call of anything but the few functions that describe tensors is refused. The standard library's
+Unpickler cannot stand in for this: seven bytes of a pickle make it fill the memory (a memo with a large number), and
+fifty make it hash for ever (a key of tuples within tuples).
 """
 
 import math
@@ -52,6 +54,8 @@ INERT_CALLS = {
 }
 
 
+TORCHSCRIPT = '__torch__.'  # How the names of its classes begin.
+
 # Operations that push the value they carry.
 LITERALS = {
   *('INT', 'BININT', 'BININT1', 'BININT2', 'LONG', 'LONG1', 'LONG4', 'FLOAT', 'BINFLOAT'),
@@ -71,10 +75,11 @@ class Name(NamedTuple):
 
 
 class Inert:
-  """An object of a class that nobody imports: only the name of the class is known."""
+  """An object of a class that nobody imports: only the name of the class is known, and of a module of TorchScript what
+  it holds, by name."""
 
   def __init__(self, name: str):
-    self.name = name
+    self.name, self.held = name, {}
 
 
 class Storage(NamedTuple):
@@ -176,7 +181,9 @@ class Machine:
           arguments, function = stack.pop(), stack.pop()
           stack.append(self.call(function, arguments))
         case 'BUILD':
-          stack.pop()  # The attributes of an object: nobody reads them.
+          state = stack.pop()  # The attributes of an object: only those of modules are read.
+          if isinstance(stack[-1], Inert) and stack[-1].name.startswith(TORCHSCRIPT) and isinstance(state, dict):
+            stack[-1].held = state
         case 'BINPERSID':
           stack.append(self.storage(*stack.pop()))
         case _:
