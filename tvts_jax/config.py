@@ -142,11 +142,7 @@ def check(run: RunConfig):
       f'input.keep={run.input.keep} leaves time slots with unequal numbers of tubelets, and the objective '
       f'{uneven[0]!r} needs equal ones; leave input.keep out'
     )
-  if run.model.video.SAME_PLACES and run.input.mask != 'tube' and run.input.visible < run.input.grid:
-    raise UserError(
-      f'model.encoder={run.model.encoder!r} needs the same places in all time slots, and input.mask={run.input.mask!r} '
-      "shows others in each; set input.mask='tube'"
-    )
+  evaluators.check_input('input', run.input, run.model)
   if (run.epochs is None) == (run.steps is None):
     raise UserError('config says how long to train by epochs or by steps; set exactly one of the two')
   for name, least in (('epochs', 0), ('steps', 0), ('micro_batches', 1), ('nan_skips', 0), ('log_every', 1)):

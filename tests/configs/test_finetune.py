@@ -79,6 +79,7 @@ def trained(root):
   return root / 'run'
 
 
+@pytest.mark.long
 def test_the_encoder_and_its_classifier_learn_and_nothing_else(root, trained):
   before, after = runs.end(trained, 2), runs.end(trained, STEPS)
   for path, old in before.items():
@@ -94,6 +95,7 @@ def test_the_encoder_and_its_classifier_learn_and_nothing_else(root, trained):
   assert 'lr ×0.75, decays' in table and 'lr ×0.562' in table and 'heads_classify/linear/kernel' in table
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_ends_bit_for_bit_as_if_it_was_not(root, trained):
   again = root / 'again'
   shutil.copytree(trained, again)
@@ -102,6 +104,7 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_if_it_was_not(root, trained)
   runs.assert_equal_ends(trained, again, STEPS)
 
 
+@pytest.mark.long
 def test_the_classifier_is_tested_under_all_views_by_a_plain_loop(root, trained):
   """2 clips x 3 crops of each video, their probabilities averaged; clips that are gone are wrong."""
   config = config_lib.resolve(recognition_of(root, quick=False))

@@ -120,8 +120,10 @@ def test_a_full_autoencoder_lists_its_decoder_as_unused(tmp_path):
   assert 'mask_token, decoder_blocks.0.norm1.bias: the decoder of the masked autoencoder' in str(report)
 
 
-@pytest.mark.parametrize('head', [False, True])
-@pytest.mark.parametrize('form', ['folder', 'bin', 'legacy'])
+@pytest.mark.parametrize('head, form', [
+  (False, 'folder'), (True, 'bin'),
+  *(pytest.param(*each, marks=pytest.mark.long) for each in ((True, 'folder'), (False, 'bin'), (False, 'legacy'))),
+])  # fmt: skip
 def test_distilbert_equals_that_of_transformers(tmp_path, head, form):
   transformers = pytest.importorskip('transformers')
   torch.manual_seed(0)

@@ -94,9 +94,17 @@ def test_masks_that_it_cannot_take_are_refused_before_anything_else():
   values = config_lib.base().to_dict()
   values |= {'steps': 1}
   values['model'] |= {'encoder': 'divided', 'video': {**TINY}}
-  with pytest.raises(UserError, match="needs the same places in all time slots.*set input.mask='tube'"):
+  with pytest.raises(UserError, match="input.mask='.*' shows other places in each .* set input.mask='tube'"):
     config_lib.resolve(values)
   values['input']['mask'] = 'tube'
+  for own, words in (
+    ({'mask_ratio': 0.5, 'mask': 'random'}, "evals.knn.mask='random' shows other places"),
+    ({'frames': 2}, 'evals.knn asks for 2 frames'),
+  ):
+    values['evals'] = {'knn': {'annotations': 'a.jsonl', **own}}
+    with pytest.raises(UserError, match=words):
+      config_lib.resolve(values)
+  values['evals'] = {}
   assert config_lib.resolve(values).model.video == DividedConfig(**TINY)
   with pytest.raises(UserError, match='10 tubelets are not as many in each of 4 time slots'):
     module = DividedConfig(**TINY).module()

@@ -43,7 +43,23 @@ def check(config):
       value = settings.get(key, 1)
       if type(value) is not int or value < 1:
         raise UserError(f'evals.{name}.{key} is {value!r}; it must be a whole number above 0, or absent: {absent}')
-    kind.input_of(config, own)
+    check_input(f'evals.{name}', kind.input_of(config, own), config.model)
+
+
+def check_input(where: str, input, model) -> None:
+  """UserError if an input shows an encoder what it cannot read."""
+  if not model.video.SAME_PLACES:
+    return
+  if input.frames != model.video.frames:
+    raise UserError(
+      f'{where} asks for {input.frames} frames, and a model with encoder={model.encoder!r} reads all its '
+      f'{model.video.frames} at once; set model.video.frames'
+    )
+  if input.mask != 'tube' and input.visible < input.grid:
+    raise UserError(
+      f'{where}.mask={input.mask!r} shows other places in each time slot, and model.encoder={model.encoder!r} needs the '
+      f"same in all; set {where}.mask='tube'"
+    )
 
 
 def build(config, model, mesh) -> dict:
