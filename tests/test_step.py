@@ -90,6 +90,23 @@ def test_steps_on_a_mesh_equal_those_on_one_device(alone):
   assert_same_run(alone, meshes.run({'data': 2, 'fsdp': 2, 'tensor': 2}))
 
 
+CLIP = {'text_encoder': 'clip', 'text': meshes.TEXT, 'projection': 'clip', 'sort_heads': 2}
+VIDEO = {**TINY['video'], 'tubelet': 1}
+MODELS = {
+  'TVTSv2': {'encoder': 'divided', 'video': {**VIDEO, 'pre_norm': True, 'sorts': 'bare'}, **CLIP},
+  'SVT with a BERT': {'encoder': 'timesformer', 'video': VIDEO, 'text_encoder': 'bert', **meshes.PLAIN},
+  'CLIP': {'encoder': 'frames', 'video': VIDEO, **CLIP},
+  'VideoMAE': {'video': {**TINY['video'], 'positions': 'sincos', 'pool': 'mean'}},
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', MODELS)
+def test_steps_of_each_encoder_on_a_mesh_equal_those_on_one_device(name):
+  alone = meshes.run({}, jax.devices()[:1], **MODELS[name])
+  assert_same_run(alone, meshes.run({'data': 2, 'fsdp': 2, 'tensor': 2}, **MODELS[name]))
+
+
 @pytest.mark.long
 def test_steps_of_two_processes_equal_those_on_one_device(alone, tmp_path):
   """Each has four of the eight devices, every other one of the mesh, and the parameters are split over both."""

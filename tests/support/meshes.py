@@ -20,9 +20,9 @@ PLAIN = {'text': {**TEXT, 'dropout': 0.0, 'attention_dropout': 0.0}}
 OPTIM = optim.OptimConfig(lr=1e-2, eps=1e-3, clip=1.0, weight_decay=0.1)
 
 
-def run(sizes, devices=None) -> dict[str, np.ndarray]:
+def run(sizes, devices=None, **changes) -> dict[str, np.ndarray]:
   """Metrics of all steps and the parameters after the last, by name, whole and on the host."""
-  model, params, batches = make(B=STEPS * BATCH, visible=12, **PLAIN)
+  model, params, batches = make(B=STEPS * BATCH, visible=12, **{**PLAIN, **changes})
   tx = optim.build(OPTIM, params, 10)
   state = step_lib.State(jnp.zeros((), jnp.int32), params, tx.init(params), None)
   mesh = sharding.make_mesh(sizes, devices)

@@ -57,8 +57,8 @@ def check_input(where: str, input, model) -> None:
     )
   if input.mask != 'tube' and input.visible < input.grid:
     raise UserError(
-      f'{where}.mask={input.mask!r} shows other places in each time slot, and model.encoder={model.encoder!r} needs the '
-      f"same in all; set {where}.mask='tube'"
+      f'{where}.mask={input.mask!r} shows other places in each time slot, and model.encoder={model.encoder!r} needs '
+      f"the same in all; set {where}.mask='tube'"
     )
 
 
