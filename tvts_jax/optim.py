@@ -72,6 +72,7 @@ class OptimConfig:
   no_decay: str = r'(bias|scale|cls|position|type|word)$'  # Paths that weight decay leaves alone.
   clip: float | None = None  # The largest norm of the whole gradient.
   # Ordered (regex, {'lr': factor} or {'frozen': True}); a parameter that none matches keeps the learning rate as it is.
+  # Of stacked blocks the factor may be one for each layer; a layer with 0 stays as it is.
   groups: tuple[tuple[str, dict], ...] = ()
   # The video encoder learns the slower the farther from its output: the learning rate of its last block is so many
   # times that of what stands behind it, of the one before so many times that again, and so on to the embeddings.
@@ -123,11 +124,22 @@ def groups_of(config: OptimConfig, params) -> dict[str, dict]:
     name: {'lr': 1.0, 'frozen': False, **(own or {}), 'decay': spare is None}
     for name, own, spare in zip(leaves, chosen, spared)
   }
+  for name, own in groups.items():
+    if isinstance(own['lr'], tuple):
+      own['lr'] = factors_of(own['lr'], name, leaves[name])
   if config.layer_decay < 1:
     depth = next(leaf.shape[0] for name, leaf in leaves.items() if name.startswith('video/blocks/'))
     for name, own in groups.items():
       own['lr'] = own['lr'] * layer_factor(config.layer_decay, name, leaves[name], depth)
   return groups
+
+
+def factors_of(factors: tuple[float, ...], name: str, leaf) -> np.ndarray:
+  """One for each layer of stacked blocks."""
+  if '/blocks/' not in name or leaf.shape[0] != len(factors):
+    layers = f'{leaf.shape[0]} layers' if '/blocks/' in name else 'no layers'
+    raise UserError(f'optim.groups has {len(factors)} learning rates for {name}, which has {layers}; give one for each')
+  return np.array(factors).reshape(-1, *[1] * (leaf.ndim - 1))
 
 
 def layer_factor(decay: float, name: str, leaf, depth: int):

@@ -104,11 +104,12 @@ def tf_window(jpegs: Sequence[bytes], crop: np.ndarray) -> np.ndarray:
 
 
 def tf_graph(jpegs, crop, config, pixels, change=None):
-  return tf_graph_of(len(jpegs), config.image_size, config.patch, config.tubelet, 0 if change else len(pixels))
+  cuts = 0 if change else len(pixels)
+  return tf_graph_of(len(jpegs), config.image_size, config.patch, config.tubelet, cuts, config.resample)
 
 
 @functools.cache
-def tf_graph_of(count: int, side: int, patch: int, tubelet: int, cuts: int):
+def tf_graph_of(count: int, side: int, patch: int, tubelet: int, cuts: int, resample: str):
   """tf_values → the tubelets at each of so many positions, [C, N, P]; without positions, frames [C, M, side, side, 3].
 
   A row of a patch is a run of bytes in a row of the picture, so gathering rows is nearly free.
@@ -121,7 +122,12 @@ def tf_graph_of(count: int, side: int, patch: int, tubelet: int, cuts: int):
     frames = [tf.io.decode_and_crop_jpeg(jpegs[m], window[:4], **TF_HOW) for m in range(count)]
     frames = tuple(frame[:, before : before + width] for frame in frames)
 
+    def nearest(frame, axis):
+      return tf.gather(frame, tf.range(side) * tf.shape(frame)[axis] // side, axis=axis)
+
     def scaled():
+      if resample == 'nearest':
+        return tuple(nearest(nearest(frame, 0), 1) for frame in frames)
       sized = [tf.image.resize(frame, [side, side], antialias=True) for frame in frames]
       return tuple(tf.cast(tf.clip_by_value(tf.round(frame), 0, 255), tf.uint8) for frame in sized)
 
@@ -174,18 +180,20 @@ def tf_damage(jpegs_1xM: np.ndarray, window_1x6: np.ndarray, error: Exception) -
 
 
 def cv_decode(jpegs: Sequence[bytes], crop: np.ndarray, config: InputConfig, pixels: list[tuple], change=None) -> None:
-  frames = cv_frames(jpegs, crop, config.image_size)
+  frames = cv_frames(jpegs, crop, config.image_size, config.resample)
   cut(change(np.stack(list(frames))) if change else frames, pixels, config)
 
 
-def cv_frames(jpegs: Sequence[bytes], crop: np.ndarray, side: int) -> Iterator[np.ndarray]:
+def cv_frames(jpegs: Sequence[bytes], crop: np.ndarray, side: int, resample: str) -> Iterator[np.ndarray]:
   top, left, height, width = crop.tolist()
   for nth, jpeg in enumerate(jpegs):
     frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
     if frame is None:
       raise DamagedFrame(nth, len(jpegs), 'OpenCV cannot decode it')
     frame = frame[top : top + height, left : left + width]
-    if (height, width) != (side, side):
+    if (height, width) != (side, side) and resample == 'nearest':
+      frame = frame[(np.arange(side) * height // side)[:, None], np.arange(side) * width // side]
+    elif (height, width) != (side, side):
       rows = triangles(height, side) @ frame.astype(np.float32).reshape(height, -1)
       columns = triangles(width, side) @ rows.reshape(side, width, 3)
       frame = columns.round().clip(0, 255).astype(np.uint8)

@@ -38,6 +38,12 @@ MIXES = {
 }
 
 
+RESAMPLES = {
+  'linear': 'a triangle filter, without aliasing',
+  'nearest': 'the nearest pixel, as TVTSv2 was made and measured; it aliases',
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class InputConfig(SamplingConfig):
   """From a folder of shards to batches; sizes in pixels. How transcripts and frames are drawn is inherited."""
@@ -54,6 +60,7 @@ class InputConfig(SamplingConfig):
   crop: str = setting('random', 'views', 'alike')
   # Scale frames to this short side before the crop, which costs host time; None: only those too small for the crop.
   resize: int | None = setting(None, 'alike')
+  resample: str = setting('linear', 'alike')  # How frames are scaled.
   # Changes to the pixels of a clip, alike in all frames (augment.py).
   rand_augment: int = setting(0, 'training', 'alike')  # Operations of RandAugment.
   magnitude: float = setting(7.0, 'training', 'unseen', 'alike')  # Of each, from 0 to 10.
@@ -96,6 +103,7 @@ class InputConfig(SamplingConfig):
     object.__setattr__(self, 'sources', tuple(self.sources))
     object.__setattr__(self, 'fields', tuple(self.fields))
     tables = {'mode': MODES, 'epoch': EPOCHS, 'crop': CROPS, 'mask': masks.MASKS, 'mix': MIXES, 'caption': CAPTIONS}
+    tables['resample'] = RESAMPLES
     for name, table in {**tables, 'decoder': DECODERS}.items():
       if getattr(self, name) not in table:
         raise UserError(f'{name}={getattr(self, name)!r} is unknown; known: {", ".join(table)}')

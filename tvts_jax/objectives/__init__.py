@@ -27,7 +27,8 @@ OBJECTIVES = {
 class Loss:
   """The weighted sum of some objectives: loss_fn(outputs, batch) → (loss, metrics).
 
-  Metrics are named 'objective/metric', each objective's own unweighted loss 'objective/loss'.
+  Metrics are named 'objective/metric', each objective's own unweighted loss 'objective/loss'. A batch of one transcript
+  a clip leaves out what sorts transcripts.
   """
 
   config: Mapping[str, Mapping]  # {name: {'weight': w, **settings}}
@@ -35,10 +36,17 @@ class Loss:
   def __call__(self, outputs, batch):
     total, metrics = 0.0, {}
     for name, given in self.config.items():
+      if OBJECTIVES[name].order and batch['order'].shape[1] == 1:
+        continue
       own, _ = OBJECTIVES[name].settings()
       loss, own_metrics = OBJECTIVES[name].loss(outputs, batch, **{k: v for k, v in given.items() if k in own})
       total += given.get('weight', 1.0) * loss
       metrics |= {f'{name}/{key}': value for key, value in {'loss': loss, **own_metrics}.items()}
+    if not metrics:
+      raise UserError(
+        f'objectives {", ".join(self.config)} learn nothing from one transcript a clip; set transcripts to 2 or more, '
+        'or add an objective that learns from clips'
+      )
     return total, {'loss': total, **metrics}
 
   @property
