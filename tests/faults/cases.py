@@ -381,7 +381,7 @@ CHAINS = {
       'the clock of process 1 an hour ahead': Case(clock_jumps(1, 3600), None, GOES_ON, 0),
       'process 0 killed': Case(killed(0), GONE, (137,), AFTER + 1),
       'process 1 killed': Case(killed(1), GONE, (137,), AFTER + 1),
-      'process 1 out of memory': Case(out_of_memory(1), GONE, (137,), AFTER + 1),
+      'process 1 out of memory': Case(out_of_memory(1), GONE, (137,), EVERY),
       'a collective that process 0 never enters': Case(nothing, STILL, (76,), AFTER + 1, stays=0),
       'a collective that process 1 never enters': Case(nothing, STILL, (76,), AFTER + 1, stays=1),
     },
@@ -390,7 +390,7 @@ CHAINS = {
     1,
     plain,
     {
-      'out of memory': Case(out_of_memory(0), None, DIED, AFTER + 1),
+      'out of memory': Case(out_of_memory(0), None, DIED, EVERY),
       'killed while files are read for checksums': Case(nothing, None, DIED, 2 * EVERY, place='checksums'),
       'killed while checksums are written': Case(nothing, None, DIED, 2 * EVERY, place='half a list'),
       'killed between checksums and rename': Case(nothing, None, DIED, 2 * EVERY, place='list'),

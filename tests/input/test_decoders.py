@@ -21,9 +21,9 @@ def jpegs():
   return [cv2.imencode('.jpg', image, options)[1].tobytes() for image in found]
 
 
-def pixels(name, jpegs, crop, side):
+def pixels(name, jpegs, crop, side, resample='linear'):
   """Whole frames: tubelets that are as large."""
-  config = InputConfig(frames=len(jpegs), image_size=side, patch=side, tubelet=1, mask_ratio=0.0)
+  config = InputConfig(frames=len(jpegs), image_size=side, patch=side, tubelet=1, mask_ratio=0.0, resample=resample)
   found = np.zeros((len(jpegs), side * side * 3), np.uint8)
   decoders.DECODERS[name](jpegs, np.array(crop, np.int32), config, [(np.arange(len(jpegs), dtype=np.int32), found)])
   return found.reshape(-1, side, side, 3).astype(int)
@@ -40,6 +40,16 @@ def test_crops_are_equal_wherever_they_lie(jpegs):
 def test_scaled_frames_agree_within_rounding(jpegs, crop, side):
   tf, cv = (pixels(name, jpegs, crop, side) for name in decoders.DECODERS)
   assert np.abs(tf - cv).max() <= 1
+
+
+@pytest.mark.parametrize('side', [32, 96])
+def test_the_nearest_pixels_are_those_of_the_frame(jpegs, side):
+  whole = pixels('cv', jpegs, (10, 20, 48, 48), 48)
+  for name in decoders.DECODERS:
+    nearest = np.arange(side) * 48 // side
+    np.testing.assert_array_equal(
+      pixels(name, jpegs, (10, 20, 48, 48), side, 'nearest'), whole[:, nearest][:, :, nearest]
+    )
 
 
 @pytest.mark.parametrize('name', decoders.DECODERS)
