@@ -35,12 +35,13 @@ Variations: set, size (as the model's), data, annotations, run, tokenizer (paths
 from tvts_jax.config import base, choose, parse_arg
 from tvts_jax.models.encoders.vit import ViTConfig
 
-# Clips to train on, classes, epochs, whether they are mirrored, the split to test on and under how many clips a video.
+# The name in tables, clips to train on, classes, epochs, whether they are mirrored, the split to test on and under how
+# many clips a video.
 SETS = {
-  'ssv2': dict(train=168_913, classes=174, epochs=50, flip=False, split='val', clips=2),
-  'k400': dict(train=240_436, classes=400, epochs=100, flip=True, split='val', clips=5),
-  'ucf101': dict(train=9_537, classes=101, epochs=100, flip=True, split='test', clips=2),
-  'hmdb51': dict(train=3_570, classes=51, epochs=100, flip=True, split='test', clips=2),
+  'ssv2': dict(name='SSV2', train=168_913, classes=174, epochs=50, flip=False, split='val', clips=2),
+  'k400': dict(name='Kinetics-400', train=240_436, classes=400, epochs=100, flip=True, split='val', clips=5),
+  'ucf101': dict(name='UCF-101', train=9_537, classes=101, epochs=100, flip=True, split='test', clips=2),
+  'hmdb51': dict(name='HMDB-51', train=3_570, classes=51, epochs=100, flip=True, split='test', clips=2),
 }
 
 
@@ -67,6 +68,6 @@ def get_config(arg=''):
   test = {'type': 'recognition', 'folder': folder, 'split': of['split'], 'resize': 224, 'transcripts': 1, 'batch': 64}
   config.evals = {
     'middle': {**test, 'every_steps': 5 * of['train'] // arg.batch},
-    'recognition': {**test, 'clips': of['clips'], 'crops': 3},
+    'recognition': {**test, 'clips': of['clips'], 'crops': 3, 'quoted': f'{of["name"]}, fine-tuning'},
   }
   return config

@@ -32,5 +32,6 @@ def get_config(arg=''):
   config.epochs = 1.0  # Of a training that is none: only evals are read.
   annotations = arg.annotations or f'ready/{arg.set}/annotations.jsonl'
   views = {'clips': of['clips'], 'crops': 3, 'resize': 224, 'transcripts': 1, 'batch': 64}
+  views['quoted'] = f'{of["name"]}, linear probe'
   config.evals = {'linear_probe': {'annotations': annotations, 'split': of['split'], **views}}
   return config

@@ -32,12 +32,13 @@ Variations: set, size (as the model's), data, annotations, run, tokenizer (paths
 from tvts_jax.config import base, choose, parse_arg
 from tvts_jax.models.encoders.vit import ViTConfig
 
-# What is said of a clip in training, what of it asks for the clip in the test, and word pieces of the longest text.
+# The name in tables, what is said of a clip in training, what of it asks for the clip in the test, and word pieces of
+# the longest text.
 SETS = {
-  'msrvtt': dict(caption='drawn', texts='first', max_tokens=32),
-  'didemo': dict(caption='record', texts='paragraph', max_tokens=64),
-  'msvd': dict(caption='drawn', texts='each', max_tokens=32),
-  'lsmdc': dict(caption='drawn', texts='first', max_tokens=32),
+  'msrvtt': dict(name='MSR-VTT', caption='drawn', texts='first', max_tokens=32),
+  'didemo': dict(name='DiDeMo', caption='record', texts='paragraph', max_tokens=64),
+  'msvd': dict(name='MSVD', caption='drawn', texts='each', max_tokens=32),
+  'lsmdc': dict(name='LSMDC', caption='drawn', texts='first', max_tokens=32),
 }
 
 
@@ -59,5 +60,6 @@ def get_config(arg=''):
   config.init.run = arg.run
 
   test = {'annotations': annotations, 'split': 'test', 'folder': folder, 'texts': of['texts']}
+  test['quoted'] = f'{of["name"]}, fine-tuned text retrieval'
   config.evals = {'text_retrieval': {**test, 'frames': 4, 'transcripts': 1, 'batch': 64, 'every_steps': 500}}
   return config

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from tests.support import clips, saved
-from tests.support.paths import ROOT
+from tests.support.paths import GOLDEN, ROOT
+from tvts_jax import config as config_lib
 from tvts_jax import convert, evaluate
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators import features
@@ -67,6 +68,29 @@ def test_what_is_written(root, random, capfd):
   assert again['video_retrieval']['metrics'] == random['video_retrieval']['metrics']
   assert 'video_retrieval: r1 0.' in capfd.readouterr().out
   assert features.STORE.folder is None, 'the next evaluation of this process may be another one'
+
+
+def test_weights_of_another_model_are_evaluated_as_they_are(root, tmp_path, capsys):
+  settings = {'video': {'frames': 4}, 'dtype': 'float32'}
+  config, params, _ = convert.import_model(GOLDEN / 'zoo' / 'clip_openai_tiny.pt', settings)
+  convert.save_folder(tmp_path / 'clip', config, params, tokenizer=root / 'pieces')
+  given = clips.values(root, {'knn': {'quoted': 'SSV2, linear probe'}, 'zero_shot': {}})
+  values = evaluate.as_it_is(given, str(tmp_path / 'clip'))
+  assert values['input']['tokenizer'] == str(tmp_path / 'clip')
+  run = config_lib.resolve(values)
+  assert run.model.encoder == 'frames' and run.model.video.statistics == 'clip'
+  found = evaluate.evaluate(run, str(tmp_path / 'clip'), tmp_path / 'out')
+  assert found['knn']['evaluated'] == 12 and 'frames of 24x24' in found['knn']['protocol']
+  said = capsys.readouterr().out
+  assert 'quoted and not run here, SSV2, linear probe, top1:\n' in said and '31.5  YT-Temporal (TVTS, Table 4)' in said
+  assert {'method': 'TVTS', 'metrics': {'top1': '31.5'}}.items() <= found['knn']['quoted'][-1].items()
+  same = clips.values(root, {'knn': {}})
+  convert.save_folder(
+    tmp_path / 'same', (own := clips.config(root, {'knn': {}})).model, clips.random_parameters(tvts.build(own.model))
+  )
+  assert evaluate.as_it_is(same, str(tmp_path / 'same')) == config_lib.plain(same)
+  with pytest.raises(UserError, match="quoted='SSV3' is no table of .*known: .*SSV2, linear probe"):
+    clips.config(root, {'knn': {'quoted': 'SSV3'}})
 
 
 def test_a_folder_that_can_not_be_written_is_one_sentence(root, tmp_path, monkeypatch, capsys):

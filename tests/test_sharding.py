@@ -113,7 +113,8 @@ def collectives(sizes, micro_batches=1):
   return [kind for _, kind in found], arrived, sum(leaf.size for leaf in jax.tree.leaves(params)), split
 
 
-@pytest.mark.parametrize('micro_batches', [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize('micro_batches', [1, 2])
 def test_a_data_mesh_moves_gradients_and_embeddings_alone(micro_batches):
   kinds, arrived, parameters, _ = collectives({'data': 8}, micro_batches)
   assert set(kinds) == {'all-reduce', 'all-gather'}

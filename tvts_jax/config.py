@@ -98,9 +98,11 @@ def choose(arg: ml_collections.ConfigDict, name: str, table: Mapping):
 
 
 def plain(value):
-  """Dataclasses and mappings as nested dicts, sequences as tuples."""
+  """Dataclasses, mappings and ConfigDicts as nested dicts, sequences as tuples."""
   if dataclasses.is_dataclass(value):
     return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+  if isinstance(value, ml_collections.ConfigDict):
+    value = value.to_dict()
   if isinstance(value, Mapping):
     return {key: plain(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
@@ -110,7 +112,7 @@ def plain(value):
 
 def resolve(config: Mapping) -> RunConfig:
   """A RunConfig out of a config file's values; one sentence names what is unknown, missing or contradicting."""
-  values = plain(config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config)
+  values = plain(config)
   known = [field.name for field in dataclasses.fields(RunConfig)]
   if unknown := sorted(set(values) - set(known)):
     raise UserError(f'config has no setting {unknown[0]!r}; it has {", ".join(known)}')

@@ -2,12 +2,15 @@
 
 runs `evals` of the config on what --checkpoint names: the work directory of a run (its newest checkpoint, and the
 running mean of the parameters where it keeps one), a folder of converted weights (python -m tvts_jax.convert), or
-`random`, the parameters that a run would start from without any weights: a control that every number needs.
+`random`, the parameters that a run would start from without any weights: a control that every number needs. A folder
+of weights of another model than the config's is evaluated as the model it is, with its own frames, size and pixels, and
+with the tokenizer that lies beside it.
 
-Each evaluator prints a line and writes OUT/NAME.json: metrics, how many clips were expected and which are missing, the
-score of each item, the protocol in words, and what was evaluated. It looks at all clips, whatever `max_clips` of an
-evaluator is: that bounds evaluations beside a training run. Features are kept in OUT/features, so a second call
-is fast. Several processes (launch/local_pod.py) share the work.
+Each evaluator prints a line, and the numbers that others have published where its setting `quoted` names their table.
+It writes OUT/NAME.json: metrics, how many clips were expected and which are missing, the score of each item, the
+protocol in words, and what was evaluated. It looks at all clips, whatever `max_clips` of an evaluator is: that bounds
+evaluations beside a training run. Features are kept in OUT/features, so a second call is fast. Several processes
+(launch/local_pod.py) share the work.
 
 Exit codes: 0 all is written, 1 stopped by an error that one sentence names, 76 another process died on the way.
 """
@@ -16,6 +19,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Mapping
 
 import jax
 from absl import app, flags, logging
@@ -24,11 +28,12 @@ from ml_collections import config_flags
 from tvts_jax import command, convert, evaluators, machine, roles, sharding
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
-from tvts_jax.convert.read_weights import build
+from tvts_jax.convert.read_weights import build, our_config, read_json
 from tvts_jax.errors import UserError
-from tvts_jax.evaluators import features
-from tvts_jax.files import write_whole
+from tvts_jax.evaluators import features, quoted
+from tvts_jax.files import local, write_whole
 from tvts_jax.human import Progress
+from tvts_jax.input import tokens
 from tvts_jax.input.tokens import Tokenizer, check_fingerprint
 from tvts_jax.models import tvts
 from tvts_jax.pod import distributed
@@ -70,14 +75,47 @@ def evaluate(config: config_lib.RunConfig, checkpoint: str, out: str | os.PathLi
         'seconds': round(time.monotonic() - since, 1),
         'versions': machine.versions() | {'devices': machine.devices()},
         'config': config_lib.text(config),
+        'quoted': [quote._asdict() for quote in quoted.beside(config.evals[name].get('quoted', ''))],
         'items': result.items,
       }
       if jax.process_index() == 0:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / f'{name}.json', json.dumps(written[name], allow_nan=False) + '\n')
         print(line(name, result), flush=True)
+        if written[name]['quoted']:
+          print(*quoted.lines(config.evals[name]['quoted']), sep='\n', flush=True)
         progress.tell(nth)
   return written
+
+
+def as_it_is(values: Mapping, checkpoint: str) -> dict:
+  """A config's values with the model of a folder of converted weights, where that is another model."""
+  values, folder = config_lib.plain(values), storage.path(checkpoint)
+  if checkpoint == RANDOM or not (folder / 'config.json').exists():
+    return values
+  model = our_config(read_json(local(folder, ('config.json',)) / 'config.json'), folder)
+  own = model.to_dict()
+  asked = build(tvts.TVTSConfig.from_dict, values['model'], 'the config').to_dict()
+  changed = differences_of(asked, own)
+  if not changed:
+    return values
+  computed = {name: asked[name] for name in ('dtype', 'scan', 'remat')}
+  logging.info(
+    '%s holds another model than the config asks for, and is evaluated as it is (%s)', folder, '; '.join(changed)
+  )
+  input = dict(values['input'])
+  if any((folder / name).exists() for name in tokens.FILES):
+    input['tokenizer'] = str(folder)
+  if model.video.SAME_PLACES:
+    input['mask'] = 'tube'
+  return {**values, 'input': input, 'model': own | computed}
+
+
+def differences_of(old: Mapping, new: Mapping) -> list[str]:
+  """Of two models, in settings without which weights mean something else."""
+  lines = config_lib.differences(*(config_lib.text_of(config_lib.plain(model)) for model in (old, new)))
+  free = roles.lines(tvts.TVTSConfig, 'loads')
+  return [line for line in lines if not line.startswith(free)]
 
 
 def line(name: str, result) -> str:
@@ -129,11 +167,8 @@ def check_heads(asked, there, folder):
 
 def check_model(config, meta: dict, folder):
   """What fits by its shapes and means something else would be evaluated without a word."""
-  flat = lambda model: config_lib.text_of(config_lib.plain(model))
   theirs = build(tvts.TVTSConfig.from_dict, meta['model'], folder)  # Settings that are newer than it have defaults.
-  free = roles.lines(tvts.TVTSConfig, 'loads')
-  changed = [line for line in config_lib.differences(flat(theirs), flat(config.model)) if not line.startswith(free)]
-  if changed:
+  if changed := differences_of(theirs.to_dict(), config.model.to_dict()):
     raise UserError(
       f'{folder} was trained with another model ({"; ".join(changed[:8])}); take the config it was trained with'
     )
@@ -153,7 +188,7 @@ def main(argv):
   def work() -> None:
     distributed.initialize()
     given = flags.FLAGS
-    evaluate(config_lib.resolve(given.config), given.checkpoint, given.out)
+    evaluate(config_lib.resolve(as_it_is(given.config, given.checkpoint)), given.checkpoint, given.out)
 
   return command.ending(work, leave=distributed.leave)
 

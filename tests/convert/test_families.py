@@ -317,7 +317,9 @@ def test_positions_of_svt_are_those_of_the_nearest_place(key, frames, size):
   close(tokens[:, 0], gold('svt')[key], TOLERANCE['float32'])
 
 
-@pytest.mark.parametrize('size, file, family', [('b', 'openai', ''), ('h', 'openclip', 'openclip')])
+@pytest.mark.parametrize(
+  'size, file, family', [pytest.param('b', 'openai', '', marks=pytest.mark.long), ('h', 'openclip', 'openclip')]
+)
 def test_a_clip_becomes_what_the_constructor_of_tvtsv2_makes_of_it(size, file, family):
   numbers, config = dict(np.load(ZOO / f'tvtsv2_{size}_from_clip_tiny.npz')), loaded(f'tvtsv2, {size.upper()}')[0]
   params = load.initial(config, 0, names.PARTS)
@@ -381,6 +383,7 @@ def test_classes_of_transformers_open_what_leaves_and_agree(name, kind, tmp_path
       close(np.asarray(ours['tubelets']), theirs(clip).last_hidden_state.numpy(), 1e-5)
 
 
+@pytest.mark.long
 def test_a_bert_equals_that_of_transformers(tmp_path):
   transformers = pytest.importorskip('transformers')
   torch.manual_seed(0)

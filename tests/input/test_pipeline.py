@@ -373,6 +373,7 @@ def test_sources_mix_by_weight_or_take_turns(config, folder, talks, tmp_path, to
     pipeline.open(dataclasses.replace(config, sources=({'sead': 3},)))
 
 
+@pytest.mark.long
 def test_another_process_makes_the_same_batch_and_ends_with_its_threads(config, source):
   """It leaves an endless iterator of tf.data open whose threads are amid slow Python, and must not hang on it."""
   given = dataclasses.asdict(config) | {'decoder': 'tf'}

@@ -124,9 +124,8 @@ def clip(config):
   return patches, np.tile(np.arange(tubelets, dtype=np.int32), (2, 1))
 
 
-@pytest.mark.parametrize(
-  'name', [pytest.param(n, marks=[pytest.mark.long] if n != 'divided' else []) for n in tvts.ENCODERS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize('name', tvts.ENCODERS)
 def test_scan_and_remat_change_no_number(name):
   config = tvts.ENCODERS[name](**SMALL)
   rng = np.random.default_rng(1)

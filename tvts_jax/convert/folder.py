@@ -85,8 +85,10 @@ def find_tokenizer(folder: pathlib.Path, config: TVTSConfig) -> list[pathlib.Pat
       raise ConvertError(f'{listed["tokenizer.json"]} is no tokenizer: {error}') from error
   elif 'vocab.txt' in listed:
     size = len(listed['vocab.txt'].read_text('utf-8').splitlines())
+  elif {'vocab.json', 'merges.txt'} <= set(listed):
+    size = len(read_weights.read_json(listed['vocab.json']))
   else:
-    raise ConvertError(f'{folder} has no tokenizer; it needs tokenizer.json or vocab.txt')
+    raise ConvertError(f'{folder} has no tokenizer; it needs tokenizer.json, vocab.txt, or vocab.json and merges.txt')
   if size > config.text.vocab_size:
     raise ConvertError(
       f'the tokenizer in {folder} knows {size} word pieces, but the text encoder only {config.text.vocab_size}; '

@@ -9,7 +9,7 @@ import numpy as np
 
 from tvts_jax import roles
 from tvts_jax.errors import UserError
-from tvts_jax.evaluators import answers, ranks
+from tvts_jax.evaluators import answers, quoted, ranks
 from tvts_jax.evaluators.features import Clips, Texts, Views, everywhere
 from tvts_jax.evaluators.results import Result
 from tvts_jax.input.settings import InputConfig
@@ -20,6 +20,7 @@ COMMON = {
   'label': '',  # The fields of it to read, where it is no annotations.jsonl.
   'captions': '',
   'crops': 1,  # 1 or 3; `clips` and `spread` of the input say how many temporal clips there are, and which.
+  'quoted': '',  # A table of quoted.py that stands beside the result, such as 'SSV2, linear probe'.
   'max_clips': None,  # Of the split that counts; the one that a probe learns from is always whole.
 }
 BEST = 5  # Classes that the result of a clip lists.
@@ -47,6 +48,8 @@ class Frozen:
     for name, choices in cls.CHOICES.items():
       if values[name] not in choices:
         raise UserError(f'{name}={values[name]!r} is unknown to {kind}; known: {", ".join(choices)}')
+    if values['quoted'] and values['quoted'] not in (known_tables := quoted.keys()):
+      raise UserError(f'quoted={values["quoted"]!r} is no table of {kind}; known: {"; ".join(known_tables)}')
     if not values['annotations']:
       raise UserError(f'{kind} needs annotations=..., a file with what is right about each clip')
     given = {name: value for name, value in settings.items() if name in known}

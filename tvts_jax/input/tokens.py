@@ -20,7 +20,10 @@ from tvts_jax.shards import storage
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 # In which a folder may hold a tokenizer.
-FILES = ('tokenizer.json', 'tokenizer_config.json', 'vocab.txt', 'special_tokens_map.json', 'added_tokens.json')
+FILES = (
+  *('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'),
+  *('vocab.txt', 'vocab.json', 'merges.txt'),
+)
 
 
 class Tokenizer:

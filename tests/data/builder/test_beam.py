@@ -48,6 +48,7 @@ def assert_same(out, undisturbed):
   assert timeless(out) == timeless(undisturbed)
 
 
+@pytest.mark.long
 def test_several_processes_build_the_same(undisturbed, source, tmp_path):
   out, harnesses = tmp_path / 'data', set()
   # DirectRunner would fetch Prism from GitHub, and prefer it to processes.
