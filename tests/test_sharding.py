@@ -125,6 +125,7 @@ def test_a_data_mesh_moves_gradients_and_embeddings_alone(micro_batches):
   assert kinds.count('all-reduce') <= 8 and most_of_a_batch(arrived['all-reduce']) == EMBEDDINGS
 
 
+@pytest.mark.long
 def test_an_fsdp_mesh_moves_weights_and_no_activations():
   kinds, arrived, parameters, split = collectives({'fsdp': 8})
   assert set(kinds) <= {'all-reduce', 'reduce-scatter', 'all-gather'}

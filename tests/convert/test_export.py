@@ -72,7 +72,7 @@ def torch_outputs(model, clips, batch, visible=True):
     )
 
 
-SHORT = ('as published', 'TVTSv2', 'SVT with a BERT')
+SHORT = ('as published', 'TVTSv2')
 
 
 @pytest.mark.parametrize('name', [*SHORT, *(pytest.param(n, marks=pytest.mark.long) for n in SWEEP if n not in SHORT)])

@@ -395,7 +395,9 @@ class Storage:
     return list(map(bytes, [first, *others]))
 
 
-@pytest.mark.parametrize('error', [OSError(5, 'Input/output error'), TimeoutError('no answer')])
+@pytest.mark.parametrize(
+  'error', [OSError(5, 'Input/output error'), pytest.param(TimeoutError('no answer'), marks=pytest.mark.long)]
+)
 def test_storage_that_fails_twice_costs_time_only(config, sound, folder, monkeypatch, error):
   source = opened(config, folder)
   failing = Storage(monkeypatch, error, {0, 1})

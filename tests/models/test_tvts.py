@@ -168,10 +168,10 @@ def test_the_sort_loss_reaches_the_text_encoder_only_without_the_stop(stop):
 @pytest.mark.parametrize(
   'how',
   [
-    {'scan': False},
+    pytest.param({'scan': False}, marks=pytest.mark.long),
     pytest.param({'remat': 'attention'}, marks=pytest.mark.long),
     pytest.param({'remat': 'full'}, marks=pytest.mark.long),
-    pytest.param({'remat': 'matmuls', 'scan': False}, marks=pytest.mark.long),
+    {'remat': 'matmuls', 'scan': False},
   ],
 )
 def test_scan_and_remat_change_no_number(how):

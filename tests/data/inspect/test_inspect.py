@@ -113,7 +113,7 @@ def other_folder(tmp_path_factory):
   return folders.write(tmp_path_factory.mktemp('other'), {'more': [made]}, sampling=sampling)
 
 
-@pytest.mark.parametrize('mix', ['weight', 'alternate'])
+@pytest.mark.parametrize('mix', ['weight', pytest.param('alternate', marks=pytest.mark.long)])
 def test_a_step_of_a_run_shows_its_batch_whatever_its_config(folder, other_folder, mix, tmp_path):
   from tvts_jax import config as config_lib
   from tvts_jax.input import pipeline, vocab

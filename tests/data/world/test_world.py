@@ -88,6 +88,7 @@ def test_dialects_with_word_ends_keep_them(name):
   assert [w.end_ms for w in heard.words] == [w.end_ms for w in words]
 
 
+@pytest.mark.long
 def test_killed_and_restarted_equals_undisturbed(tmp_path):
   args = ['--clips', '96', '--val', '0', '--probe-train', '0', '--probe-test', '0']
   command = [sys.executable, '-m', 'data.world', '--out', str(tmp_path / 'killed'), *args]
