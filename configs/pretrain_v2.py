@@ -10,7 +10,7 @@ Needs
 
 12 frames, of which every one shows the same places: none are masked for B/32, half for B/16, 7 of 10 for H/14. What
 CLIP does not know learns with the rate of the config, what it knows with a thousandth of it, and three quarters of the
-text encoder stay as they are. An epoch ends with the longer source; logging every 21 steps tells of both in turn.
+text encoder stay as they are. An epoch ends with the longer source; every 21st step is logged, so both sources show.
 
 The authors' own has four faults, which reference=True restores: an attention over time that starts where it cannot
 learn to attend, positions in time that learn with a thousandth of the rate, frames scaled by the nearest pixel, and

@@ -14,6 +14,8 @@ from tvts_jax.files import appear
 from tvts_jax.models.tvts import TVTSConfig
 from tvts_jax.roles import names as with_role
 
+ELSE = 'export it as a folder'
+
 
 def save_family(path: str | os.PathLike, config: TVTSConfig, params: Mapping, name: str) -> tuple[str, ...]:
   """Writes a .pth, or a folder of transformers where the family is of there; returns the parts that it has no place
@@ -35,11 +37,11 @@ def save_family(path: str | os.PathLike, config: TVTSConfig, params: Mapping, na
 def state_of(name: str, config: TVTSConfig, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The parameters under the names of a family."""
   family = FAMILIES[name]
-  part_of = lambda path: path.split('/')[0]
-  rows = [row for row in family.rows(config) if part_of(next(iter(row.ours))) in family.parts]
+  rows = [row for row in family.rows(config) if row.part in family.parts]
   named = {path for row in rows for path in row.ours}
   zero = lambda path: any(names.fits(pattern, path) for pattern in family.zeros)
-  foreign = sorted(path for path in flat if part_of(path) in family.parts and path not in named and not zero(path))
+  own = (path for path in flat if names.part_of(path) in family.parts)
+  foreign = sorted(path for path in own if path not in named and not zero(path))
   if foreign:
     raise ConvertError(f'this model is no {bare(family.title)}, which has no place for {foreign[0]}; {ELSE}')
   if lacking := sorted(named - set(flat)):
@@ -48,9 +50,6 @@ def state_of(name: str, config: TVTSConfig, flat: Mapping[str, np.ndarray]) -> d
   check_shown(name, config, state)
   state |= {key: np.array(value, np.float32) for key, value in family.extra.items()}
   return {family.prefix + key: array for key, array in state.items()}
-
-
-ELSE = 'export it as a folder'
 
 
 def bare(title: str) -> str:

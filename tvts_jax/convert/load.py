@@ -129,7 +129,7 @@ def filled(params: Mapping, config: TVTSConfig, seed: int) -> dict:
   hollow = {path for path, leaf in flat.items() if isinstance(leaf, jax.ShapeDtypeStruct)}
   if not hollow:
     return params
-  fresh = names.flatten(initial(config, seed, {path.split('/')[0] for path in hollow}))
+  fresh = names.flatten(initial(config, seed, set(map(names.part_of, hollow))))
   return names.unflatten({path: fresh[path] if path in hollow else leaf for path, leaf in flat.items()})
 
 
@@ -163,7 +163,7 @@ def require(source: Source, parts: Iterable[str]):
 
 
 def check_patterns(config: TVTSConfig, parts: Iterable[str], patterns: Iterable[str]):
-  paths = [path for path in names.spec(config) if path.split('/')[0] in parts]
+  paths = [path for path in names.spec(config) if names.part_of(path) in parts]
   for pattern in patterns:
     if not any(fits(pattern, path) for path in paths):
       raise ConvertError(f'allow_missing={pattern!r} fits no parameter of {", ".join(parts)}')
@@ -172,16 +172,15 @@ def check_patterns(config: TVTSConfig, parts: Iterable[str], patterns: Iterable[
 def load(params, config, source: Source, parts, allow_missing, allow_unexpected, cast):
   """As load_part, for several parts at once and out of a source that is open."""
   family, params, spec = FAMILIES[source.family], names.flatten(params), names.spec(config)
-  part_of = lambda path: path.split('/')[0]
   rows = [row for row in family.rows(config) if all(path in spec for path in row.ours)]
-  others = {name for row in rows if part_of(next(iter(row.ours))) not in parts for _, name in names.layers(row, spec)}
-  rows = [row for row in rows if part_of(next(iter(row.ours))) in parts]
+  others = {name for row in rows if row.part not in parts for _, name in names.layers(row, spec)}
+  rows = [row for row in rows if row.part in parts]
   report = Report(str(source), unused=dict(source.unused), notes=list(source.notes))
   check_facts(config, source, parts, report)
   lacking = inflate(source, config, report)
   zeros = {}
   for path in sorted(spec.keys() - {path for row in rows for path in row.ours}):
-    if part_of(path) not in parts:
+    if names.part_of(path) not in parts:
       continue
     if any(fits(pattern, path) for pattern in family.zeros):
       zeros[path] = np.zeros(spec[path].shape, spec[path].dtype)

@@ -28,11 +28,20 @@ MOST_LAYERS = 1000
 MOST_VALUES = 2**40
 
 
+def part_of(path: str) -> str:
+  """The part of our model, one of PARTS, that a parameter is of."""
+  return path.split('/')[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
   theirs: str
   ours: Mapping[str, str]
   axis: int = 0
+
+  @property
+  def part(self) -> str:
+    return part_of(next(iter(self.ours)))
 
   @property
   def layered(self) -> bool:

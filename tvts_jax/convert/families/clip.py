@@ -10,7 +10,7 @@ from tvts_jax.models.tvts import TVTSConfig
 
 IMAGES = 'images have no time'
 NEW = {'video/time_position': IMAGES, 'video/blocks/time_*': IMAGES}
-# Of all CLIPs, and of no file: a frame each, of which a clip of 12 is averaged.
+# All CLIPs have these settings, and no file says so. They see single frames; we average 12 of a clip.
 SHARED = dict(pre_norm=True, patch_bias=False, eps=1e-5, statistics='clip')
 FRAMES = 12
 WIDE_HEADS = {1280: 16}  # All others have heads of 64 values.

@@ -1,5 +1,6 @@
 """Frozen in Time, and MCQ and MILES, which have its encoders: attention over time and space apart, and a DistilBERT."""
 
+import dataclasses
 from collections.abc import Callable
 
 from tvts_jax.convert.families import bert, family, mae, tvts
@@ -52,15 +53,8 @@ FROZEN = family.Family(
   mae.GELU,
   wrap='state_dict',
 )
-MILES = family.Family(
-  'a MILES',
-  family.ENCODERS,
-  (TIME, 'text_proj.1.weight'),
-  rows('text_proj', 'norm', time=True),
-  settings,
-  COUNTER,
-  mae.GELU,
-  wrap='state_dict',
+MILES = dataclasses.replace(
+  FROZEN, title='a MILES', landmarks=(TIME, 'text_proj.1.weight'), rows=rows('text_proj', 'norm', time=True)
 )
 MCQ = family.Family(
   'an MCQ',

@@ -64,9 +64,8 @@ def rows(config: TVTSConfig) -> list[Row]:
 
 def table(config: TVTSConfig, parts: Iterable[str] = names.PARTS) -> list[Row]:
   """The rows of some parts of the model in the exchange format."""
-  part_of = lambda path: path.split('/')[0]
-  found = [row for row in rows(config) if part_of(next(iter(row.ours))) in parts]
-  ours = {path for path in names.spec(config) if part_of(path) in parts}
+  found = [row for row in rows(config) if row.part in parts]
+  ours = {path for path in names.spec(config) if names.part_of(path) in parts}
   if nameless := sorted(ours ^ {path for row in found for path in row.ours}):
     raise ConvertError(
       f'parameter {nameless[0]} of a model with encoder={config.encoder!r} has no place in the table of names '

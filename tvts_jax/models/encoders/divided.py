@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 
 from tvts_jax.models import attention, layers
-from tvts_jax.models.encoders import encoder, vit
+from tvts_jax.models.encoders import vit
 from tvts_jax.roles import setting
 
 
@@ -52,7 +52,7 @@ class DividedConfig(vit.ViTConfig):
     return super().timed and self.time
 
   def module(self, **how) -> nn.Module:
-    return Divided(self, **how)
+    return vit.SlottedViT(self, **how)
 
   def block(self, initial, dtype, param_dtype) -> nn.Module:
     own = self.block_settings(initial, dtype, param_dtype)
@@ -63,12 +63,6 @@ class DividedConfig(vit.ViTConfig):
     asked = [1 + T, 1 + visible // T][not self.time :]  # By a tubelet: over time and over space.
     attention = sum(4 * 2 * N * D**2 + 2 * 2 * (N + visible * tokens) * D for tokens in asked)
     return self.depth * (attention + 2 * 2 * N * self.mlp_ratio * D**2)
-
-
-class Divided(vit.ViT):
-  def embed(self, patches_BxNxP, positions_BxN):
-    encoder.check_slots(self.config, positions_BxN)
-    return super().embed(patches_BxNxP, positions_BxN)
 
 
 class DividedBlock(layers.PreNormBlock):

@@ -16,7 +16,7 @@ from einops import rearrange, reduce, repeat
 
 from tvts_jax.errors import UserError
 from tvts_jax.models import layers
-from tvts_jax.models.encoders import encoder, vit
+from tvts_jax.models.encoders import vit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TimeSformerConfig(vit.ViTConfig):
       raise UserError(f'video.pool={self.pool!r} leaves a timesformer without the [CLS] it attends with; set "cls"')
 
   def module(self, **how):
-    return TimeSformer(self, **how)
+    return vit.SlottedViT(self, **how)
 
   def block(self, initial, dtype, param_dtype) -> nn.Module:
     return TimeSformerBlock(*self.block_settings(initial, dtype, param_dtype), slots=self.slots, parent=None)
@@ -51,12 +51,6 @@ class TimeSformerConfig(vit.ViTConfig):
       nearest = np.arange(length) * table.shape[axis] // length
       table = jnp.take(table, nearest, axis)
     return table
-
-
-class TimeSformer(vit.ViT):
-  def embed(self, patches_BxNxP, positions_BxN):
-    encoder.check_slots(self.config, positions_BxN)
-    return super().embed(patches_BxNxP, positions_BxN)
 
 
 class TimeSformerBlock(layers.PreNormBlock):

@@ -182,3 +182,11 @@ class ViT(layers.Module):
       mean_Bx1xD = self.norm(mean_Bx1xD) if pool == 'norm_of_mean' else mean_Bx1xD
       tokens_BxVxD = jnp.concatenate([mean_Bx1xD, tokens_BxVxD], axis=1)
     return tokens_BxVxD, bare_BxNxD if self.config.sorts == 'bare' else tokens_BxVxD
+
+
+class SlottedViT(ViT):
+  """One whose blocks need as many tubelets in each time slot."""
+
+  def embed(self, patches_BxNxP, positions_BxN):
+    encoder.check_slots(self.config, positions_BxN)
+    return super().embed(patches_BxNxP, positions_BxN)
