@@ -26,7 +26,8 @@ def get_config(arg=''):
   config.model.update(common=64, dtype='float32', start='narrow')
 
   config.input.update(folder=f'{arg.root}/shards', tokenizer=f'{arg.root}/text', batch=32, max_tokens=12, seed=arg.seed)
-  config.input.mask_ratio = 0.75  # Of 16 places a frame, more would leave next to nothing, whatever the objective.
+  # Of 16 places a frame, more would leave next to nothing, whatever the objective.
+  config.input.mask_ratio = min(0.75, config.input.mask_ratio)
   config.input.update(seconds=(2.0,), gap_s=1.0, min_words=1)  # The world's clips hold four events of 3 s.
 
   config.optim.update(lr=2e-3, b2=0.98, weight_decay=0.05, clip=1.0, groups=(('^text/', {'lr': 0.1}),))

@@ -14,6 +14,7 @@
   merlot_pairs         MERLOT's contrastive loss, and which of two frames comes first (MERLOT, Table 1)
   vcop                 the order of shuffled clips, without words (VCOP, Table 1)
   videomae             reconstruction of masked pixels, without words (VideoMAE, Table 4)
+  svt                  views of a clip look alike to a teacher, without words (SVT, Table 4)
 
 A setting that a variant has is changed like any other: --config.objectives.sort.weight=1 (the paper's λ),
 --config.objectives.contrastive.temperature=0.1 (τ), --config.input.mask_ratio=0.9, --config.model.transcripts=2 (K),
@@ -43,6 +44,10 @@ VARIANTS = {
   'merlot_pairs': (FRAMES | {'merlot_pairs': {'weight': 2.0}}, {}),
   'vcop': ({'vcop': {'weight': 1.0}}, {}),
   'videomae': ({'reconstruct': {'weight': 1.0, 'depth': 4}}, {'input': {'mask': 'tube', 'mask_ratio': 0.9}}),
+  'svt': (
+    {'svt': {'weight': 1.0}},
+    {'ema': 0.996, 'input': {'mask': 'tube', 'mask_ratio': 0.0}, 'model': {'encoder': 'timesformer'}},
+  ),
 }
 
 

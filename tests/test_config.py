@@ -22,7 +22,7 @@ CONFIGS = ['demo', 'demo_evals', 'pretrain', 'pretrain:size=H/14', 'pretrain:siz
 CONFIGS += ['finetune', 'finetune:set=k400', 'linear_probe', 'retrieval', 'retrieval:set=didemo']
 CONFIGS += ['demo_finetune', 'demo_finetune:set=order,start=random', 'demo_retrieval']
 CONFIGS += ['post_pretrain', 'post_pretrain:frames=4', 'demo:objective=pairwise', 'pretrain:objective=videomae']
-CONFIGS += ['ablations', 'pretrain_v2', 'pretrain_v2:size=H/14,reference=True']
+CONFIGS += ['ablations', 'pretrain:objective=svt', 'pretrain_v2', 'pretrain_v2:size=H/14,reference=True']
 
 
 def load(name: str):

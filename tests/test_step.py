@@ -45,7 +45,7 @@ def test_golden_step():
 
 @pytest.mark.parametrize('parts', [2, pytest.param(4, marks=pytest.mark.long)])
 def test_accumulation_gives_the_gradient_of_the_whole_batch(parts):
-  model, params, batch = make(B=8, visible=12, **meshes.PLAIN)
+  model, params, batch = make(B=8, visible=12, **meshes.SHALLOW)
   key = jax.random.key(0)
   whole = jax.jit(functools.partial(step_lib.whole_gradient, model, LOSS))(params, batch, key)
   cut = jax.jit(functools.partial(step_lib.accumulated_gradient, model, LOSS, parts=parts))(params, batch, key)
@@ -127,10 +127,13 @@ def assert_same_run(a, b):
     np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+DROPPING = {**meshes.SHALLOW, 'text': {**meshes.TEXT, 'n_layers': 1}}
+
+
 @pytest.fixture(scope='module')
 def once():
   """(step, state, batch), compiled for all tests that ask for no more than a step."""
-  model, params, batch = make(B=4, visible=12)
+  model, params, batch = make(B=4, visible=12, **DROPPING)
   tx, state = start(model, params)
   step = jax.jit(step_lib.make_train_step(model, LOSS, tx, ema=0.9))
   return step, state._replace(ema=jax.tree.map(jnp.copy, params)), batch
@@ -237,7 +240,7 @@ def test_float32_is_multiplied_in_full():
 @pytest.mark.long
 def test_a_spike_changes_nothing_but_the_count(once):
   plain, state, batch = once
-  model, params, _ = make(B=4, visible=12)
+  model, params, _ = make(B=4, visible=12, **DROPPING)
   usual = jnp.tile(100.0 + jnp.arange(step_lib.USUAL) % 2, (2, 1))
   ruled = jax.jit(step_lib.make_train_step(model, LOSS, start(model, params)[0], ema=0.9, spike_sigmas=6.0))
   expected, _ = plain(state, batch, jax.random.key(0))

@@ -11,7 +11,6 @@ import pytest
 
 from tests.support.runs import (
   STEPS,
-  arguments,
   assert_equal_ends,
   call,
   finish,
@@ -19,15 +18,13 @@ from tests.support.runs import (
   poison,
   rows,
   start,
-  variables,
   wait_for,
 )
 
 
 @pytest.fixture(scope='module')
 def undisturbed(demo):
-  done = call('tvts_jax.main', *arguments(demo, 'undisturbed'), **variables(demo))
-  return done.stdout + done.stderr
+  return finish(start(demo, 'undisturbed'))
 
 
 def test_a_run_tells_what_it_does(demo, undisturbed):

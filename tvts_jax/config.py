@@ -45,7 +45,8 @@ class RunConfig:
   epochs: float | None = None  # How long to train: this, or `steps`.
   steps: int | None = None
   micro_batches: int = 1  # Passes that a batch is cut into where memory is short; the loss stays that of the whole.
-  ema: float = 0.0  # Decay of the running mean of the parameters, at step s at most (1 + s) / (10 + s); 0 keeps none.
+  # Decay of the running mean of the parameters, at step s at most (1 + s) / (10 + s) unless it teaches; 0 keeps none.
+  ema: float = 0.0
   # Skip a step whose loss or gradient norm is so many deviations above those of the last steps; 0: take every step.
   spike_sigmas: float = 0.0
   # So many steps in a row may give a loss or gradient that is not finite; they are skipped as spikes are.
@@ -156,6 +157,11 @@ def check(run: RunConfig):
     raise UserError(f'config.init has no {unknown[0]!r}; it has {", ".join(INIT)}')
   if run.init.get('run') and (others := [part for part in ('video', 'text') if run.init.get(part)]):
     raise UserError(f'config.init.run brings the whole model, which contradicts init.{others[0]}; set one of the two')
+  if not run.ema and (taught := [name for name in run.objectives if objectives.OBJECTIVES[name].taught]):
+    raise UserError(
+      f'objective {taught[0]!r} has the running mean of the parameters for its teacher, and ema=0 keeps none; set '
+      'ema=0.996'
+    )
   if run.input.batch % run.micro_batches:
     raise UserError(f'input.batch={run.input.batch} is not a multiple of micro_batches={run.micro_batches}')
   if not 0 <= run.ema < 1:

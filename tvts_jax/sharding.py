@@ -146,6 +146,7 @@ def state_layout(shapes, rules: Sequence[tuple], mesh: jax.sharding.Mesh):
     opt_state=optimizer_layout(shapes.opt_state, params, mesh),
     ema=None if shapes.ema is None else params,
     spikes=jax.tree.map(lambda _: everywhere, shapes.spikes),
+    centre=jax.tree.map(lambda _: everywhere, shapes.centre),
   )
 
 

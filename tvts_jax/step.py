@@ -16,6 +16,7 @@ from tvts_jax.models import tvts
 
 # Steps that say what is usual, for the spike rule.
 USUAL = 128
+CENTRE = 0.9  # Decay of the running mean of what a teacher gives.
 # TPUs would else pass on weights that fsdp splits in as many pieces, with a small product for each.
 COMPILER_OPTIONS = {
   'tpu': {
@@ -39,6 +40,7 @@ class State(NamedTuple):
   opt_state: Any
   ema: Any = None  # A running mean of the parameters, or None.
   spikes: Spikes | None = None
+  centre: Any = None  # The running mean of each output that a teacher gives, over clips, or None.
 
 
 class Parts(NamedTuple):
@@ -82,7 +84,9 @@ def describe(config, steps: int) -> Parts:
     # Copies, because a donated buffer must not be two leaves.
     mean = jax.tree.map(jnp.copy, params) if config.ema else None
     spikes = Spikes(jnp.zeros((2, USUAL), jnp.float32), zero, zero.copy()) if config.spike_sigmas else None
-    return State(zero.copy(), params, tx.init(params), mean, spikes)
+    said = jax.eval_shape(lambda *given: loss_fn.ask(model.apply, *given), params, spec, jax.random.key(0))
+    centre = {name: jnp.zeros(x.shape[-1], jnp.float32) for name, x in said.items()} or None
+    return State(zero.copy(), params, tx.init(params), mean, spikes, centre)
 
   trained = model._replace(apply=lambda params, *given: model.apply(optim.stop_frozen(config.optim, params), *given))
   train_step = make_train_step(
@@ -117,16 +121,27 @@ def whole_gradient(model, loss_fn, params, batch, rng):
   return jax.value_and_grad(score, has_aux=True)(params)
 
 
+def in_parts(batch, rng, parts: int):
+  """Micro-batches and a key for each. Each takes every parts-th row, so that it lies on all devices and nothing moves
+  between them."""
+  return jax.tree.map(lambda x: split(x, parts), batch), jax.random.split(rng, parts)
+
+
+def split(x, parts: int):
+  return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+
+def merge(x):
+  return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
+
+
 def accumulated_gradient(model, loss_fn, params, batch, rng, parts: int):
   """The same in `parts` micro-batches, with the loss still over the global batch.
 
   The first pass only collects embeddings; the loss and its gradient toward them are taken over all of them at once;
   the second pass carries that gradient on into the parameters, one micro-batch at a time.
   """
-  # Each part takes every parts-th row, so that it lies on all devices and nothing moves between them.
-  split = lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
-  merge = lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])
-  inputs = (jax.tree.map(split, batch), jax.random.split(rng, parts))
+  inputs = in_parts(batch, rng, parts)
 
   def embed(params, part, key):
     outputs = model.apply(params, part, key, True)
@@ -135,7 +150,7 @@ def accumulated_gradient(model, loss_fn, params, batch, rng, parts: int):
   _, cached = jax.lax.scan(lambda _, xs: (None, embed(params, *xs)), None, inputs)
   outputs = jax.tree.map(merge, cached)
   loss, pull, metrics = jax.vjp(lambda outputs: scored(loss_fn, outputs, batch), outputs, has_aux=True)
-  toward = jax.tree.map(split, pull(jnp.ones_like(loss))[0])
+  toward = jax.tree.map(lambda x: split(x, parts), pull(jnp.ones_like(loss))[0])
 
   def backward(gradient, xs):
     inputs, toward_part = xs
@@ -162,10 +177,11 @@ def make_train_step(
     gradient = functools.partial(accumulated_gradient, model, loss_fn, parts=micro_batches)
   update = plain_update(tx)
   if ema:
-    update = with_ema(update, ema)
+    update = with_ema(update, ema, teaches=bool(loss_fn.taught))
   if spike_sigmas:
     update = without_spikes(update, spike_sigmas)
-  return plain_step(gradient, without_nan(update))
+  step = plain_step(gradient, without_nan(update))
+  return with_teacher(step, model, loss_fn, micro_batches) if loss_fn.taught else step
 
 
 def plain_step(gradient: Callable, update: Callable):
@@ -178,6 +194,23 @@ def plain_step(gradient: Callable, update: Callable):
     metrics |= {'gradient_norm': optax.tree.norm(grads)}
     state, of_update = update(state, grads, metrics)
     return state, {**metrics, **of_update, 'parameter_norm': optax.tree.norm(state.params)}
+
+  return train_step
+
+
+def with_teacher(step: Callable, model, loss_fn, parts: int):
+  """The running mean of the parameters sees the batch first, as the step will see it, but without dropout. What it
+  gives joins the batch, less what it gave of clips before on average: else it could give the same of all."""
+
+  def train_step(state: State, batch, rng):
+    given = in_parts(batch, jax.random.fold_in(rng, state.step), parts)
+    _, said = jax.lax.scan(lambda _, xs: (None, loss_fn.ask(model.apply, state.ema, *xs)), None, given)
+    said = jax.tree.map(merge, said)
+    less = {name: x - jnp.expand_dims(state.centre[name], range(x.ndim - 1)) for name, x in said.items()}
+    new, metrics = step(state, batch | less, rng)
+    mean = {name: x.mean(axis=tuple(range(x.ndim - 1))) for name, x in said.items()}
+    follow = lambda old, now: jnp.where(metrics['finite'], CENTRE * old + (1 - CENTRE) * now, old)
+    return new._replace(centre=jax.tree.map(follow, state.centre, mean)), metrics
 
   return train_step
 
@@ -195,12 +228,13 @@ def plain_update(tx: optax.GradientTransformation):
   return update
 
 
-def with_ema(update: Callable, decay: float):
-  """The running mean follows the parameters, closely at first, or it would be that of the initial ones for long."""
+def with_ema(update: Callable, decay: float, teaches: bool):
+  """The running mean follows the parameters, closely at first, or it would be that of the initial ones for long. One
+  that teaches is slow from the first step: a student that sees itself soon gives the same of all clips."""
 
   def averaged(state: State, gradient, metrics):
     new, of_update = update(state, gradient, metrics)
-    follow = 1 - jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    follow = 1 - (jnp.float32(decay) if teaches else jnp.minimum(decay, (1 + state.step) / (10 + state.step)))
     ema = jax.tree.map(lambda mean, leaf: mean + follow.astype(mean.dtype) * (leaf - mean), state.ema, new.params)
     return new._replace(ema=ema), of_update
 

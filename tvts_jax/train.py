@@ -33,7 +33,7 @@ GO_ON = (
   'run the same command again to go on from the last checkpoint, with other settings, such as --config.optim.lr, '
   '--config.optim.clip or --config.model.dtype, which --resume_with_changes=optim.lr,optim.clip,model.dtype allows'
 )
-OPTIONAL = ('ema', 'spikes')  # Fields of the state that not every run keeps.
+OPTIONAL = ('ema', 'spikes', 'centre')  # Fields of the state that not every run keeps.
 
 
 def train(config: config_lib.RunConfig, workdir, may_change: Collection[str] = (), back_to: int | None = None) -> bool:

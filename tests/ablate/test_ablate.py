@@ -240,10 +240,11 @@ def test_readme_quotes_the_study_that_is_kept():
   ]
 
 
-def test_the_study_of_the_paper_is_sound(tmp_path):
+@pytest.mark.parametrize('name', ['ablations', 'encoders'])
+def test_a_study_is_sound(tmp_path, name):
   """Every variant is a config that resolves, and all that is claimed or shown is measured in all of them."""
-  study = ablate.read_study('configs/ablations.py')
-  assert [job.seed for job in ablate.jobs_of(study, tmp_path, ['tvts'], None)] == [0, 1, 2]
+  study = ablate.read_study(f'configs/{name}.py')
+  assert [job.seed for job in ablate.jobs_of(study, tmp_path, [study.variants[0].name], None)] == [0, 1, 2]
   for job in ablate.jobs_of(study, tmp_path, [], 1):
     config = ablate.config_of(study, tmp_path, job)
     assert {metric.partition('/')[0] for metric in study.metrics} <= set(config.evals)
@@ -252,6 +253,9 @@ def test_the_study_of_the_paper_is_sound(tmp_path):
   assert {claim.metric for claim in study.claims} <= {'', *study.metrics}
   assert all(claim.clips for claim in study.claims if claim.rule in ('chance', 'over chance'))
   assert set(study.drawn) <= {variant.name for variant in study.variants} and len(study.drawn) <= len(page_lib.LOOKS)
+
+
+def test_a_world_is_trained_on_and_the_plain_one_asks():
   plain, cued = (ablations.get_config(f'study=S,world={world}') for world in ('plain', 'hidden_cues'))
   assert cued.input.folder == 'S/hidden_cues/shards' and cued.evals.order_probe.folder == 'S/plain/shards'
   assert plain.evals == cued.evals or plain.evals.text_retrieval != cued.evals.text_retrieval

@@ -18,6 +18,8 @@ from tvts_jax.errors import UserError
 from tvts_jax.models import layers
 from tvts_jax.models.encoders.divided import DividedConfig
 from tvts_jax.models.encoders.encoder import patchify
+from tvts_jax.models.encoders.frames import FramesConfig
+from tvts_jax.models.encoders.timesformer import TimeSformerConfig
 
 TINY = dict(width=64, depth=2, heads=4, patch=16, image_size=48, frames=4)
 
@@ -35,6 +37,18 @@ def test_fewer_frames_read_the_first_times(frames, key):
   projection = params['video_projection']
   ours = np.asarray(tokens)[:, 0] @ projection['kernel'] + projection['bias']
   np.testing.assert_allclose(ours, gold[key], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize('config', [DividedConfig, TimeSformerConfig, FramesConfig])
+def test_a_part_of_a_clip_is_encoded_as_a_clip_of_so_many_slots(config):
+  whole, part = config(16, 2, 2, 8, image_size=16, frames=6), config(16, 2, 2, 8, image_size=16, frames=2)
+  patches = np.random.default_rng(0).integers(0, 256, (3, 8, whole.pixels), np.uint8)
+  positions = np.tile(np.arange(8, dtype=np.int32), (3, 1))
+  params = jax.jit(whole.module().init)(jax.random.key(0), patches[:, :6], positions[:, :6])['params']
+  params = jax.tree.map(lambda x: x + 0.1 * np.random.default_rng(x.size).standard_normal(x.shape), params)
+  of_part = {name: x[:2] if name == 'time_position' else x for name, x in params.items()}
+  run = lambda config, slots: jax.jit(lambda p: config.module().apply({'params': p}, patches, positions, False, slots))
+  np.testing.assert_array_equal(run(whole, 2)(params)[0], run(part, None)(of_part)[0])
 
 
 @pytest.mark.parametrize('start, learns', [('silent', True), ('published', False)])

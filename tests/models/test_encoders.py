@@ -49,7 +49,7 @@ class Toy(layers.Module):
     self.blocks = self.param('blocks', lambda key: {'kernel': 0.1 * jax.random.normal(key, square, self.param_dtype)})
     self.norm = layers.layer_norm(1e-6, *types, name='norm')
 
-  def __call__(self, patches_BxNxP, positions_BxN, train=False):
+  def __call__(self, patches_BxNxP, positions_BxN, train=False, slots=None):
     x_BxNxD = self.embedding(patches_BxNxP)
     for kernel_DxD in self.blocks['kernel']:
       x_BxNxD += self.config.gain * jnp.tanh(x_BxNxD @ kernel_DxD)

@@ -36,11 +36,11 @@ def compiled(**settings):
   def run(key, batch):
     shown = []
 
-    def encode(patches_BxNxP, positions_BxN, train):
+    def encode(patches_BxNxP, positions_BxN, train, slots):
       shown.append(patches_BxNxP)
       return {'video_tokens': jnp.float32(patches_BxNxP)[:, :, :8]}
 
-    outputs = encode(batch['patches'], batch['positions'], True)
+    outputs = encode(batch['patches'], batch['positions'], True, None)
     params = head.init(jax.random.key(1), outputs, batch, encode)
     return head.apply(params, outputs, batch, encode, True, rngs={'dropout': key}), shown[-1]
 

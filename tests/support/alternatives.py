@@ -20,8 +20,8 @@ MODEL['text'] |= {'dropout': 0.0, 'attention_dropout': 0.0}
 CONFIG = tvts.TVTSConfig.from_dict(MODEL)
 B, K, T, S, V = 4, CONFIG.transcripts, CONFIG.video.slots, CONFIG.video.places, 2
 SETTINGS = {'reconstruct': {'depth': 1}}
-# Those of videos and their words; `classify` is of clips that have a label instead.
-ALL = {name: SETTINGS.get(name, {}) for name in objectives.OBJECTIVES if name != 'classify'}
+# Those of videos and their words; `classify` is of clips that have a label instead, and `svt` of a teacher.
+ALL = {name: SETTINGS.get(name, {}) for name in objectives.OBJECTIVES if name not in ('classify', 'svt')}
 
 
 def batch(seed=0) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from tests.models.test_tvts import LOSS, make
+from tests.models.test_tvts import LOSS, TINY, make
 from tvts_jax import optim, sharding
 from tvts_jax import step as step_lib
 from tvts_jax.pod import distributed
@@ -16,13 +16,15 @@ STEPS, BATCH = 3, 16
 # Without dropout, because a batch cut in other pieces draws other dropout masks.
 TEXT = {'vocab_size': 50, 'dim': 32, 'hidden_dim': 64, 'n_layers': 2, 'n_heads': 2}
 PLAIN = {'text': {**TEXT, 'dropout': 0.0, 'attention_dropout': 0.0}}
+# One block of each kind, where more would prove no more and compile for twice as long.
+SHALLOW = {'video': {**TINY['video'], 'depth': 1}, 'text': {**PLAIN['text'], 'n_layers': 1}, 'sort_depth': 1}
 # A large eps: else Adam's first steps are the signs of gradients, even of those that are nothing but rounding.
 OPTIM = optim.OptimConfig(lr=1e-2, eps=1e-3, clip=1.0, weight_decay=0.1)
 
 
 def run(sizes, devices=None, **changes) -> dict[str, np.ndarray]:
   """Metrics of all steps and the parameters after the last, by name, whole and on the host."""
-  model, params, batches = make(B=STEPS * BATCH, visible=12, **{**PLAIN, **changes})
+  model, params, batches = make(B=STEPS * BATCH, visible=12, **{**SHALLOW, **changes})
   tx = optim.build(OPTIM, params, 10)
   state = step_lib.State(jnp.zeros((), jnp.int32), params, tx.init(params), None)
   mesh = sharding.make_mesh(sizes, devices)

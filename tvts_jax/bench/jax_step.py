@@ -88,7 +88,13 @@ class Step:
     return float(values['loss'])
 
   def loss_without_dropout(self) -> float:
-    apply = jax.jit(lambda params, batch: self.parts.loss_fn(self.parts.model.apply(params, batch), batch)[0])
+    model, loss_fn = self.parts.model, self.parts.loss_fn
+
+    def forward(params, batch):
+      batch = batch | loss_fn.ask(model.apply, params, batch, None)
+      return loss_fn(model.apply(params, batch), batch)[0]
+
+    apply = jax.jit(forward)
     with jax.set_mesh(self.mesh):
       return float(apply(self.state.params, self.on_devices))
 

@@ -50,7 +50,11 @@ def counted(config: TVTSConfig, loss_fn, spec: Mapping[str, jax.ShapeDtypeStruct
   model = tvts.build(dataclasses.replace(config, remat='none'), loss_fn.heads)
   rng = jax.eval_shape(lambda: jax.random.key(0))
   params = jax.eval_shape(lambda rng: model.init(rng, spec), rng)
-  loss = lambda params, batch, rng: loss_fn(model.apply(params, batch, rng, True), batch)[0]
+
+  def loss(params, batch, rng):
+    batch = batch | loss_fn.ask(model.apply, params, batch, rng)
+    return loss_fn(model.apply(params, batch, rng, True), batch)[0]
+
   program = jax.make_jaxpr(jax.grad(loss))(params, dict(spec), rng).jaxpr
   read, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
   return products(read) / spec['patches'].shape[0]

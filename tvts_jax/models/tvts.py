@@ -153,19 +153,22 @@ class TVTS(nn.Module):
       'sort_tokens': sort_BxKxD,
       'sort_logits': self.sorter.place(sort_BxKxD),
     }
-    encode = lambda patches, positions, train: self.encode_video(dict(patches=patches, positions=positions), train)
     for head in self.heads.values():
-      outputs |= head(outputs, batch, encode, train)
+      outputs |= head(outputs, batch, self.encode_part, train)
     return outputs
 
-  def encode_video(self, batch, train: bool = False) -> dict[str, jax.Array]:
+  def encode_video(self, batch, train: bool = False, slots: int | None = None) -> dict[str, jax.Array]:
     """Tokens [B, 1+N, D], that of the clip first, what the sorter reads of them, and the clip in the common space."""
-    video_BxVxD, sorted_BxWxD = self.video(batch['patches'], batch['positions'], train)
+    video_BxVxD, sorted_BxWxD = self.video(batch['patches'], batch['positions'], train, slots)
     return {
       'video_tokens': video_BxVxD,
       'video_embed': self.embed_video(video_BxVxD[:, 0]),
       'sorted': sorted_BxWxD,
     }
+
+  def encode_part(self, patches_BxNxP, positions_BxN, train: bool, slots: int | None):
+    """The same of tubelets that fill so many time slots; None: all of a clip's."""
+    return self.encode_video({'patches': patches_BxNxP, 'positions': positions_BxN}, train, slots)
 
   def sorted(self, video_BxWxD, text_BxKxE):
     """The tokens of a clip and its transcripts as the sorter reads them."""
@@ -232,7 +235,7 @@ def build(config: TVTSConfig, heads: Mapping[str, Callable] | None = None) -> Mo
     return module.init(rng, batch)['params']
 
   def apply(params, batch, rng=None, train=False):
-    return module.apply({'params': params}, batch, train, rngs={'dropout': rng} if train else None)
+    return module.apply({'params': params}, batch, train, rngs=None if rng is None else {'dropout': rng})
 
   def embed_video(params, batch):
     video = module.apply({'params': params}, batch, method='encode_video')

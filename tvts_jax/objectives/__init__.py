@@ -4,8 +4,10 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 
+import jax
+
 from tvts_jax.errors import UserError
-from tvts_jax.objectives import classify, contrastive, reconstruct, sorting, video_order
+from tvts_jax.objectives import classify, contrastive, reconstruct, sorting, svt, video_order
 
 OBJECTIVES = {
   'classify': classify.CLASSIFY,
@@ -20,6 +22,7 @@ OBJECTIVES = {
   'merlot_pairs': video_order.MERLOT_PAIRS,
   'vcop': video_order.VCOP,
   'reconstruct': reconstruct.RECONSTRUCT,
+  'svt': svt.SVT,
 }
 
 
@@ -56,6 +59,15 @@ class Loss:
   @property
   def fields(self) -> tuple[str, ...]:
     return tuple(dict.fromkeys(field for name in self.config for field in OBJECTIVES[name].fields))
+
+  @property
+  def taught(self) -> tuple[str, ...]:
+    return tuple(output for name in self.config for output in OBJECTIVES[name].taught)
+
+  def ask(self, apply: Callable, teacher, batch, rng) -> dict:
+    """What a model with the teacher's parameters gives of a batch, for objectives that learn from one."""
+    outputs = apply(teacher, batch, rng) if self.taught else {}
+    return {f'teacher/{name}': jax.lax.stop_gradient(outputs[name]) for name in self.taught}
 
   @property
   def heads(self) -> dict[str, Callable]:

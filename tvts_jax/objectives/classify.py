@@ -68,7 +68,7 @@ class Classifier(nn.Module):
         patches_BxNxP, share_B = self.mix(batch['patches'], batch['positions'])
         share_Bx1 = share_B[:, None]
         targets_BxK = share_Bx1 * targets_BxK + (1 - share_Bx1) * jnp.roll(targets_BxK, 1, axis=0)
-        tokens_BxVxD = encode_video(patches_BxNxP, batch['positions'], train)['video_tokens']
+        tokens_BxVxD = encode_video(patches_BxNxP, batch['positions'], train, None)['video_tokens']
     if self.pool == 'cls':
       pooled_BxD = tokens_BxVxD[:, 0]
     else:

@@ -11,14 +11,17 @@ import flax.linen as nn
 class Objective(NamedTuple):
   """`head` is a module with parameters of its own: built as head(model config, **settings), and called as
   head(outputs, batch, encode_video, train) → {name: array}, which join the outputs. encode_video(patches, positions,
-  train) → {'video_tokens': [B, 1+N, D], 'video_embed': [B, C]} is the model's video encoder, for those that look at a
-  clip in a way of their own.
+  train, slots) → {'video_tokens': [B, 1+N, D], 'video_embed': [B, C]} is the model's video encoder, for those that look
+  at a clip in a way of their own; slots: how many time slots the tubelets fill, None for all.
   """
 
   loss: Callable  # A pure function (outputs, batch, **settings) → (loss, metrics).
   reads: tuple[str, ...]  # Outputs that it needs: what an accumulated step keeps of every micro-batch, so small ones.
   fields: tuple[str, ...] = ()  # Of tvts_jax/input/fields.py: what the batch must hold beyond the usual.
   head: type[nn.Module] | None = None
+  # Outputs that it learns from a teacher, the running mean of the parameters: the batch has what that gives of each as
+  # 'teacher/NAME', less the running mean over clips.
+  taught: tuple[str, ...] = ()
   even: bool = False  # Whether it needs as many tubelets of each time slot, which input.keep does not leave.
   order: Callable | None = None  # How it sorts transcripts: outputs → places [B, K], each place once.
   logits: Callable | None = None  # Where it gives each transcript a place by itself: outputs → logits [B, K, K].

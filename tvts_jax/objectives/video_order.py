@@ -39,7 +39,7 @@ def encode_frames(config: TVTSConfig, batch, order_BxK, encode_video, train):
   frame_BxKxVxF = take(patches_BxTxVxP)[..., : config.video.pixels // config.video.tubelet]
   patches_BxKxVxP = jnp.tile(frame_BxKxVxF, config.video.tubelet)
   join = lambda x: rearrange(x, 'b k v ... -> (b k) v ...')
-  return encode_video(join(patches_BxKxVxP), join(take(positions_BxTxV) % S), train)
+  return encode_video(join(patches_BxKxVxP), join(take(positions_BxTxV) % S), train, 1)
 
 
 def encode_clips(config: TVTSConfig, batch, order_BxK, encode_video, train):
@@ -53,7 +53,7 @@ def encode_clips(config: TVTSConfig, batch, order_BxK, encode_video, train):
   take = lambda x, order: jnp.take_along_axis(x, jnp.expand_dims(order, range(2, x.ndim)), axis=1)
   shuffle = lambda x: take(rearrange(x, 'b (k t) v ... -> b k (t v) ...', k=K), order_BxK)
   join = lambda x: rearrange(shuffle(x), 'b k n ... -> (b k) n ...')
-  return encode_video(join(patches_BxTxVxP), join(positions_BxTxV), train)
+  return encode_video(join(patches_BxTxVxP), join(positions_BxTxV), train, T // K)
 
 
 def cls_of(video, K: int):

@@ -199,6 +199,7 @@ def estimate(config, parts: step_lib.Parts, place, mesh) -> dict[str, float]:
   }
 
   def kept(params, batch, rng):
+    batch = batch | parts.loss_fn.ask(parts.model.apply, params, batch, rng)
     _, pull = jax.vjp(lambda params: parts.loss_fn(parts.model.apply(params, batch, rng, True), batch)[0], params)
     given = {id(x) for x in jax.tree.leaves((params, batch))}
     return [x for x in jax.tree.leaves(pull) if id(x) not in given]

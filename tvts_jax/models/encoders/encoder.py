@@ -1,10 +1,11 @@
 """What all video encoders share, and all that the code above asks of one: it never tests for a name.
 
 A new encoder is a file beside this one and a line in ENCODERS of models/tvts.py. The file has a VideoConfig, whose
-`module` is called with (patches [B, N, P], positions [B, N], train) and gives two arrays: tokens [B, 1+N, D], the first
-of which stands for the whole clip, and those that the sorter reads, which may be the same. Its blocks are stacked in
-`blocks`, and `norm` stands behind them: learning rates by layer go by these two names, and what has another stands
-before the blocks.
+`module` is called with (patches [B, N, P], positions [B, N], train, slots) and gives two arrays: tokens [B, 1+N, D],
+the first of which stands for the whole clip, and those that the sorter reads, which may be the same. `slots` is None,
+or the number of time slots that the tubelets fill, if they are a part of a clip. Its blocks are stacked in `blocks`,
+and `norm` stands behind them: learning rates by layer go by these two names, and what has another stands before the
+blocks.
 
 Shapes: B clips, N visible tubelets, P pixel values of a tubelet, D width, T time slots, S places of the spatial grid. A
 tubelet's position is t·S + s, and its pixels lie in the order (frame, y, x, channel).
@@ -142,11 +143,11 @@ def folded(kernel_PxD, bias_D, config: VideoConfig):
   return kernel_PxD / (255 * std_P)[:, None], bias_D + ((MIDDLE / 255 - mean_P) / std_P) @ kernel_PxD
 
 
-def check_slots(config: VideoConfig, positions_BxN) -> None:
+def check_slots(slots: int, tubelets: int) -> None:
   """UserError unless all time slots may have as many tubelets."""
-  if (N := positions_BxN.shape[1]) % config.slots:
+  if tubelets % slots:
     raise UserError(
-      f'{N} tubelets are not as many in each of {config.slots} time slots, which this encoder needs; set '
+      f'{tubelets} tubelets are not as many in each of {slots} time slots, which this encoder needs; set '
       f'input.mask="tube" and model.video.frames to those of the clips'
     )
 

@@ -30,9 +30,9 @@ class FramesConfig(vit.ViTConfig):
 
 
 class Frames(vit.ViT):
-  def __call__(self, patches_BxNxP, positions_BxN, train: bool = False):
-    encoder.check_slots(self.config, positions_BxN)
-    T = self.config.slots
+  def __call__(self, patches_BxNxP, positions_BxN, train: bool = False, slots: int | None = None):
+    T = slots or self.config.slots
+    encoder.check_slots(T, positions_BxN.shape[1])
     by_frame = lambda x: rearrange(x, 'b (t n) ... -> (b t) n ...', t=T)
     tokens_RxVxD, sorted_RxVxD = super().__call__(by_frame(patches_BxNxP), by_frame(positions_BxN), train)
     mean_Bx1xD = reduce(tokens_RxVxD[:, 0], '(b t) d -> b 1 d', 'mean', t=T)

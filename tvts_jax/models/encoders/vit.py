@@ -150,19 +150,25 @@ class ViT(layers.Module):
     cls_Bx1xD = jnp.broadcast_to(cls_D.astype(self.dtype), (tokens_BxNxD.shape[0], 1, config.width))
     return jnp.concatenate([cls_Bx1xD, tokens_BxNxD], axis=1)
 
-  def __call__(self, patches_BxNxP, positions_BxN, train: bool = False):
+  def __call__(self, patches_BxNxP, positions_BxN, train: bool = False, slots: int | None = None):
+    block = self.block_of(slots or self.config.slots, positions_BxN.shape[1])
     x_BxNxD = self.embed(patches_BxNxP, positions_BxN)
     if self.config.pre_norm:
       x_BxNxD = self.pre_norm(x_BxNxD)
-    return self.pooled(self.run(x_BxNxD, train))
+    return self.pooled(self.run(block, x_BxNxD, train))
 
-  def run(self, x_BxNxD, train: bool):
+  def block_of(self, slots: int, tubelets: int) -> nn.Module:
+    """The block for so many tubelets of so many time slots."""
+    del slots, tubelets
+    return self.block
+
+  def run(self, block: nn.Module, x_BxNxD, train: bool):
     dropped = {}
     if train and self.config.drop_path:
       drop_L = np.linspace(0, self.config.drop_path, self.config.depth, dtype=np.float32)
       dropped = {'rng': self.make_rng('dropout'), 'drop_L': drop_L}
     return layers.apply_blocks(
-      self.block,
+      block,
       self.blocks,
       x_BxNxD,
       train=train,
@@ -187,6 +193,6 @@ class ViT(layers.Module):
 class SlottedViT(ViT):
   """One whose blocks need as many tubelets in each time slot."""
 
-  def embed(self, patches_BxNxP, positions_BxN):
-    encoder.check_slots(self.config, positions_BxN)
-    return super().embed(patches_BxNxP, positions_BxN)
+  def block_of(self, slots: int, tubelets: int) -> nn.Module:
+    encoder.check_slots(slots, tubelets)
+    return self.block.clone(slots=slots)
