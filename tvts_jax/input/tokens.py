@@ -6,6 +6,7 @@ texts stay texts in the shards, and the vocabulary can change without building t
 
 import contextlib
 import hashlib
+import html
 import json
 import os
 from collections.abc import Iterator
@@ -37,6 +38,9 @@ class Tokenizer:
     self.name, self.length = name, length
     self.vocab_size = len(fast)
     self._backend = fast.backend_tokenizer
+    # CLIP's own tokenizer reads the entities of HTML, escaped twice or once; that of transformers does not.
+    of_clip = getattr(self._backend.model, 'end_of_word_suffix', None) == '</w>'
+    self._read = (lambda text: html.unescape(html.unescape(text))) if of_clip else lambda text: text
     self.fingerprint = fingerprint(self._backend)
     self._backend.enable_truncation(length)
     self._backend.enable_padding(length=length, pad_id=fast.pad_token_id, pad_token=fast.pad_token)
@@ -44,7 +48,7 @@ class Tokenizer:
   def __call__(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """int32 ids [K, L] and bool mask [K, L], True where a piece is real."""
     with usable(self.name):
-      encoded = self._backend.encode_batch_fast(texts)
+      encoded = self._backend.encode_batch_fast(list(map(self._read, texts)))
     ids_KxL = np.array([e.ids for e in encoded], np.int32)
     mask_KxL = np.array([e.attention_mask for e in encoded], bool)
     return ids_KxL, mask_KxL
@@ -52,7 +56,7 @@ class Tokenizer:
   def cut(self, texts: list[str]) -> int:
     """How many of the texts are longer than `length` pieces."""
     with usable(self.name):
-      return sum(bool(e.overflowing) for e in self._backend.encode_batch(texts))
+      return sum(bool(e.overflowing) for e in self._backend.encode_batch(list(map(self._read, texts))))
 
   def decode(self, ids_KxL: np.ndarray, mask_KxL: np.ndarray) -> list[str]:
     """The texts again, as far as pieces can tell."""
