@@ -1,71 +1,29 @@
-"""Video encoders: what all of them do alike, and another one, which is a file and a line."""
-
-import dataclasses
-from typing import ClassVar
+"""Video encoders: what all of them do alike, and that of docs/extend.md, which is a file and a line."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.docs.test_extend import line, module
 from tests.models.test_tvts import LOSS, TINY, make
 from tvts_jax import optim
 from tvts_jax.errors import UserError
-from tvts_jax.models import flops, layers, tvts
-from tvts_jax.models.encoders import encoder
+from tvts_jax.models import flops, tvts
 
-
-@dataclasses.dataclass(frozen=True)
-class ToyConfig(encoder.VideoConfig):
-  """Blocks that look at one tubelet each; the mean stands for the clip."""
-
-  statistics: str = 'half'
-  gain: float = 1.0
-
-  SIZES: ClassVar[dict[str, dict]] = {'toy': dict(width=32, depth=3, heads=2, patch=8, image_size=32, frames=4)}
-
-  def module(self, **how):
-    return Toy(self, **how)
-
-  def flops(self, visible):
-    return 2 * self.depth * visible * self.width**2
-
-  def resized(self, params, old):
-    return params
-
-
-class Toy(layers.Module):
-  config: ToyConfig
-  dtype: jnp.dtype = jnp.float32
-  param_dtype: jnp.dtype = jnp.float32
-  scan: bool = True
-  remat: str = 'none'
-  start: layers.Start = layers.Start()
-
-  def setup(self):
-    config, types = self.config, (self.dtype, self.param_dtype)
-    self.embedding = encoder.Embedding(config, self.start.cubes, *types, name='embed')
-    square = config.depth, config.width, config.width
-    self.blocks = self.param('blocks', lambda key: {'kernel': 0.1 * jax.random.normal(key, square, self.param_dtype)})
-    self.norm = layers.layer_norm(1e-6, *types, name='norm')
-
-  def __call__(self, patches_BxNxP, positions_BxN, train=False, slots=None):
-    x_BxNxD = self.embedding(patches_BxNxP)
-    for kernel_DxD in self.blocks['kernel']:
-      x_BxNxD += self.config.gain * jnp.tanh(x_BxNxD @ kernel_DxD)
-    tokens_BxVxD = self.norm(jnp.concatenate([x_BxNxD.mean(axis=1, keepdims=True), x_BxNxD], axis=1))
-    return tokens_BxVxD, tokens_BxVxD
+toy_module = module('tvts_jax/models/encoders/toy.py')
 
 
 @pytest.fixture
 def toy(monkeypatch):
-  monkeypatch.setitem(tvts.ENCODERS, 'toy', ToyConfig)
+  monkeypatch.setattr(tvts, 'ENCODERS', dict(tvts.ENCODERS))
+  line('ENCODERS', toy_module, vars(tvts))
   return make(visible=10, encoder='toy', video={'size': 'toy', 'gain': 0.5})
 
 
 def test_its_config_is_checked_and_comes_back(toy):
   config = toy[0].config
-  assert config.video == ToyConfig(32, 3, 2, 8, image_size=32, frames=4, gain=0.5)
+  assert config.video == toy_module.ToyConfig(32, 3, 2, 8, image_size=32, frames=4, gain=0.5)
   assert tvts.TVTSConfig.from_dict(config.to_dict()) == config
   for changes, message in (
     ({'encoder': 'vi'}, "model.encoder='vi' is unknown; known: vit, divided, timesformer, frames, toy"),

@@ -205,8 +205,12 @@ def test_the_nearest_is_that_of_all_pairs_one_by_one(monkeypatch, screen):
   assert [found is None for found in got][1:3] == [True, False]
 
 
-def test_features_of_frames_are_listed_beside(root, tmp_path):
-  config = weights.config_of(video={'image_size': 16})
+CLIP = {'encoder': 'frames', 'text_encoder': 'clip', 'projection': 'clip', 'sort_heads': 2, 'sort_depth': 1}
+
+
+@pytest.mark.parametrize('model', [{'encoder': 'vit'}, CLIP])
+def test_features_of_frames_are_listed_beside(root, tmp_path, model):
+  config = weights.config_of(**model, video={'image_size': 16})
   convert.save_folder(tmp_path / 'weights', config, weights.random_params(config))
   for n in (1, 4):
     save(tmp_path / f'videos/copy {n}.mp4', clip(n)[:, :, ::-1][:, :, ::-1])
