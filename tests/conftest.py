@@ -6,8 +6,10 @@
 A file that sets DEVICES = 8 gets eight virtual devices.
 """
 
+import contextlib
 import fcntl
 import gc
+import importlib
 import os
 
 # Models are tiny here, so that compiling is most of the work; processes that tests start do the same.
@@ -41,6 +43,19 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
   config.addinivalue_line('markers', 'long: part of the long battery, which only --all runs')
+
+
+def pytest_sessionstart(session):
+  """Workers that collect everything import it in different orders, so that each finds rewritten what the others have
+  rewritten before, where all would else rewrite each file at the same time."""
+  config = session.config
+  if hasattr(config, 'workerinput') and config.args_source is config.ArgsSource.TESTPATHS:
+    files = sorted((config.rootpath / 'tests').rglob('test_*.py'))
+    nth, count = int(config.workerinput['workerid'].removeprefix('gw')), config.workerinput['workercount']
+    first = len(files) * nth // count
+    for file in files[first:] + files[:first]:
+      with contextlib.suppress(pytest.skip.Exception):  # Told when it is collected.
+        importlib.import_module('.'.join(file.relative_to(config.rootpath).with_suffix('').parts))
 
 
 def pytest_collection_modifyitems(config, items):

@@ -98,14 +98,19 @@ def test_variations_keep_the_type_of_their_default():
     load('finetune:set=ssv3')
 
 
+OTHER_TURNS = (
+  (['--config=configs/pretrain.py'], ['workdir']),
+  (['--config=configs/none.py', '--workdir={tmp}/run'], ['configs/none.py']),
+  (['--config=configs/demo.py', '--workdir={tmp}/run', '--config.optim.lrr=1'], ['lrr']),
+)
+
+
 @pytest.mark.parametrize(
   'arguments, words',
   [
     (['--config=configs/pretrain.py', '--workdir={tmp}/run'], ['data/yttemporal', 'data.build']),
-    (['--config=configs/pretrain.py'], ['workdir']),
-    (['--config=configs/none.py', '--workdir={tmp}/run'], ['configs/none.py']),
-    (['--config=configs/demo.py', '--workdir={tmp}/run', '--config.optim.lrr=1'], ['lrr']),
     (['--config=configs/demo.py:rot=x', '--workdir={tmp}/run'], ['rot', 'root']),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in OTHER_TURNS),
   ],
 )
 def test_wrong_turns_at_the_door_end_in_a_sentence(tmp_path, arguments, words):

@@ -228,7 +228,7 @@ def test_a_folder_comes_back_bit_for_bit(tmp_path, dtype, name):
 VIVITS = [name for name, values in SWEEP.items() if 'encoder' not in values and 'pool' not in values.get('video', {})]
 
 
-@pytest.mark.parametrize('name', VIVITS)
+@pytest.mark.parametrize('name', [*VIVITS[:2], *(pytest.param(name, marks=pytest.mark.long) for name in VIVITS[2:])])
 def test_transformers_opens_the_video_encoder_as_a_vivit(tmp_path, name):
   transformers = pytest.importorskip('transformers')
   config = weights.config_of(**SWEEP[name])

@@ -180,10 +180,11 @@ def check(case, found, dtype):
 
 # Of files that differ from others only in how they are wrapped.
 ALIKE = ('miles', 'clip, a frame', 'clip_hf', 'openclip', 'openclip, trained', 'videomae_hf', 'videomae_hf_finetuned')
+EACH = pytest.mark.parametrize('name', [pytest.param(n, marks=[pytest.mark.long] if n in ALIKE else []) for n in CASES])
 
 
 @pytest.mark.parametrize('dtype', [pytest.param('float32', marks=pytest.mark.long), 'float64'])
-@pytest.mark.parametrize('name', [pytest.param(n, marks=[pytest.mark.long] if n in ALIKE else []) for n in CASES])
+@EACH
 def test_numbers_are_those_of_the_authors(name, dtype):
   config, params, _ = loaded(name)
   with jax.enable_x64(dtype == 'float64'):
@@ -220,7 +221,7 @@ def test_the_tolerance_sees_what_is_commonly_done_wrong(name, changes):
     check(CASES[name], outputs(CASES[name], config, params, 'float32'), 'float32')
 
 
-@pytest.mark.parametrize('name', CASES)
+@EACH
 def test_weights_leave_as_they_came(name, tmp_path):
   case, (config, params, _) = CASES[name], loaded(name)
   left = export.save_family(tmp_path / 'again', config, params, case.family)

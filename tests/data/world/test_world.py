@@ -268,7 +268,7 @@ def test_text_alone_carries_no_order():
   assert abs(accuracy - 0.25) < 4 * np.sqrt(0.25 * 0.75 / n), accuracy
 
 
-@pytest.mark.parametrize('leak', ['word', 'time', 'count'])
+@pytest.mark.parametrize('leak', ['word', *(pytest.param(leak, marks=pytest.mark.long) for leak in ('time', 'count'))])
 def test_the_text_check_would_see_a_leak(leak):
   rng = np.random.default_rng(0)
 
