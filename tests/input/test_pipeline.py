@@ -454,7 +454,7 @@ def test_a_shard_that_vanishes_while_training_is_named(config, tmp_path):
 @pytest.mark.parametrize(
   'change, says',
   [
-    ({'seconds': (3, 9)}, 'cannot serve this sampling.*9 s is asked for'),
+    ({'seconds': (3, 9)}, 'cannot serve this sampling.*seconds has 9; set it to what they hold'),
     ({'batch': 9}, 'a batch of at most'),
     ({'split': 'test'}, "no split 'test'"),
     ({'folder': 'nowhere'}, 'nowhere'),

@@ -178,8 +178,8 @@ def test_no_valid_begin_is_an_error_that_says_what_to_do():
 @pytest.mark.parametrize(
   'change, reason',
   [
-    ({'transcripts': 5}, '5 are asked'), ({'seconds': (3, 6)}, '6 s is asked'),
-    ({'gap_s': 2}, '2 s is asked'), ({'min_words': 4}, '4 are asked'), ({'windows': 'open'}, 'min_words=0'),
+    ({'transcripts': 5}, 'transcripts=5'), ({'seconds': (3, 6)}, 'seconds has 6'),
+    ({'gap_s': 2}, 'gap_s=2'), ({'min_words': 4}, 'min_words=4'), ({'windows': 'open'}, 'min_words=0'),
     ({'windows': 'open', 'min_words': 0}, ''), ({'transcripts': 1, 'gap_s': 2}, ''),
     ({'seconds': (4,), 'min_words': 2, 'frames': 64}, ''),
   ],

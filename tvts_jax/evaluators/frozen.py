@@ -118,7 +118,7 @@ class Frozen:
     """`protocol`: parts of it that are the evaluator's own."""
     missing = tuple(row['id'] for row in seen.missing)
     parts = [type(self).__name__, f'{len(self.rows)} clips of {self.clips}{self.bounded}']
-    parts += [*protocol, str(self.clips.views)]
+    parts += [*protocol, f'video encoder {self.model.config.encoder}', str(self.clips.views)]
     if missing:
       parts.append(f'{len(missing)} clips are missing')
     return Result(metrics, len(self.rows), len(seen.rows), '; '.join(parts), items, missing)

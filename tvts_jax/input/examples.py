@@ -47,7 +47,8 @@ class Examples:
     self.manifest, self.index = opened or open_split(config.folder, config.split)
     if missing := self._missing():
       raise UserError(
-        f'the records of {config.folder} cannot serve this sampling: {missing}; ask for less or build them again'
+        f'the records of {config.folder} cannot serve this sampling: {missing}; set it to what they '
+        'hold, or build them again'
       )
     self._reader = Reader(self.manifest, self.index)
     self._known: dict[tuple[int, int], BadExample] = {}  # By row and epoch.

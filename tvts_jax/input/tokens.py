@@ -38,9 +38,7 @@ class Tokenizer:
     self.name, self.length = name, length
     self.vocab_size = len(fast)
     self._backend = fast.backend_tokenizer
-    # CLIP's own tokenizer reads the entities of HTML, escaped twice or once; that of transformers does not.
-    of_clip = getattr(self._backend.model, 'end_of_word_suffix', None) == '</w>'
-    self._read = (lambda text: html.unescape(html.unescape(text))) if of_clip else lambda text: text
+    self._read = unescaped if getattr(self._backend.model, 'end_of_word_suffix', None) == '</w>' else str
     self.fingerprint = fingerprint(self._backend)
     self._backend.enable_truncation(length)
     self._backend.enable_padding(length=length, pad_id=fast.pad_token_id, pad_token=fast.pad_token)
@@ -62,6 +60,11 @@ class Tokenizer:
     """The texts again, as far as pieces can tell."""
     kept = [row[mask].tolist() for row, mask in zip(ids_KxL, mask_KxL)]
     return self._backend.decode_batch(kept, skip_special_tokens=True)
+
+
+def unescaped(text: str) -> str:
+  """CLIP's own tokenizer reads the entities of HTML, escaped once or twice; that of transformers does not."""
+  return html.unescape(html.unescape(text))
 
 
 @contextlib.contextmanager

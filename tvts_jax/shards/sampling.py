@@ -184,15 +184,15 @@ def choose_frames(frame_times_ms, begin_ms: int, end_ms: int, config: SamplingCo
 def shortfall(guaranteed: SamplingConfig, asked: SamplingConfig) -> str:
   """Why records built for `guaranteed` may hold no valid begin for `asked`, or '' if they always do."""
   if asked.transcripts > guaranteed.transcripts:
-    return f'they hold {guaranteed.transcripts} transcripts, and {asked.transcripts} are asked for'
+    return f'they hold {guaranteed.transcripts} transcripts, and transcripts={asked.transcripts} is set'
   extra = set(asked.lengths_ms) - set(guaranteed.lengths_ms)
   if extra:
     known = ', '.join(f'{s:g}' for s in guaranteed.seconds)
-    return f'they hold transcripts of {known} s, and {min(extra) / 1000:g} s is asked for'
+    return f'they hold transcripts of {known} s, and seconds has {min(extra) / 1000:g}'
   if asked.transcripts > 1 and asked.gap_ms != guaranteed.gap_ms:
-    return f'they hold gaps of {guaranteed.gap_s:g} s, and {asked.gap_s:g} s is asked for'
+    return f'they hold gaps of {guaranteed.gap_s:g} s, and gap_s={asked.gap_s:g} is set'
   if asked.min_words > guaranteed.min_words:
-    return f'they hold {guaranteed.min_words} words a transcript, and {asked.min_words} are asked for'
+    return f'they hold {guaranteed.min_words} words a transcript, and min_words={asked.min_words} is set'
   if asked.windows == 'open' and asked.min_words > 0:
     return "they count words in closed windows; windows='open' needs min_words=0"
   return ''

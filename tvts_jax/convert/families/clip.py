@@ -50,24 +50,29 @@ def openai(shape: Shapes) -> dict:
   video = shape.vit(
     width, patch, depth, 'visual.transformer.resblocks.0.mlp.c_fc.weight', places, known=WIDE_HEADS, **head_of(beside)
   )
-  words, dim = shape('token_embedding.weight', 2)
-  text = dict(
-    vocab_size=words,
-    max_position_embeddings=shape('positional_embedding', 2)[0],
-    dim=dim,
-    hidden_dim=shape('transformer.resblocks.0.mlp.c_fc.weight', 2)[0],
-    n_layers=shape.depth('transformer.resblocks.{}.ln_1.weight'),
-    n_heads=beside.get('text_cfg', {}).get('heads') or shape.heads(dim, 'text.n_heads', WIDE_HEADS),
-    activation=activation,
-    eps=1e-5,
-  )
+  layer = 'transformer.resblocks.{}.ln_1.weight', 'transformer.resblocks.0.mlp.c_fc.weight'
+  known = beside.get('text_cfg', {}).get('heads')
+  text = text_of(shape, 'token_embedding.weight', 'positional_embedding', *layer, known)
   return dict(
     encoder='frames',
     video=video | SHARED | dict(frames=FRAMES, activation=activation),
     text_encoder='clip',
-    text=text,
+    text=text | dict(activation=activation, eps=1e-5),
     projection='clip',
     common=shape('visual.proj', 2)[1],
+  )
+
+
+def text_of(shape: Shapes, word: str, position: str, norms: str, up: str, n_heads: int | None = None) -> dict:
+  """Settings of a text encoder whose weights have these names, with {} in the place of a layer."""
+  pieces, dim = shape(word, 2)
+  return dict(
+    vocab_size=pieces,
+    max_position_embeddings=shape(position, 2)[0],
+    dim=dim,
+    hidden_dim=shape(up, 2)[0],
+    n_layers=shape.depth(norms),
+    n_heads=n_heads or shape.heads(dim, 'text.n_heads', WIDE_HEADS),
   )
 
 
@@ -162,15 +167,9 @@ def hf(shape: Shapes) -> dict:
   )
   known = hf_facts(shape.source)
   video |= SHARED | dict(frames=FRAMES) | known['video']
-  pieces, dim = shape('text_model.embeddings.token_embedding.weight', 2)
-  text = dict(
-    vocab_size=pieces,
-    max_position_embeddings=shape('text_model.embeddings.position_embedding.weight', 2)[0],
-    dim=dim,
-    hidden_dim=shape('text_model.encoder.layers.0.mlp.fc1.weight', 2)[0],
-    n_layers=shape.depth('text_model.encoder.layers.{}.layer_norm1.weight'),
-    n_heads=words.get('num_attention_heads') or shape.heads(dim, 'text.n_heads', WIDE_HEADS),
-  )
+  tables = [f'text_model.embeddings.{name}_embedding.weight' for name in ('token', 'position')]
+  layer = [f'text_model.encoder.layers.{name}.weight' for name in ('{}.layer_norm1', '0.mlp.fc1')]
+  text = text_of(shape, *tables, *layer, words.get('num_attention_heads'))
   values = dict(
     encoder='frames', text_encoder='clip', projection='clip', common=shape('visual_projection.weight', 2)[0]
   )

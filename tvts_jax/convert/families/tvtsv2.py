@@ -40,15 +40,8 @@ def settings(shape: Shapes) -> dict:
     width, patch, f'{LAYER}.ln_1.weight', f'{LAYER.format(0)}.mlp.c_fc.weight', places, known=clip.WIDE_HEADS
   )
   video |= dict(pre_norm=True, patch_bias=False, frames=shape('video_model.temporal_embedding', 2)[0])
-  words, dim = shape('text_token_embedding.weight', 2)
-  text = dict(
-    vocab_size=words,
-    max_position_embeddings=shape('text_positional_embedding', 2)[0],
-    dim=dim,
-    hidden_dim=shape('text_model.resblocks.0.mlp.c_fc.weight', 2)[0],
-    n_layers=shape.depth('text_model.resblocks.{}.ln_1.weight'),
-    n_heads=shape.heads(dim, 'text.n_heads', clip.WIDE_HEADS),
-  )
+  layer = 'text_model.resblocks.{}.ln_1.weight', 'text_model.resblocks.0.mlp.c_fc.weight'
+  text = clip.text_of(shape, 'text_token_embedding.weight', 'text_positional_embedding', *layer)
   values = dict(encoder='divided', text_encoder='clip', projection='clip')
   values |= dict(video=video | known['video'], text=text | known['text'])
   values['common'] = shape('video_model.proj', 2)[1]
