@@ -89,7 +89,7 @@ def test_every_intermediate_of_the_video_encoder(dtype):
   for i, key in enumerate(('mid/video/block00', 'mid/video/block01')):
     one = of_layer(i, params['video']['blocks'])
     if i == 0:
-      normed = layers.layer_norm(1e-6, dtype, dtype, name=None).apply({'params': one['norm1']}, tokens)
+      normed = layers.LayerNorm(1e-6, dtype, dtype, name=None).apply({'params': one['norm1']}, tokens)
       attention = layers.Attention(4, layers.normal_init, jnp.dtype(dtype), jnp.dtype(dtype))
       check(dtype, attention.apply({'params': one['attn']}, normed), 'mid/video/block0_attn')
     tokens = block.apply({'params': one}, tokens)
@@ -126,7 +126,7 @@ def test_every_intermediate_of_the_sorter(dtype):
   for i in range(2):
     x = block.apply({'params': of_layer(i, params['sorter']['blocks'])}, x)
     check(dtype, video_first(x), f'mid/sort/block{i}')
-  norm = layers.layer_norm(1e-6, *types.values(), name=None)
+  norm = layers.LayerNorm(1e-6, *types.values(), name=None)
   check(dtype, norm.apply({'params': params['sorter']['norm']}, x[:, :4]), 'mid/sort/norm_text')
   logits = lambda sorter: sorter.place(sorter.tokens(vision, text))
   check(dtype, sorter.apply({'params': params['sorter']}, method=logits), 'mid/sort/logits')

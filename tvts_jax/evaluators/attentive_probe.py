@@ -34,13 +34,13 @@ class Head(nn.Module):
     types, D = (jnp.float32, jnp.float32), tokens_BxNxD.shape[-1]
     part = lambda name: layers.Heads(self.heads, layers.normal_init, *types, name=name)
     query_D = self.param('query', nn.initializers.normal(0.02), (D,))
-    tokens_BxNxD = layers.layer_norm(1e-6, *types, name='norm')(tokens_BxNxD)
+    tokens_BxNxD = layers.LayerNorm(1e-6, *types, name='norm')(tokens_BxNxD)
     q_1xHx1xC = part('q')(query_D[None, None])
     k_BxHxNxC, v_BxHxNxC = part('k')(tokens_BxNxD), part('v')(tokens_BxNxD)
     logits_BxHxN = jnp.einsum('hc,bhnc->bhn', q_1xHx1xC[0, :, 0], k_BxHxNxC) * k_BxHxNxC.shape[-1] ** -0.5
     seen_BxHx1xC = jnp.einsum('bhn,bhnc->bhc', jax.nn.softmax(logits_BxHxN), v_BxHxNxC)[:, :, None]
     seen_BxD = layers.Merge(layers.normal_init, *types, name='out')(seen_BxHx1xC)[:, 0]
-    seen_BxD = layers.layer_norm(1e-6, *types, name='norm_out')(seen_BxD)
+    seen_BxD = layers.LayerNorm(1e-6, *types, name='norm_out')(seen_BxD)
     return layers.Linear(self.classes, layers.normal_init, *types, name='classes')(seen_BxD)
 
 

@@ -21,8 +21,8 @@ from tvts_jax.sharding import BATCH
 # What the backward pass may keep of a block instead of computing it again; each keeps less than the one before.
 REMAT_POLICIES = {
   'none': None,
-  'matmuls': jax.checkpoint_policies.save_only_these_names('qkv', 'attention', 'mlp'),
-  'attention': jax.checkpoint_policies.save_only_these_names('attention'),
+  'matmuls': jax.checkpoint_policies.save_only_these_names('qkv', 'attention', 'mlp', 'norm'),
+  'attention': jax.checkpoint_policies.save_only_these_names('attention', 'norm'),
   'full': jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -176,9 +176,23 @@ class Attention(Module):
     return Merge(self.out_initial or self.initial, self.dtype, self.param_dtype, name='out')(x_BxHxQxC)
 
 
+def from_input(activation: Callable) -> Callable:
+  """The same function, of which the backward pass keeps the input alone. All that lies between is as large as the
+  widest layer, and cheap to compute again, in float32."""
+
+  def backward(x, toward):
+    _, pull = jax.vjp(activation, x.astype(wide(x.dtype)))
+    return (pull(toward.astype(wide(x.dtype)))[0].astype(x.dtype),)
+
+  kept = jax.custom_vjp(activation)
+  kept.defvjp(lambda x: (activation(x), x), backward)
+  return kept
+
+
+gelu = from_input(functools.partial(jax.nn.gelu, approximate=False))
 ACTIVATIONS = {
-  'gelu': functools.partial(jax.nn.gelu, approximate=False),
-  'quick_gelu': lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP.
+  'gelu': gelu,
+  'quick_gelu': from_input(lambda x: x * jax.nn.sigmoid(1.702 * x)),  # OpenAI's CLIP.
 }
 
 
@@ -196,12 +210,49 @@ class Mlp(Module):
     return Linear(x_BxNxD.shape[-1], self.initial, self.dtype, self.param_dtype, name='down')(x_BxNxF)
 
 
-class LayerNorm(Module, nn.LayerNorm):
-  """Flax's own."""
+def statistics(x_BxD, eps: float):
+  """Mean and one over the deviation of each row, in a wide type. A block that is computed again has them."""
+  x_BxD = x_BxD.astype(wide(x_BxD.dtype))
+  mean_Bx1 = x_BxD.mean(-1, keepdims=True)
+  variance_Bx1 = jnp.square(x_BxD - mean_Bx1).mean(-1, keepdims=True)
+  return checkpoint_name(mean_Bx1, 'norm'), checkpoint_name(jax.lax.rsqrt(variance_Bx1 + eps), 'norm')
 
 
-def layer_norm(eps, dtype, param_dtype, name):
-  return LayerNorm(eps, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False, name=name)
+def norm_forward(x_BxD, scale_D, bias_D, eps: float, dtype):
+  mean_Bx1, inverse_Bx1 = statistics(x_BxD, eps)
+  along = lambda x_D: jnp.expand_dims(x_D.astype(mean_Bx1.dtype), range(x_BxD.ndim - 1))
+  y_BxD = (x_BxD.astype(mean_Bx1.dtype) - mean_Bx1) * (inverse_Bx1 * along(scale_D)) + along(bias_D)
+  return y_BxD.astype(dtype), (x_BxD, mean_Bx1, inverse_Bx1, scale_D)
+
+
+def norm_backward(eps: float, dtype, kept, toward_BxD):
+  """Out of the input and the statistics of its rows, which are small: nothing else of the size of the input is kept."""
+  del eps, dtype
+  x_BxD, mean_Bx1, inverse_Bx1, scale_D = kept
+  toward_BxD = toward_BxD.astype(mean_Bx1.dtype)
+  unit_BxD = (x_BxD.astype(mean_Bx1.dtype) - mean_Bx1) * inverse_Bx1
+  rows = tuple(range(x_BxD.ndim - 1))
+  dscale_D, dbias_D = ((toward_BxD * y).sum(rows).astype(scale_D.dtype) for y in (unit_BxD, 1))
+  scaled_BxD = toward_BxD * jnp.expand_dims(scale_D.astype(mean_Bx1.dtype), rows)
+  along_Bx1 = (scaled_BxD * unit_BxD).mean(-1, keepdims=True)
+  dx_BxD = inverse_Bx1 * (scaled_BxD - scaled_BxD.mean(-1, keepdims=True) - unit_BxD * along_Bx1)
+  return dx_BxD.astype(x_BxD.dtype), dscale_D, dbias_D
+
+
+normed = jax.custom_vjp(lambda *given: norm_forward(*given)[0], nondiff_argnums=(3, 4))
+normed.defvjp(norm_forward, norm_backward)
+
+
+class LayerNorm(Module):
+  eps: float
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BxD):
+    scale_D = self.param('scale', nn.initializers.ones, (x_BxD.shape[-1],), self.param_dtype)
+    bias_D = self.param('bias', nn.initializers.zeros, (x_BxD.shape[-1],), self.param_dtype)
+    return normed(x_BxD, scale_D, bias_D, self.eps, self.dtype)
 
 
 class PreNormBlock(Module):
@@ -221,14 +272,14 @@ class PreNormBlock(Module):
     """`drop`: the share of clips that go past attention, and as many past the MLP; only in training."""
     types = (self.dtype, self.param_dtype)
     attention = Attention(self.heads, self.initial, *types, causal=self.causal, name='attn')
-    y_BxNxD = layer_norm(self.eps, *types, name='norm1')(x_BxNxD)
+    y_BxNxD = LayerNorm(self.eps, *types, name='norm1')(x_BxNxD)
     y_BxQxD = attention(y_BxNxD, mask_BxN, read=read, train=train)
     return self.think(x_BxNxD[:, :read] + self.drop_path(y_BxQxD, drop), drop)
 
   def think(self, x_BxQxD, drop):
     """What stands behind the attention."""
     types = (self.dtype, self.param_dtype)
-    y_BxQxD = layer_norm(self.eps, *types, name='norm2')(x_BxQxD)
+    y_BxQxD = LayerNorm(self.eps, *types, name='norm2')(x_BxQxD)
     y_BxQxD = Mlp(self.hidden, self.initial, *types, activation=self.activation, name='mlp')(y_BxQxD)
     return x_BxQxD + self.drop_path(y_BxQxD, drop)
 
@@ -260,10 +311,10 @@ class PostNormBlock(Module):
     attention = Attention(self.heads, self.initial, *types, dropout=self.attention_dropout, name='attn')
     y_BxQxD = attention(x_BxNxD, mask_BxN, read=read, train=train)
     y_BxQxD = nn.Dropout(self.first_dropout, name='first_dropout')(y_BxQxD, deterministic=not train)
-    x_BxQxD = layer_norm(self.eps, *types, name='norm1')(x_BxNxD[:, :read] + y_BxQxD)
+    x_BxQxD = LayerNorm(self.eps, *types, name='norm1')(x_BxNxD[:, :read] + y_BxQxD)
     y_BxQxD = Mlp(self.hidden, self.initial, *types, name='mlp')(x_BxQxD)
     y_BxQxD = nn.Dropout(self.dropout)(y_BxQxD, deterministic=not train)
-    return layer_norm(self.eps, *types, name='norm2')(x_BxQxD + y_BxQxD)
+    return LayerNorm(self.eps, *types, name='norm2')(x_BxQxD + y_BxQxD)
 
 
 def spread(x_BxNxD):

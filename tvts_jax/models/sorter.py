@@ -33,7 +33,7 @@ class Sorter(layers.Module):
     self.text_in = linear(self.width, 'text_in')  # Has parameters only where the two widths differ.
     self.block = layers.PreNormBlock(self.heads, self.mlp_ratio * self.width, self.start.sorter, *types, parent=None)
     self.blocks = self.param('blocks', layers.init_blocks, self.block, self.depth, self.width)
-    self.norm = layers.layer_norm(1e-6, *types, name='norm')
+    self.norm = layers.LayerNorm(1e-6, *types, name='norm')
     self.head = linear(self.transcripts, 'head')
 
   def embed(self, video_BxVxD, text_BxKxE):

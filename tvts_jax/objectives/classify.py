@@ -72,7 +72,7 @@ class Classifier(nn.Module):
     if self.pool == 'cls':
       pooled_BxD = tokens_BxVxD[:, 0]
     else:
-      pooled_BxD = layers.layer_norm(1e-6, *types, name='norm')(tokens_BxVxD[:, 1:].mean(axis=1))
+      pooled_BxD = layers.LayerNorm(1e-6, *types, name='norm')(tokens_BxVxD[:, 1:].mean(axis=1))
     logits_BxK = layers.Linear(self.classes, layers.normal_init, *types, name='linear')(pooled_BxD)
     found = {'class_logits': logits_BxK.astype(layers.wide(logits_BxK.dtype))}
     return found if targets_BxK is None else {**found, 'class_targets': targets_BxK}

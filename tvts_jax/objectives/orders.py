@@ -122,7 +122,7 @@ class Pairs(nn.Module):
 
   @nn.compact
   def __call__(self, x_BxKxD):
-    hidden_BxKxKxH = jax.nn.gelu(beside(self.config, x_BxKxD), approximate=False)
+    hidden_BxKxKxH = layers.gelu(beside(self.config, x_BxKxD))
     score_BxKxK = output(self, self.config, hidden_BxKxKxH, 1)[..., 0]
     return score_BxKxK - score_BxKxK.swapaxes(1, 2)
 
@@ -139,7 +139,7 @@ class Layouts(nn.Module):
     at_BxKxKxH = linear(self.config, K * D, 'at')(x_BxKxD).reshape(B, K, K, D)
     order_PxK = permutations(K)
     hidden_BxPxH = sum(at_BxKxKxH[:, i, order_PxK[:, i]] for i in range(K))
-    return output(self, self.config, jax.nn.gelu(hidden_BxPxH, approximate=False), 1)[..., 0]
+    return output(self, self.config, layers.gelu(hidden_BxPxH), 1)[..., 0]
 
 
 class PairLayouts(nn.Module):

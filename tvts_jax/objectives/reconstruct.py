@@ -67,7 +67,7 @@ class Decoder(nn.Module):
     read, x_BxGxE = hidden_BxMxE.shape[1], jnp.concatenate([hidden_BxMxE, seen_BxNxE], axis=1)
     options = dict(train=train, scan=how['scan'], remat=how['remat'])
     x_BxMxE = layers.apply_blocks(block, blocks, x_BxGxE, read=read, **options)
-    pixels_BxMxP = linear(config.video.pixels, 'pixels')(layers.layer_norm(1e-6, *types, name='norm')(x_BxMxE))
+    pixels_BxMxP = linear(config.video.pixels, 'pixels')(layers.LayerNorm(1e-6, *types, name='norm')(x_BxMxE))
     error_BxMxP = pixels_BxMxP.astype(layers.wide(how['dtype'])) - normalised(batch['masked_patches'])
     return {'reconstruct_error': jnp.square(error_BxMxP).mean(axis=(1, 2))}
 

@@ -160,7 +160,7 @@ class Comparison(nn.Module):
     linear = lambda width, i: layers.Linear(width, layers.normal_init, *types, name=f'mlp{i}')
     x_RxD = linear(self.hidden, 0)(x_RxD)
     for i, width in enumerate((self.hidden, self.bottleneck), start=1):
-      x_RxD = linear(width, i)(nn.gelu(x_RxD, approximate=False))
+      x_RxD = linear(width, i)(layers.gelu(x_RxD))
     table_DxC = self.param('prototypes', nn.initializers.normal(), (self.bottleneck, self.prototypes), types[1])
     unit = lambda x, axis: x / jnp.maximum(jnp.linalg.norm(x, axis=axis, keepdims=True), 1e-12)
     x_RxD = unit(x_RxD.astype(layers.wide(x_RxD.dtype)), -1)

@@ -77,7 +77,7 @@ class DividedBlock(layers.PreNormBlock):
   @nn.compact
   def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False, drop=None):
     types = (self.dtype, self.param_dtype)
-    norm = lambda name: layers.layer_norm(self.eps, *types, name=name)
+    norm = lambda name: layers.LayerNorm(self.eps, *types, name=name)
     t_BxNxD = x_BxNxD
     if self.time:
       initial, out_initial = TIME_STARTS[self.time_start]

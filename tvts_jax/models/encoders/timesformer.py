@@ -62,7 +62,7 @@ class TimeSformerBlock(layers.PreNormBlock):
   def __call__(self, x_BxNxD, mask_BxN=None, *, read: int | None = None, train: bool = False, drop=None):
     types, (B, _, D), T = (self.dtype, self.param_dtype), x_BxNxD.shape, self.slots
     attend = lambda name: layers.Attention(self.heads, self.initial, *types, name=name)
-    norm = lambda name: layers.layer_norm(self.eps, *types, name=name)
+    norm = lambda name: layers.LayerNorm(self.eps, *types, name=name)
     cls_Bx1xD, p_BxNxD = x_BxNxD[:, :1], x_BxNxD[:, 1:]
 
     y_RxTxD = norm('time_norm')(rearrange(p_BxNxD, 'b (t n) d -> (b n) t d', t=T))

@@ -127,10 +127,10 @@ class ViT(layers.Module):
     if config.timed:
       self.time_position = self.param('time_position', normal(start.time), (config.slots, D))
     if config.pre_norm:
-      self.pre_norm = layers.layer_norm(config.eps, *types, name='pre_norm')
+      self.pre_norm = layers.LayerNorm(config.eps, *types, name='pre_norm')
     self.block = config.block(start.blocks, *types)
     self.blocks = self.param('blocks', layers.init_blocks, self.block, config.depth, D)
-    self.norm = layers.layer_norm(config.eps, *types, name='norm')
+    self.norm = layers.LayerNorm(config.eps, *types, name='norm')
 
   def embed(self, patches_BxNxP, positions_BxN):
     """Tokens with their positions, [B, N, D], and [CLS] if any before them. Masked tubelets never come here, so they

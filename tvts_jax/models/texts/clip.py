@@ -58,7 +58,7 @@ class ClipText(layers.Module):
     own = config.n_heads, config.hidden_dim, self.start.blocks, *types, config.eps, config.activation
     self.block = layers.PreNormBlock(*own, causal=True, parent=None)
     self.blocks = self.param('blocks', layers.init_blocks, self.block, config.n_layers, config.dim)
-    self.norm = layers.layer_norm(config.eps, *types, name='norm')
+    self.norm = layers.LayerNorm(config.eps, *types, name='norm')
 
   def states(self, tokens_RxL, mask_RxL, train: bool = False):
     """Hidden states of all word pieces before the last norm, [R, L, D]. Padding stands last, so no word sees it."""

@@ -46,7 +46,7 @@ class DistilBert(layers.Module):
   def setup(self):
     types = (self.dtype, self.param_dtype)
     text.tables(self)
-    self.norm = layers.layer_norm(1e-12, *types, name='norm')
+    self.norm = layers.LayerNorm(1e-12, *types, name='norm')
     self.dropout = nn.Dropout(self.config.dropout)
     self.block = layers.PostNormBlock(*self.block_settings(), parent=None)
     self.blocks = self.param('blocks', layers.init_blocks, self.block, self.config.n_layers, self.config.dim)
