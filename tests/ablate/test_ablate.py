@@ -222,19 +222,23 @@ def test_what_a_study_names_must_be_there(tmp_path, out):
 COLUMNS = ('order_probe/top1', 'motion_probe/top1', 'video_retrieval/r1', 'sorting/own/assigned')
 
 
-def test_readme_quotes_the_study_that_is_kept():
-  kept, numbers = json.loads((runs.ROOT / 'docs/ablations.json').read_text()), {}
+@pytest.mark.parametrize(
+  'name, page, variants',
+  [('ablations', 'README.md', {'tvts', 'base', 'random'}), ('encoders', 'docs/other_models.md', {'vit', 'divided'})],
+)
+def test_pages_quote_the_study_that_is_kept(name, page, variants):
+  kept, numbers = json.loads((runs.ROOT / f'docs/{name}.json').read_text()), {}
   for run in kept['runs']:
     numbers.setdefault(run['variant'], {})[run['seed']] = run['metrics']
-  readme = (runs.ROOT / 'README.md').read_text()
-  table = readme[readme.index('| %, mean') :].partition('\n\n')[0]
+  text = (runs.ROOT / page).read_text()
+  table = text[text.index('| %, mean') :].partition('\n\n')[0]
   quoted = dict(re.findall(r'^\| `([\w.]+)` \| (.*) \|$', table, re.MULTILINE))
   for variant, cells in quoted.items():
-    assert len(numbers[variant]) >= claims.SEEDS
+    assert len(numbers[variant]) >= claims.SEEDS or f'`{variant}` has {len(numbers[variant])} seeds' in text
     means = [claims.mean(numbers, variant, column) for column in COLUMNS]
     assert [f'{cell} %' for cell in cells.split(' | ')] == list(map(str, means)), variant
-  assert {'tvts', 'base', 'random'} <= quoted.keys() and kept['command'] in readme
-  found = [claims.decide(claim, numbers) for claim in ablations.CLAIMS]
+  assert variants <= quoted.keys() and kept['command'] in text
+  found = [claims.decide(claim, numbers) for claim in ablate.read_study(f'configs/{name}.py').claims]
   assert [(verdict.holds, verdict.sentence) for verdict in found] == [
     (c['holds'], c['sentence']) for c in kept['claims']
   ]

@@ -5,7 +5,7 @@ those before the padding.
 
 cuDNN's fused kernel keeps no logits, whose traffic would be half as much again as all other of a step. Elsewhere the
 gradient is written out, so that compilers can make weights and slopes within the products; by that of TPUs it saves a
-fifth of a step. Kernels of one's own would have to pad to 128 tokens in every layer, and lose more than they save.
+fifth of a step.
 """
 
 import jax
