@@ -1,4 +1,4 @@
-"""SVT (Ranasinghe et al., 2022): views of a clip are to look like each other to a teacher that follows the student.
+"""SVT (Ranasinghe et al., 2022): views of one clip learn to look alike, to a teacher that follows the student.
 
 Two views hold the whole clip in time and most of it in space, the others an eighth of its time and a small part of its
 space. The student sees all of them, the teacher, which is the running mean of the student's parameters, the first two;
@@ -164,7 +164,8 @@ class Comparison(nn.Module):
     table_DxC = self.param('prototypes', nn.initializers.normal(), (self.bottleneck, self.prototypes), types[1])
     unit = lambda x, axis: x / jnp.maximum(jnp.linalg.norm(x, axis=axis, keepdims=True), 1e-12)
     x_RxD = unit(x_RxD.astype(layers.wide(x_RxD.dtype)), -1)
-    return (x_RxD.astype(types[0]) @ unit(table_DxC, 0).astype(types[0])).astype(x_RxD.dtype)
+    low = (x.astype(types[0]) for x in (x_RxD, unit(table_DxC, 0)))
+    return jnp.matmul(*low, preferred_element_type=x_RxD.dtype)
 
 
 SVT = Objective(svt, ('svt_whole', 'svt_parts'), head=Views, taught=('svt_whole',), even=True, check=check)
