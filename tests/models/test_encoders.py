@@ -7,7 +7,8 @@ import pytest
 
 from tests.docs.test_extend import line, module
 from tests.models.test_tvts import LOSS, TINY, make
-from tvts_jax import optim
+from tests.support import alternatives
+from tvts_jax import objectives, optim
 from tvts_jax.errors import UserError
 from tvts_jax.models import flops, tvts
 
@@ -111,3 +112,30 @@ def test_formulas_count_their_products(name, changes):
   visible = config.slots * config.places
   embed = 2 * visible * config.pixels * config.width
   assert config.flops(visible) + embed == pytest.approx(flops.products(program.jaxpr) / 2, rel=0.03)
+
+
+@pytest.mark.parametrize('name', [name for name in tvts.ENCODERS if name != 'vit'])
+def test_any_encoder_can_start_any_objective(name):
+  """As far as shapes tell: gradients of all losses are traced. Those of `vit` are computed in tests/objectives."""
+  config = tvts.TVTSConfig.from_dict(
+    {**alternatives.MODEL, 'encoder': name, 'video': {**alternatives.MODEL['video'], 'tubelet': 2}}
+  )
+  grid = np.tile(np.arange(config.video.slots * config.video.places, dtype=np.int32), (alternatives.B, 1))
+  whole = {'patches': np.zeros((*grid.shape, config.video.pixels), np.uint8), 'positions': grid}
+  label = {'label': np.zeros(alternatives.B, np.int32)}
+  for asked, more in (
+    (alternatives.ALL, {}),
+    ({'svt': {'prototypes': 8}}, whole),
+    ({'classify': {'classes': 3}}, label),
+  ):
+    loss_fn, batch = objectives.build(asked), alternatives.batch() | more
+    model = tvts.build(config, loss_fn.heads)
+
+    def loss(params, batch, rng, model=model, loss_fn=loss_fn):
+      batch = batch | loss_fn.ask(model.apply, params, batch, rng)
+      return loss_fn(model.apply(params, batch, rng, True), batch)[0]
+
+    spec = jax.eval_shape(lambda batch=batch: jax.tree.map(jnp.asarray, batch))
+    params = jax.eval_shape(lambda rng, model=model, spec=spec: model.init(rng, spec), jax.random.key(0))
+    gradient = jax.eval_shape(jax.grad(loss), params, spec, jax.random.key(0))
+    assert jax.tree.structure(gradient) == jax.tree.structure(params)
