@@ -24,9 +24,10 @@ from tests.support.paths import ROOT
 from tvts_jax import config as config_lib
 from tvts_jax import sharding
 from tvts_jax.errors import UserError
+from tvts_jax.machine import CHIPS
 from tvts_jax.models import flops
 from tvts_jax.plan import __main__ as plan_lib
-from tvts_jax.plan import bill, hlo
+from tvts_jax.plan import bill, gpu, hlo
 
 DEVICES = 8
 
@@ -39,6 +40,9 @@ LOOP = """HloModule step
 %body (p: (s32[], f32[8,4])) → (s32[], f32[8,4]) {
   %reduced = f32[8,4]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0,1},{2,3}}, to_apply=%add
   %work = f32[8,4]{1,0} fusion(%reduced), kind=kLoop, calls=%add, backend_config={"estimated_cycles":"100"}
+  %turned = f32[4,8]{1,0} transpose(%work), dimensions={1,0}
+  %timed = f32[8,4]{1,0} fusion(%work), cost=[{"exec_time_us":9,"name":""},{"exec_time_us":2.5,"name":"sol"}]
+  %attention = f32[8,4]{1,0} custom-call(%work), custom_call_target="__cudnn$fmhaSoftmax", "estimated_cycles":"0"
   ROOT %next = (s32[], f32[8,4]{1,0}) tuple(%i, %work)
 }
 
@@ -84,6 +88,7 @@ def test_a_program_is_read_as_often_as_it_runs():
   assert found['collective-permute'].sent() == 8 * 4 * 4
   assert found['send'].sent() == 8 * 4 * 4
   assert (step.cycles, step.uncounted) == (6 * 100 + 7, 2)
+  assert (step.modelled, step.fused, step.copied) == (pytest.approx(6 * 2.5e-6), 6, 6 * 8 * 4 * 4)
   crossing = {kind for kind, each in found.items() if each.crosses(2)}
   assert crossing == {'all-gather', 'reduce-scatter', 'send'}
 
@@ -277,6 +282,28 @@ def test_the_compiler_of_tpus_says_what_fits(tmp_path):
   assert small.returncode == 0 and "the chip's own compiler" in small.stdout and 'million cycles' in small.stdout
   large = run('--config.input.batch=262144', '--nomend')
   assert large.returncode == 3 and 'DOES NOT FIT: needs' in large.stdout
+
+
+@pytest.mark.skipif(not gpu.has_compiler(), reason="needs XLA's compiler for GPUs: pip install -e '.[plan-gpu]'")
+def test_the_compiler_of_gpus_says_what_a_tiny_step_takes(config):
+  """Its gradients are summed over the box once, in bfloat16 for what is multiplied in it."""
+  config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype='bfloat16'))
+  made = bill.apart(config, bill.Topology.parse('h200:8'), None)
+  assert made.compiled and made.fits and made.modelled > 0 and made.copied > 0
+  assert made.fused > 0
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(bill.step_lib.describe(config, 10).shapes.params))
+  summed = sum(sent for name, sent in made.moved.items() if name.startswith('all-reduce'))
+  assert 2 * 2 * 7 / 8 * parameters < summed < 4 * 2 * 7 / 8 * parameters, made.moved
+  state, batch = 12 * parameters, bill.plan(config, bill.Topology.parse('h200:8')).memory['batch']
+  assert state + batch < made.peak_bytes < 3 * state + gpu.WORKSPACE
+
+
+def test_chips_have_a_target_for_the_compiler_of_gpus():
+  """The words of the proto that say what differs between them."""
+  for name in ('a100', 'h100', 'h200'):
+    text = gpu.target(CHIPS[name])
+    assert f'device_memory_size: {CHIPS[name].memory:.0f} ' in text and f'"{CHIPS[name].kinds[0]}"' in text
+  assert 'major: 8 minor: 0' in gpu.target(CHIPS['a100']) and 'core_count: 132' in gpu.target(CHIPS['h200'])
 
 
 def test_an_epoch_has_the_clips_that_the_order_deals(tmp_path):

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import math
 import multiprocessing
+import os
 import re
 import signal
 import time
@@ -22,8 +23,8 @@ from tvts_jax import sharding
 from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 from tvts_jax.machine import CHIPS, Chip
-from tvts_jax.models import flops
-from tvts_jax.plan import feed, hlo
+from tvts_jax.models import attention, flops
+from tvts_jax.plan import feed, gpu, hlo
 from tvts_jax.pod.peers import LIBC
 
 FAR_TOO_LARGE = 1.5  # An estimate that is so many times what a chip has is believed without the compiler.
@@ -82,6 +83,9 @@ class Bill:
   moved: dict[str, float] = dataclasses.field(default_factory=dict)  # 'all-reduce, link': bytes sent.
   cycles: float = 0.0  # As the compiler estimates them.
   uncounted: int = 0  # Kernels that the estimate leaves out.
+  modelled: float = 0.0  # Seconds, by XLA's model of GPUs: to compare programs with, and nothing more.
+  fused: int = 0  # Calls of cuDNN's attention.
+  copied: float = 0.0  # Bytes that copies and transposes write.
   clip_flops: float = 0.0
   floor: dict[str, float] = dataclasses.field(default_factory=dict)  # Seconds by what would take them.
   seconds: float = 0.0  # The time that compiling took.
@@ -103,11 +107,13 @@ class Bill:
 
 
 def has_compiler(topology: Topology) -> bool:
-  return topology.is_tpu and importlib.util.find_spec('libtpu') is not None
+  return importlib.util.find_spec('libtpu') is not None if topology.is_tpu else gpu.has_compiler()
 
 
 def devices_of(topology: Topology, own: bool) -> list:
   """Devices to compile for: the chips themselves, for their own compiler, or as many that are pretended."""
+  if own and not topology.is_tpu:
+    return gpu.devices(topology.chip, topology.devices)
   if own:
     from jax.experimental import topologies
 
@@ -139,8 +145,16 @@ def plan(
 ) -> Bill:
   """clips: in an epoch, where that is known; own: by the chip's own compiler; sparing: without any, where the estimate
   says enough."""
+  devices = devices_of(topology, own)
+  with attention.compiling_for(devices[0]):
+    return of_devices(config, topology, clips, own, sparing, devices)
+
+
+def of_devices(config, topology: Topology, clips: int | None, own: bool, sparing: bool, devices: list) -> Bill:
   config = of_one_source(config)
-  mesh = sharding.make_mesh(config.mesh, devices_of(topology, own))
+  if not own:  # Pretended devices have no kernels.
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention='auto'))
+  mesh = sharding.make_mesh(config.mesh, devices)
   sharding.check_batch(config.input.batch, config.micro_batches, mesh)
   parts = step_lib.describe(config, 1000)
   place = sharding.state_layout(parts.shapes, config.sharding, mesh)
@@ -181,6 +195,8 @@ def plan(
     }
   read = hlo.read(compiled.as_text(), topology.devices)
   bill.cycles, bill.uncounted = read.cycles, read.uncounted
+  if own:
+    bill.modelled, bill.fused, bill.copied = read.modelled, read.fused, read.copied
   for each in read.collectives:
     name = f'{each.kind}, {"network" if each.crosses(topology.linked) else "link"}'
     bill.moved[name] = bill.moved.get(name, 0.0) + each.sent()
@@ -247,9 +263,10 @@ def price(bill: Bill, config, topology: Topology, memory: dict, clips: int | Non
 
 
 def apart(config: config_lib.RunConfig, topology: Topology, clips: int | None, sparing: bool = False) -> Bill:
-  """plan(), which for TPUs calls their compiler in another process, since it may crash."""
+  """plan(), which calls the chips' own compiler, if it is here, in another process, since it may crash."""
   if has_compiler(topology):
-    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), end_with_parent) as child:
+    environment = {} if topology.is_tpu else gpu.ENVIRONMENT
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn'), begin_child, (environment,)) as child:
       try:
         return child.submit(plan, config, topology, clips, True, sparing).result()
       except BrokenProcessPool:
@@ -257,6 +274,8 @@ def apart(config: config_lib.RunConfig, topology: Topology, clips: int | None, s
   return plan(config, topology, clips, sparing=sparing)
 
 
-def end_with_parent() -> None:
+def begin_child(environment: dict[str, str]) -> None:
   """Nothing else would stop a compiler whose caller was killed."""
   LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG.
+  os.environ.update(environment)
+  jax.config.update('jax_platforms', 'cpu')

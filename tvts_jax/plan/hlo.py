@@ -1,4 +1,4 @@
-"""What a compiled step moves between devices, and how long its compiler takes it to run, out of the compiler's text.
+"""What a compiled step moves, and how long its compiler takes it to run, out of the compiler's text.
 
 A loop stands there once: all that is in its body counts as often as it runs.
 """
@@ -21,6 +21,8 @@ BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 TRIPS = re.compile(r'known_trip_count\W+n\W+(\d+)')
 NO_ESTIMATE = 2**62  # Of cycles; from here on a compiler means that it does not know.
 CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
+MODELLED = re.compile(r'"exec_time_us":([\d.e+]+)[^}]*"name":"sol"')
+COPIES = ('copy', 'transpose')
 CHANNEL = re.compile(r'channel_id=(\d+)')
 # Calls that compute nothing.
 FREE = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast|AsyncCollectiveStart|AsyncCollectiveDone)"')
@@ -48,15 +50,18 @@ class Collective(NamedTuple):
 
 class Step(NamedTuple):
   collectives: list[Collective]
-  cycles: float  # As the compiler estimates them; 0 where it does not.
+  cycles: float  # As the compiler of TPUs estimates them; 0 where it does not.
   uncounted: int  # Calls of kernels that it has no estimate of.
+  modelled: float  # Seconds, as that of GPUs models them, without kernels of cuDNN; 0 where it does not.
+  fused: int  # Calls of cuDNN's attention, forward and backward.
+  copied: float  # Bytes that copies and transposes write.
 
 
 def read(text: str, devices: int) -> Step:
   """text: compiled.as_text(), of a program for so many devices."""
   computations, entry = computations_in(text)
   times = times_run(computations, entry)
-  found, cycles, uncounted = {}, 0.0, 0
+  found, cycles, uncounted, modelled, fused, copied = {}, 0.0, 0, 0.0, 0, 0.0
   for name, lines in computations.items():
     if not (often := times.get(name, 0)):
       continue
@@ -66,6 +71,10 @@ def read(text: str, devices: int) -> Step:
         cycles += often * int(estimate[1])
       elif estimate or (opcode == 'custom-call' and not FREE.search(rest)):
         uncounted += round(often)
+      if model := MODELLED.search(rest):
+        modelled += often * 1e-6 * float(model[1])
+      fused += round(often) * (opcode == 'custom-call' and '__cudnn$fmha' in rest)
+      copied += often * sum(sizes_of(shape)) * (opcode in COPIES)
       kind = opcode.removesuffix('-start')
       if kind == 'send' and 'megascale' in rest:  # So TPUs reach those of other slices: by way of their hosts.
         found[kind, len(found)] = Collective(kind, often * sizes_of(shape)[0], 2, None)
@@ -80,7 +89,7 @@ def read(text: str, devices: int) -> Step:
           # TPUs write one that runs beside other work into each part of that, always with the number of its channel.
           channel = CHANNEL.search(rest)
           found[kind, channel[1] if channel else len(found)] = Collective(kind, often * result, size, groups)
-  return Step(list(found.values()), cycles, uncounted)
+  return Step(list(found.values()), cycles, uncounted, modelled, fused, copied)
 
 
 def computations_in(text: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]:

@@ -14,7 +14,7 @@ def lines(bill: Bill) -> Iterator[str]:
   mesh = ' x '.join(f'{axis} {ways}' for axis, ways in bill.mesh.items() if ways > 1) or 'one device'
   chips = f'{bill.devices} chip{"s" if bill.devices > 1 else ""} as {mesh}'
   yield f'{bill.topology}: {chips}; batch {bill.batch}, remat {bill.remat}'
-  how = "the chip's own compiler" if bill.compiled else 'an estimate'
+  how = "the chip's own compiler" if bill.compiled else "an estimate, as the chip's own compiler is not installed"
   if bill.why_not:
     yield f'  DOES NOT FIT: {bill.why_not}, says {how}'
     yield '  ' + '; '.join(f'{name} {size(value)}' for name, value in bill.memory.items()) + ' (estimated)'
@@ -32,6 +32,11 @@ def lines(bill: Bill) -> Iterator[str]:
   if bill.cycles:
     left_out = f', without {bill.uncounted} calls of kernels that it has no estimate of' if bill.uncounted else ''
     yield f'  the compiler estimates {bill.cycles / 1e6:.0f} million cycles a step{left_out}'
+  if bill.modelled:
+    yield (
+      f"  attention calls cuDNN {bill.fused} times; copies and transposes write {size(bill.copied)}; by XLA's model of "
+      f'the chip all but cuDNN takes {number(1e3 * bill.modelled)} ms, which ranks programs and predicts no step'
+    )
   host = bill.host
   share = host['cores'] / host['cores_there']
   yield (
