@@ -51,6 +51,24 @@ def test_adamw_is_that_of_optax():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 
+@pytest.mark.parametrize('name', optim.OPTIMIZERS)
+def test_a_narrow_mean_rounds_and_takes_half_of_its_memory(name):
+  rng, found = np.random.default_rng(0), {}
+  draw = lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32)
+  gradients = [jax.tree.map(draw, PARAMS) for _ in range(5)]
+  for dtype in (None, 'bfloat16'):
+    tx = optim.build(OptimConfig(name=name, lr=0.1, mean_dtype=dtype), PARAMS, 10)
+    state = tx.init(PARAMS)
+    for step, gradient in enumerate(gradients):
+      update, state = tx.update(gradient, state, PARAMS, step=step)
+    adam = next(part for part in state if isinstance(part, optax.ScaleByAdamState))
+    found[dtype] = update, sum(leaf.nbytes for leaf in jax.tree.leaves(adam.mu))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(adam.nu)} == {'float32'}
+  assert found['bfloat16'][1] * 2 == found[None][1]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=2e-3), *(one for one, _ in found.values()))
+  assert not np.array_equal(*(one['text']['kernel'] for one, _ in found.values()))
+
+
 def test_groups_scale_and_freeze():
   plain = updates(OptimConfig())
   grouped = updates(OptimConfig(groups=(('text/kernel', {'lr': 0.1}), ('^text', {'frozen': True}))))
@@ -66,6 +84,7 @@ def test_groups_scale_and_freeze():
   'settings, words',
   [
     ({'name': 'lion'}, 'adamw'),
+    ({'mean_dtype': 'float16'}, 'bfloat16'),
     ({'schedule': 'polynomial'}, 'cosine'),
     ({'groups': (('txet', {'lr': 0.1}),)}, 'txet'),
     ({'groups': (('text', {'rate': 0.1}),)}, 'rate'),

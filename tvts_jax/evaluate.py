@@ -99,7 +99,7 @@ def as_it_is(values: Mapping, checkpoint: str) -> dict:
   changed = differences_of(asked, own)
   if not changed:
     return values
-  computed = {name: asked[name] for name in ('dtype', 'scan', 'remat')}
+  computed = {name: asked[name] for name in ('dtype', 'scan', 'remat', 'attention')}
   logging.info(
     '%s holds another model than the config asks for, and is evaluated as it is (%s)', folder, '; '.join(changed)
   )

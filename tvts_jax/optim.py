@@ -11,7 +11,7 @@ from tvts_jax import sharding
 from tvts_jax.errors import UserError
 
 
-def scale_by_reference_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+def scale_by_reference_adam(b1: float, b2: float, eps: float, mu_dtype=None) -> optax.GradientTransformation:
   """Adam as the reference code runs it: eps is added to √v *before* the bias correction.
 
   So the eps that counts at step t is eps / √(1 - b2^t), some thirty times larger at the first step than optax.adam's.
@@ -25,9 +25,9 @@ def scale_by_reference_adam(b1: float, b2: float, eps: float) -> optax.GradientT
     t = count.astype(jnp.promote_types(jnp.float32, jax.tree.leaves(nu)[0].dtype))
     correction = jnp.sqrt(1 - b2**t) / (1 - b1**t)
     updates = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu)
-    return updates, optax.ScaleByAdamState(count, mu, nu)
+    return updates, optax.ScaleByAdamState(count, optax.tree.cast(mu, mu_dtype), nu)
 
-  return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
+  return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype).init, update)
 
 
 OPTIMIZERS = {'adamw': optax.scale_by_adam, 'reference_adamw': scale_by_reference_adam}
@@ -68,6 +68,7 @@ class OptimConfig:
   b1: float = 0.9
   b2: float = 0.999
   eps: float = 1e-8
+  mean_dtype: str | None = None  # Of the mean of gradients: 'bfloat16' takes a sixth off the train state.
   weight_decay: float = 0.0
   no_decay: str = r'(bias|scale|cls|position|type|word)$'  # Paths that weight decay leaves alone.
   clip: float | None = None  # The largest norm of the whole gradient.
@@ -85,6 +86,8 @@ class OptimConfig:
     for regex, settings in self.groups:
       if not settings or set(settings) - {'lr', 'frozen'}:
         raise UserError(f'optim.groups for {regex!r} has {sorted(settings)}; it takes one of lr, frozen')
+    if self.mean_dtype not in (None, 'float32', 'bfloat16'):
+      raise UserError(f"optim.mean_dtype={self.mean_dtype!r} must be None, 'float32' or 'bfloat16'")
     if self.warmup_steps < 0:
       raise UserError(f'optim.warmup_steps={self.warmup_steps} must be at least 0')
     if not 0 < self.layer_decay <= 1:
@@ -187,7 +190,7 @@ def build(config: OptimConfig, params, steps: int) -> optax.GradientTransformati
   scale = lambda updates, params: jax.tree.map(times, updates, pick('lr')(updates))
   tx = optax.chain(
     optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip),
-    OPTIMIZERS[config.name](config.b1, config.b2, config.eps),
+    OPTIMIZERS[config.name](config.b1, config.b2, config.eps, mu_dtype=config.mean_dtype),
     optax.add_decayed_weights(config.weight_decay, pick('decay')),
     optax.identity() if all(np.all(factor == 1) for factor in factors) else optax.stateless(scale),
     by_step(optax.scale_by_learning_rate(schedule(config, steps))),

@@ -93,7 +93,7 @@ def describe(config, steps: int) -> Parts:
     trained, loss_fn, tx, micro_batches=config.micro_batches, ema=config.ema, spike_sigmas=config.spike_sigmas
   )
   init = lambda rng: begin(model.init(rng, spec))
-  return Parts(model, loss_fn, tvts.exact(config.model, train_step), spec, init, begin, jax.eval_shape(begin, params))
+  return Parts(model, loss_fn, tvts.as_set(config.model, train_step), spec, init, begin, jax.eval_shape(begin, params))
 
 
 def complete(state: State, begin: Callable, place: State) -> State:

@@ -15,7 +15,7 @@ from tvts_jax import step as step_lib
 from tvts_jax.errors import UserError
 from tvts_jax.files import sweep, write_whole
 from tvts_jax.input import pipeline
-from tvts_jax.models import flops
+from tvts_jax.models import attention_check, flops
 from tvts_jax.run import changes, metrics, workdir_lock
 from tvts_jax.run import clock as clock_lib
 from tvts_jax.run import stop as stop_lib
@@ -57,6 +57,7 @@ def train(config: config_lib.RunConfig, workdir, may_change: Collection[str] = (
   parts = step_lib.describe(config, total)
   place = sharding.state_layout(parts.shapes, config.sharding, mesh)
   evals = evaluators.build(config, parts.model, mesh)
+  logging.info('attention: %s', attention_check.check(parts.model, parts.shapes.params, parts.spec))
 
   # 2. Materialise ------------------------------------------------ resume before init, init before random numbers
   workdir.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
 """Attention: one result whichever kernel gives it, and the kernel that each kind of device is given.
 
-No GPU is needed: what is meant for cuDNN is lowered for it and read, and computed by the same call's own XLA version.
+No accelerator is needed: what is meant for cuDNN is lowered for it and read, and computed by the same call's own XLA
+version. test_short_attention.py has the kernel for TPUs.
 """
 
 import functools
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.models.test_tvts import LOSS, assert_close, make
+from tvts_jax.errors import UserError
 from tvts_jax.models import attention, layers
 from tvts_jax.models.encoders import encoder, vit
 
@@ -34,32 +37,36 @@ def as_xla(monkeypatch):
   monkeypatch.setattr(jax.nn, 'dot_product_attention', swapped)
 
 
+def by_hand(q, k, v, length_B=None, causal=False):
+  """A softmax, in the type of its inputs."""
+  shown_BxN = np.arange(k.shape[1]) < (length_B if length_B is not None else np.full(len(k), k.shape[1]))[:, None]
+  shown = shown_BxN[:, None, None] & (np.tri(q.shape[1], k.shape[1], dtype=bool) if causal else True)
+  logits = jnp.einsum('bqhc,bnhc->bhqn', q, k) / np.sqrt(q.shape[-1])
+  weights = jax.nn.softmax(jnp.where(shown, logits, -jnp.inf))
+  return jnp.einsum('bhqn,bnhc->bqhc', weights, v)
+
+
+def with_gradient(function, toward, *qkv):
+  def run(*qkv):
+    out, pull = jax.vjp(function, *qkv)
+    return out, *pull(toward.astype(out.dtype))
+
+  return jax.device_get(jax.jit(run)(*qkv))
+
+
+@pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('masked', [False, True])
-def test_both_kernels_give_what_numpy_gives(masked, as_xla):
-  q, k, v = draw(B, H, 4, C), draw(B, H, N, C) * 2, draw(B, H, N, C) - 1
-  length_B = np.array([2, 6, 1]) if masked else np.full(B, N)
-  expected = np.empty((B, H, 4, C))
-  for b, n in enumerate(length_B):
-    logits = np.einsum('hqc,hnc->hqn', q[b], k[b, :, :n]).astype(np.float64) / np.sqrt(C)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    expected[b] = np.einsum('hqn,hnc->hqc', weights / weights.sum(-1, keepdims=True), v[b, :, :n])
-  mask_BxN = jnp.arange(N)[None] < length_B[:, None] if masked else None
-  for function in (attention.plain, attention.fused):
-    np.testing.assert_allclose(function(q, k, v, mask_BxN), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize('masked', [False, True])
-def test_the_gradient_is_that_of_a_softmax(masked):
-  q, k, v, toward = draw(B, H, 4, C), draw(B, H, N, C) * 2, draw(B, H, N, C) - 1, draw(1, B, H, 4, C)[0]
-  mask_BxN = jnp.arange(N)[None] < jnp.array([2, 6, 1])[:, None] if masked else jnp.ones((B, N), bool)
-
-  def expected(q, k, v):
-    logits = jnp.where(mask_BxN[:, None, None], q @ k.swapaxes(2, 3) / C**0.5, -jnp.inf)
-    return (toward * (jax.nn.softmax(logits) @ v)).sum()
-
-  found = lambda *qkv: (toward * attention.plain(*qkv, mask_BxN if masked else None)).sum()
-  for a, b in zip(jax.grad(expected, (0, 1, 2))(q, k, v), jax.grad(found, (0, 1, 2))(q, k, v)):
-    np.testing.assert_allclose(a, b, atol=1e-5)
+def test_xla_and_cudnn_are_a_softmax_with_its_gradient(masked, causal, as_xla):
+  Q = N if causal else 4
+  q, k, v, toward = draw(B, Q, H, C), draw(B, N, H, C) * 2, draw(B, N, H, C) - 1, draw(1, B, Q, H, C)[0]
+  length_B = np.array([2, 6, 1]) if masked else None
+  mask_BxN = np.arange(N) < length_B[:, None] if masked else None
+  expected = with_gradient(lambda *qkv: by_hand(*qkv, length_B, causal), toward, q, k, v)
+  plain = with_gradient(lambda *qkv: attention.plain(*qkv, mask_BxN, causal=causal), toward, q, k, v)
+  fused = with_gradient(lambda *qkv: attention.fused(*qkv, length_B, causal), toward, q, k, v)
+  for found in (plain, fused):
+    for ours, theirs in zip(found, expected, strict=True):
+      np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize(('remat', 'again'), [('none', 0), ('matmuls', 0), ('attention', 0), ('full', 1)])
@@ -81,24 +88,50 @@ def test_a_token_of_padding_changes_no_token_and_no_gradient(as_xla, monkeypatch
 
   value = lambda: jax.jit(jax.value_and_grad(run, has_aux=True, argnums=(0, 1)))(params, draw(B, 5, H * C))
   expected = value()
-  monkeypatch.setattr(attention, 'kernel', lambda dtype, width: 'cudnn')
-  assert_close(expected, value(), 1e-4)
+  monkeypatch.setattr(attention, 'cudnn_takes', lambda dtype, width: True)
+  with attention.compiling_for(H200):
+    assert_close(expected, value(), 1e-4)
 
 
-def test_cudnn_is_for_half_precision_and_narrow_heads_on_nvidia_alone(monkeypatch):
-  assert attention.kernel('bfloat16', 64) == 'xla', 'this is no GPU'
-  monkeypatch.setattr(attention, 'nvidia', lambda: True)
-  given = [('bfloat16', 64), ('float16', 128), ('float32', 64), ('bfloat16', 136), ('bfloat16', 60)]
-  assert [attention.kernel(*one) for one in given] == ['cudnn', 'cudnn', 'xla', 'xla', 'xla']
+device = types.SimpleNamespace
+CPU, TPU = device(platform='cpu', device_kind='cpu'), device(platform='tpu', device_kind='TPU v5 lite')
+H200 = device(platform='gpu', device_kind='NVIDIA H200', compute_capability='9.0')
+V100 = device(platform='gpu', device_kind='Tesla V100', compute_capability='7.0')
+
+
+def test_each_kind_of_device_has_its_kernel():
+  assert attention.wanted() == 'xla', 'this is a CPU'
+  for one, own in ((CPU, 'xla'), (TPU, 'pallas'), (H200, 'cudnn'), (V100, 'xla')):
+    with attention.compiling_for(one):
+      assert attention.wanted() == own
+      with attention.using('xla'):
+        assert attention.wanted() == 'xla'
+  for kernel, one in (('pallas', H200), ('cudnn', V100), ('pallas', CPU)):
+    with attention.compiling_for(one), attention.using(kernel):
+      with pytest.raises(UserError, match=f"model.attention='{kernel}' cannot run on {one.device_kind}; set .*'auto'"):
+        attention.wanted()
+
+
+def test_a_kernel_takes_what_it_can():
+  half = ('bfloat16', 64, 200), ('float16', 128, 200)
+  other = ('float32', 64, 200), ('bfloat16', 136, 200), ('bfloat16', 60, 200), ('bfloat16', 64, 201)
+  kernels = lambda given: {attention.kernel_for((2, N, 4, C), N, dtype) for dtype, C, N in given}
+  with attention.compiling_for(H200):
+    assert kernels(half) == {'cudnn'} and kernels(other) == {'xla'}
+  with attention.compiling_for(TPU):
+    assert kernels(half + other) == {'pallas'}
+    assert kernels([('float64', 64, 200), ('bfloat16', 64, 20), ('bfloat16', 64, 4000)]) == {'xla'}
+    assert attention.kernel_for((2, 1, 4, 64), 200, 'bfloat16') == 'xla'
 
 
 def test_the_step_for_nvidia_calls_cudnn_forward_and_backward(monkeypatch):
   """A scanned block of the video encoder counts once, and so do both of the sorter's. The text encoder drops out."""
-  monkeypatch.setattr(attention, 'nvidia', lambda: True)
   monkeypatch.setattr('jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version', lambda: 91000)
   model, params, batch = make(B=2, dtype='bfloat16')
   gradient = jax.grad(lambda params: LOSS(model.apply(params, batch, jax.random.key(0), True), batch)[0])
-  text = jax.jit(gradient).trace(params).lower(lowering_platforms=('cuda',)).as_text()
+  with attention.compiling_for(H200):
+    traced = jax.jit(gradient).trace(params)
+  text = traced.lower(lowering_platforms=('cuda',)).as_text()
   found = re.findall(r'custom_call @__cudnn\$fmha(\w+)', text)
   assert sorted(found) == ['Softmax'] * 3 + ['SoftmaxBackward'] * 3
 

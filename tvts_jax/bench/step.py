@@ -70,6 +70,12 @@ def speed(step: Step, seconds: float) -> dict:
   }
 
 
+def kernels_of(step: Step) -> str:
+  model, params = step.parts.model, step.parts.shapes.params
+  uses = attention.calls(lambda *given: model.apply(*given, True), params, step.parts.spec, jax.random.key(0))
+  return ' and '.join(sorted({use.kernel for use in uses}))
+
+
 def about(step: Step) -> dict:
   memory, model = step.compiled.memory_analysis(), step.config.model
   return {
@@ -79,7 +85,7 @@ def about(step: Step) -> dict:
     'gflop_per_clip': step.clip_flops / 1e9,
     'batch': step.config.input.batch,
     'dtype': model.dtype,
-    'attention': attention.kernel(model.dtype, model.video.width // model.video.heads),
+    'attention': kernels_of(step),
     'devices': f'{step.mesh.size} × {jax.devices()[0].device_kind}',
     'host': machine.host(),
     'versions': machine.versions(),

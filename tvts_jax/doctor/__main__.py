@@ -3,8 +3,8 @@
   python -m tvts_jax.doctor --config=configs/pretrain.py --workdir=runs/first
 
 takes the flags of tvts_jax.main and says `ok` or `!!`, what is wrong, and what to do about it. Without --config and
---workdir it looks at the machine alone. No model is compiled or run. Started as the processes of a pod, each looks
-around where it is, and process 0 speaks for all.
+--workdir it looks at the machine alone. Of the model only kernels of attention are compiled and run, on accelerators.
+Started as the processes of a pod, each looks around where it is, and process 0 speaks for all.
 
 Exit codes: 0 all is well, 1 something is not, 2 the command line is wrong, 76 another process died on the way.
 """

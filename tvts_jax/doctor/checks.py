@@ -21,6 +21,7 @@ CHECKS = {
   'batch': (inputs.batch, 'config', 'collective'),
   'evaluators': (weights.evals, 'examples', 'batch'),
   'model': (weights.model, 'config', 'collective'),
+  'attention': (weights.attention, 'model'),
   'reading': (inputs.reading, 'examples', 'model'),
   'weights': (weights.weights, 'model'),
   'memory': (weights.memory, 'model', 'batch'),

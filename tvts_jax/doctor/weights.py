@@ -28,6 +28,13 @@ def model(run: Run) -> str:
   return f'{count:,} parameters, {size(state_bytes(run.shapes))} with the state of the optimizer'
 
 
+def attention(run: Run) -> str:
+  """Each process on its first device."""
+  from tvts_jax.models import attention_check
+
+  return attention_check.check(run.parts.model, run.shapes.params, run.parts.spec)
+
+
 def weights(run: Run) -> str:
   """Reads every file as a run that begins does, so that a damaged or unfitting one shows here."""
   from tvts_jax import convert

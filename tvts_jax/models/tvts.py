@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from tvts_jax.errors import UserError
-from tvts_jax.models import layers
+from tvts_jax.models import attention, layers
 from tvts_jax.models.encoders.divided import DividedConfig
 from tvts_jax.models.encoders.encoder import VideoConfig
 from tvts_jax.models.encoders.frames import FramesConfig
@@ -61,6 +61,7 @@ class TVTSConfig:
   param_dtype: str = setting('float32', 'loads')
   scan: bool = setting(True, 'resume', 'loads')  # One compiled block, run in a loop; changes no number.
   remat: str = setting('none', 'resume', 'loads')  # What the backward pass recomputes; changes no number.
+  attention: str = setting('auto', 'resume', 'loads')  # The kernel, one of attention.KERNELS; changes rounding alone.
 
   @classmethod
   def from_dict(cls, values) -> 'TVTSConfig':
@@ -100,7 +101,7 @@ class TVTSConfig:
 
   def __post_init__(self):
     tables = {'encoder': ENCODERS, 'text_encoder': TEXTS, 'projection': PROJECTIONS, 'start': layers.STARTS}
-    tables |= {'remat': layers.REMAT_POLICIES, 'dtype': DTYPES, 'param_dtype': DTYPES}
+    tables |= {'remat': layers.REMAT_POLICIES, 'attention': attention.KERNELS, 'dtype': DTYPES, 'param_dtype': DTYPES}
     for name, table in tables.items():
       known(name, getattr(self, name), table)
     if self.projection == 'none' and self.video.width != self.text.dim:
@@ -245,10 +246,11 @@ def build(config: TVTSConfig, heads: Mapping[str, Callable] | None = None) -> Mo
     embed = lambda module: module.embed_text(module.encode_text(tokens_BxKxL, mask_BxKxL))
     return module.apply({'params': params}, method=embed)
 
-  return Model(config, init, *(exact(config, function) for function in (apply, embed_video, embed_text)))
+  return Model(config, init, *(as_set(config, function) for function in (apply, embed_video, embed_text)))
 
 
-def exact(config: TVTSConfig, function: Callable) -> Callable:
-  """With dtype='float32', the matmuls of the function and of backward passes that it traces multiply in full float32,
-  where accelerators would round to bfloat16 or TF32."""
+def as_set(config: TVTSConfig, function: Callable) -> Callable:
+  """The function, and backward passes that it traces, with the attention that the config names. With dtype='float32'
+  matmuls multiply in full float32, where accelerators would round to bfloat16 or TF32."""
+  function = attention.using(config.attention)(function)
   return jax.default_matmul_precision('highest')(function) if config.dtype == 'float32' else function

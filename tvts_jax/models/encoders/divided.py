@@ -32,7 +32,7 @@ TIME_STARTS = {
 }
 
 # Who is asked beside [CLS]: those of each group.
-GROUPS = {'time': 'b h (t n) c -> (b n) h t c', 'space': 'b h (t n) c -> (b t) h n c'}
+GROUPS = {'time': 'b (t n) h c -> (b n) t h c', 'space': 'b (t n) h c -> (b t) n h c'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +95,14 @@ class DividedAttention(layers.Attention):
   @nn.compact
   def __call__(self, x_BxNxD, over: str):
     q, k, v = self.project(x_BxNxD)
-    out_BxHxNxC = attention.attend(q[:, :, :1], k, v)  # Of [CLS].
+    out_BxNxHxC = attention.attend(q[:, :1], k, v)  # Of [CLS].
     if x_BxNxD.shape[1] > 1:
-      group = lambda x: rearrange(x[:, :, 1:], GROUPS[over], t=self.slots)
-      with_cls = lambda x: jnp.concatenate([repeat(x[:, :, :1], 'b h 1 c -> (b g) h 1 c', g=groups), group(x)], axis=2)
+      group = lambda x: rearrange(x[:, 1:], GROUPS[over], t=self.slots)
+      with_cls = lambda x: jnp.concatenate([repeat(x[:, :1], 'b 1 h c -> (b g) 1 h c', g=groups), group(x)], axis=1)
       asking = group(q)
       groups = asking.shape[0] // x_BxNxD.shape[0]
       left, right = GROUPS[over].split(' -> ')
       answers = attention.attend(asking, with_cls(k), with_cls(v))
       answers = rearrange(answers, f'{right} -> {left}', b=x_BxNxD.shape[0], t=self.slots)
-      out_BxHxNxC = jnp.concatenate([out_BxHxNxC, answers], axis=2)
-    return self.merge(out_BxHxNxC)
+      out_BxNxHxC = jnp.concatenate([out_BxNxHxC, answers], axis=1)
+    return self.merge(out_BxNxHxC)
