@@ -78,11 +78,14 @@ def kernels_of(step: Step) -> str:
 
 def about(step: Step) -> dict:
   memory, model = step.compiled.memory_analysis(), step.config.model
+  used = step.mesh.devices.flat[0].memory_stats() or {}
   return {
     'compile_s': step.compile_s,
     'cached_compile_s': step.cached_compile_s,
     'temporary_bytes': memory.temp_size_in_bytes if memory else None,
+    'peak_bytes': used.get('peak_bytes_in_use'),
     'gflop_per_clip': step.clip_flops / 1e9,
+    'model': f'{model.encoder} {model.video.width} wide, {model.video.depth} deep',
     'batch': step.config.input.batch,
     'dtype': model.dtype,
     'attention': kernels_of(step),

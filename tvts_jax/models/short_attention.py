@@ -84,25 +84,27 @@ def logits(q_NxW, k_NxW, scale: float, length, causal: bool):
 def forward_kernel(length_ref, q_ref, k_ref, v_ref, out_ref, level_ref, *, heads: int, masked: bool, causal: bool):
   width = q_ref.shape[-1] // heads
   length = length_ref[pl.program_id(0)] if masked else None
+  levels = []
   for lanes, starts in stretches(heads, width):
     q_NxW, k_NxW, v_NxW = (ref[0, :, lanes] for ref in (q_ref, k_ref, v_ref))
     out_NxW = jnp.zeros(q_NxW.shape, jnp.float32)
-    for own, start in zip(own_lanes(lanes, starts, width), starts):
-      head = (lanes.start + start) // width
+    for own in own_lanes(lanes, starts, width):
       logits_NxN = logits(alone(q_NxW, own), k_NxW, width**-0.5, length, causal)
       most_Nx1 = logits_NxN.max(-1, keepdims=True)
       powers_NxN = jnp.exp(logits_NxN - most_Nx1)
       sum_Nx1 = powers_NxN.sum(-1, keepdims=True)
       head_NxW = product(powers_NxN.astype(v_NxW.dtype), v_NxW, (1, 0)) / sum_Nx1
       out_NxW = head_NxW if own is None else jnp.where(own, head_NxW, out_NxW)
-      level_ref[0, :, head : head + 1] = most_Nx1 + jnp.log(sum_Nx1)
+      levels.append(most_Nx1 + jnp.log(sum_Nx1))
     out_ref[0, :, lanes] = out_NxW.astype(out_ref.dtype)
+  level_ref[0] = jnp.concatenate(levels, axis=1).T
 
 
 def backward_kernel(*refs, heads: int, masked: bool, causal: bool):
   length_ref, q_ref, k_ref, v_ref, out_ref, level_ref, toward_ref, dq_ref, dk_ref, dv_ref = refs
   width = q_ref.shape[-1] // heads
   scale, length = width**-0.5, length_ref[pl.program_id(0)] if masked else None
+  level_NxH = level_ref[0].T
   for lanes, starts in stretches(heads, width):
     q_NxW, k_NxW, v_NxW, toward_NxW = (ref[0, :, lanes] for ref in (q_ref, k_ref, v_ref, toward_ref))
     mean_NxW = toward_NxW.astype(jnp.float32) * out_ref[0, :, lanes].astype(jnp.float32)
@@ -110,7 +112,7 @@ def backward_kernel(*refs, heads: int, masked: bool, causal: bool):
     for own, start in zip(own_lanes(lanes, starts, width), starts):
       head = (lanes.start + start) // width
       logits_NxN = logits(alone(q_NxW, own), k_NxW, scale, length, causal)
-      weights_NxN = jnp.exp(logits_NxN - level_ref[0, :, head : head + 1])
+      weights_NxN = jnp.exp(logits_NxN - level_NxH[:, head : head + 1])
       mean_Nx1 = alone(mean_NxW, own).sum(-1, keepdims=True)
       slope_NxN = product(alone(toward_NxW, own), v_NxW, (1, 1))
       slope_NxN = (weights_NxN * (slope_NxN - mean_Nx1)).astype(q_NxW.dtype)
@@ -153,15 +155,15 @@ def of_clips(q_BxNxD, k_BxNxD, v_BxNxD, length_B, heads: int, causal: bool):
 def forward(q_BxNxD, k_BxNxD, v_BxNxD, length_B, heads: int, causal: bool):
   B, N, _ = q_BxNxD.shape
   arrays = [q_BxNxD, k_BxNxD, v_BxNxD]
-  results = [jax.ShapeDtypeStruct(q_BxNxD.shape, q_BxNxD.dtype), jax.ShapeDtypeStruct((B, N, heads), jnp.float32)]
+  results = [jax.ShapeDtypeStruct(q_BxNxD.shape, q_BxNxD.dtype), jax.ShapeDtypeStruct((B, heads, N), jnp.float32)]
   found = call(forward_kernel, 'short_attention', 2, heads, causal, length_B, arrays, results)
-  out_BxNxD, level_BxNxH = (checkpoint_name(x, 'attention') for x in found)
-  return out_BxNxD, (*arrays, length_B, out_BxNxD, level_BxNxH)
+  out_BxNxD, level_BxHxN = (checkpoint_name(x, 'attention') for x in found)
+  return out_BxNxD, (*arrays, length_B, out_BxNxD, level_BxHxN)
 
 
 def backward(heads: int, causal: bool, kept, toward_BxNxD):
-  q_BxNxD, k_BxNxD, v_BxNxD, length_B, out_BxNxD, level_BxNxH = kept
-  arrays = [q_BxNxD, k_BxNxD, v_BxNxD, out_BxNxD, level_BxNxH, toward_BxNxD]
+  q_BxNxD, k_BxNxD, v_BxNxD, length_B, out_BxNxD, level_BxHxN = kept
+  arrays = [q_BxNxD, k_BxNxD, v_BxNxD, out_BxNxD, level_BxHxN, toward_BxNxD]
   results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays[:3]]
   made = call(backward_kernel, 'short_attention_gradient', 5, heads, causal, length_B, arrays, results)
   return *made, None

@@ -1,0 +1,101 @@
+"""One JSON and one table of what launch/first_numbers.sh has measured."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from tvts_jax import command, machine
+from tvts_jax.files import write_whole
+from tvts_jax.human import columns, number, percent, size
+from tvts_jax.run import clock
+
+FILE = 'first_numbers.json'
+
+
+def chip() -> str:
+  """This machine's first device, of machine.CHIPS; empty if it is none of them."""
+  import jax
+
+  kind = jax.devices()[0].device_kind
+  return next((name for name, each in machine.CHIPS.items() if kind.startswith(each.kinds)), '')
+
+
+def collect(folder: Path) -> dict:
+  """What each part has left, by its name; None of one that has failed."""
+  read = lambda path: json.loads(path.read_text()) if path.exists() else None
+  parts = sorted(log.stem for log in folder.glob('*.log'))
+  found = {name: read(folder / f'{name}.json') for name in parts if name.startswith(('step_', 'plan_', 'torch'))}
+  doctor = (folder / 'doctor.log').read_text().splitlines()
+  found['doctor'] = {'ok': [line for line in doctor if line.startswith('ok')], 'not': bad(doctor)}
+  resumed = (folder / 'run_200.log').read_text() if 'run_200' in parts else ''
+  times = read(folder / 'run' / clock.FILE)
+  found['run'] = times and times['seconds'] | {'resumed_at': at(resumed)}
+  return found | {'devices': machine.devices(), 'host': machine.host(), 'versions': machine.versions()}
+
+
+def bad(doctor: list[str]) -> list[str]:
+  return [line for line in doctor if line.startswith('!!')]
+
+
+def at(log: str) -> int | None:
+  found = re.search(r'resuming .* at step (\d+)', log)
+  return found and int(found[1])
+
+
+def table(found: dict) -> list[tuple[str, str]]:
+  rows = [('measure', found['devices'])]
+  for name, result in found.items():
+    if name.startswith('step_'):
+      what = result['model'] if result else name
+      rows.append((f'{what}, random data', step_text(result, found.get(name.replace('step_', 'plan_')))))
+  race = found.get('torch')
+  ratio = race and race['ratio']['wall']
+  beside = (
+    f'{ratio["median"]:.2f} [{ratio["min"]:.2f} to {ratio["max"]:.2f}] times as fast as {race["against"]}'
+    if race
+    else ''
+  )
+  rows.append(
+    ('our step beside PyTorch', beside + ' (void: the machine was busy)' * bool(race and race['void']) or 'failed')
+  )
+  run = found['run']
+  fed = run and f'{percent(run["input"] / (run["input"] + run["step"]))} of training waited for data'
+  rows.append(('a run that reads shards', fed or 'failed'))
+  saved = run and run['resumed_at'] is not None
+  rows.append(
+    ('save and resume', f'saved in {run["save"]:.1f} s, resumed at {run["resumed_at"]}' if saved else 'failed')
+  )
+  rows.append(('doctor', '; '.join(found['doctor']['not']) or f'{len(found["doctor"]["ok"])} checks, all in order'))
+  return rows
+
+
+def step_text(result: dict | None, plan: dict | None) -> str:
+  if result is None:
+    return 'failed'
+  said = [f'{number(result["clips_per_s"])} clips/s', f'attention by {result["attention"]}']
+  if result['mfu'] is not None:
+    said.append(f'{percent(result["mfu"])} of the peak')
+  if result['peak_bytes']:
+    said.append(f'{size(result["peak_bytes"])} of memory')
+  if plan:
+    said.append(f'plan says {size(plan["bills"][0]["peak_bytes"])}')
+  return ', '.join(said)
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = command.parser('tvts_jax.bench.first_numbers', __doc__)
+  parser.add_argument('folder', nargs='?', type=Path, help='what the script has filled')
+  parser.add_argument('--chip', action='store_true', help='print the name that plan has for this device')
+  args = parser.parse_args(argv)
+  if args.chip:
+    print(chip())
+    return 0
+  found = collect(args.folder)
+  write_whole(args.folder / FILE, json.dumps(found, indent=1) + '\n')
+  print(columns(table(found)))
+  return 1 if any(text == 'failed' for _, text in table(found)) else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
