@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.support.paths import ROOT
 from tvts_jax import config as config_lib
 from tvts_jax import step as step_lib
 from tvts_jax.bench import jax_step
@@ -137,3 +138,10 @@ def test_compiling_needs_a_compiler(monkeypatch):
   monkeypatch.setenv('CXX', 'no-such-compiler')
   with pytest.raises(UserError, match='no-such-compiler'):
     bench_torch.check(make(), True)
+
+
+def test_the_readme_quotes_the_race_that_is_kept():
+  kept, text = json.loads((ROOT / 'docs/bench_step.json').read_text()), (ROOT / 'README.md').read_text()
+  ratio = kept['ratio']['wall']
+  quoted = f'{ratio["median"]:.2f} [{ratio["min"]:.2f} to {ratio["max"]:.2f}] (`docs/bench_step.json`)'
+  assert quoted in ' '.join(text.split()) and not kept['void'] and kept['host']['cpu'].startswith('Intel(R) Xeon')

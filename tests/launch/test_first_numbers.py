@@ -21,7 +21,7 @@ def test_the_script(tmp_path):
   found = json.loads((out / first_numbers.FILE).read_text())
   assert found['step_small']['clips_per_s'] > 0 and found['torch']['ratio']['wall']['median'] > 0
   assert found['run']['resumed_at'] == 100 and found['run']['save'] > 0 and len(found['doctor']['ok']) >= 4
-  assert 'resumed at 100' in done.stdout and 'times as fast as PyTorch' in done.stdout
+  assert 'resumed at step 100' in done.stdout and 'times as fast as PyTorch' in done.stdout
 
 
 def test_a_part_that_failed_is_told_and_hides_no_other(tmp_path, capsys):

@@ -10,7 +10,7 @@ from tvts_jax.files import write_whole
 from tvts_jax.human import columns, number, percent, size
 from tvts_jax.run import clock
 
-FILE = 'first_numbers.json'
+FILE, FAILED = 'first_numbers.json', 'failed'
 
 
 def chip() -> str:
@@ -44,35 +44,39 @@ def at(log: str) -> int | None:
 
 
 def table(found: dict) -> list[tuple[str, str]]:
-  rows = [('measure', found['devices'])]
-  for name, result in found.items():
-    if name.startswith('step_'):
-      what = result['model'] if result else name
-      rows.append((f'{what}, random data', step_text(result, found.get(name.replace('step_', 'plan_')))))
-  race = found.get('torch')
-  ratio = race and race['ratio']['wall']
-  beside = (
-    f'{ratio["median"]:.2f} [{ratio["min"]:.2f} to {ratio["max"]:.2f}] times as fast as {race["against"]}'
-    if race
-    else ''
-  )
-  rows.append(
-    ('our step beside PyTorch', beside + ' (void: the machine was busy)' * bool(race and race['void']) or 'failed')
-  )
-  run = found['run']
-  fed = run and f'{percent(run["input"] / (run["input"] + run["step"]))} of training waited for data'
-  rows.append(('a run that reads shards', fed or 'failed'))
-  saved = run and run['resumed_at'] is not None
-  rows.append(
-    ('save and resume', f'saved in {run["save"]:.1f} s, resumed at {run["resumed_at"]}' if saved else 'failed')
-  )
-  rows.append(('doctor', '; '.join(found['doctor']['not']) or f'{len(found["doctor"]["ok"])} checks, all in order'))
-  return rows
+  steps = [name for name in found if name.startswith('step_')]
+  name_of = lambda name: found[name]['model'] if found[name] else name
+  return [
+    ('measure', found['devices']),
+    *((name_of(name), step_text(found[name], found.get(name.replace('step_', 'plan_')))) for name in steps),
+    ('our step beside PyTorch', race_text(found.get('torch'))),
+    ('a run that reads shards', fed_text(found['run'])),
+    ('save and resume', saved_text(found['run'])),
+    ('doctor', '; '.join(found['doctor']['not']) or f'{len(found["doctor"]["ok"])} checks, all in order'),
+  ]
+
+
+def race_text(race: dict | None) -> str:
+  if race is None:
+    return FAILED
+  ratio, void = race['ratio']['wall'], ' (void: the machine was busy)' if race['void'] else ''
+  spread = f'{ratio["median"]:.2f} [{ratio["min"]:.2f} to {ratio["max"]:.2f}]'
+  return f'{spread} times as fast as {race["against"]}{void}'
+
+
+def fed_text(run: dict | None) -> str:
+  return f'{percent(run["input"] / (run["input"] + run["step"]))} of training waited for data' if run else FAILED
+
+
+def saved_text(run: dict | None) -> str:
+  if run is None or run['resumed_at'] is None:
+    return FAILED
+  return f'saved in {run["save"]:.1f} s, resumed at step {run["resumed_at"]}'
 
 
 def step_text(result: dict | None, plan: dict | None) -> str:
   if result is None:
-    return 'failed'
+    return FAILED
   said = [f'{number(result["clips_per_s"])} clips/s', f'attention by {result["attention"]}']
   if result['mfu'] is not None:
     said.append(f'{percent(result["mfu"])} of the peak')
@@ -94,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
   found = collect(args.folder)
   write_whole(args.folder / FILE, json.dumps(found, indent=1) + '\n')
   print(columns(table(found)))
-  return 1 if any(text == 'failed' for _, text in table(found)) else 0
+  return 1 if any(text == FAILED for _, text in table(found)) else 0
 
 
 if __name__ == '__main__':
