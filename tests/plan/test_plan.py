@@ -313,3 +313,14 @@ def test_an_epoch_has_the_clips_that_the_order_deals(tmp_path):
     plan_lib.clips_of(small.config(tmp_path, f'--config.input.epoch={epoch}')) for epoch in ('windows', 'videos')
   ]
   assert counts == [6, 3]
+
+
+def test_the_page_of_larger_models_shows_what_is_kept():
+  page, kept = (ROOT / 'docs/scaling.md').read_text(), json.loads((ROOT / 'docs/scaling.json').read_text())
+  for row in kept['rows']:
+    one = bill.Bill(**row['bill'])
+    takes = f'{one.cycles / 1e6:.0f} M cycles' if one.cycles else f'{1e3 * one.modelled:.0f} ms'
+    memory = f'{one.peak_bytes / 2**30:.1f} of {one.has_bytes / 2**30:.0f}'
+    cells = [one.topology, row['model'], row['with'], memory, f'{sum(one.moved.values()) / 2**20:,.0f}', takes]
+    assert one.compiled and one.fits and f'| {" | ".join(cells)} |' in page
+  assert len(kept['rows']) == page.count(' of 131 |') + page.count(' of 75 |') + page.count(' of 16 |')
