@@ -14,6 +14,7 @@ from tvts_jax.evaluators import (
   linear_probe,
   multiple_choice,
   recognition,
+  reversal,
   sorting,
   svo,
   text_retrieval,
@@ -23,6 +24,7 @@ from tvts_jax.evaluators import (
 
 EVALUATORS = {
   'sorting': sorting.Sorting,
+  'reversed': reversal.Reversed,
   'video_retrieval': video_retrieval.VideoRetrieval,
   'text_retrieval': text_retrieval.TextRetrieval,
   'zero_shot': zero_shot.ZeroShot,

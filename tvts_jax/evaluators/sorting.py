@@ -4,25 +4,20 @@ A model that reads the order from the words alone, or from a leak in the data, k
 """
 
 import base64
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tvts_jax import objectives, sharding
+from tvts_jax import objectives
 from tvts_jax.errors import UserError
 from tvts_jax.evaluators.features import everywhere
 from tvts_jax.evaluators.results import Result
+from tvts_jax.evaluators.streamed import Streamed
 from tvts_jax.human import percent
-from tvts_jax.input import pipeline
 from tvts_jax.objectives import orders, sorting
-from tvts_jax.run import stop
 
-# Only K-way gives each transcript a place by itself: others have no exact order but that of permutations.
-K_WAY = ('item', 'exact', 'assigned', 'kendall_tau')
-PERMUTED = ('item', 'assigned', 'kendall_tau')
 SURE = 20.0  # A logit beside which zero stands for nothing.
 
 # What the model gets to see in place of the clip's own video.
@@ -47,20 +42,15 @@ def sorter_of(config) -> str:
   return next((name for name in config.objectives if objectives.OBJECTIVES[name].order), 'sort')
 
 
-class Sorting:
-  """K_WAY or PERMUTED scores over a split, under each of VIDEOS, as '<video>/<score>'."""
+class Sorting(Streamed):
+  """Scores over a split, under each of VIDEOS, as '<video>/<score>'. Only K-way gives each transcript a place by
+  itself: others have no exact order but that of permutations."""
 
-  MAY_DIFFER = ()
+  NAME = 'a sorting evaluator'
 
-  @staticmethod
-  def input_of(config, settings):
-    known = [field.name for field in dataclasses.fields(config.input)]
-    own = {name: value for name, value in settings.items() if name != 'max_clips'}
-    if unknown := sorted(set(own) - set(known)):
-      raise UserError(
-        f'a sorting evaluator has no setting {unknown[0]!r}; it has every_steps, max_clips, {", ".join(known)}'
-      )
-    given = dataclasses.replace(config.input, **{'split': 'val', 'mode': 'eval', **own})
+  @classmethod
+  def input_of(cls, config, settings):
+    given = super().input_of(config, settings)
     if given.transcripts < 2:
       raise UserError(
         'a sorting evaluator has nothing to sort with model.transcripts=1; set it to at least 2, or leave sorting out'
@@ -70,65 +60,38 @@ class Sorting:
     return given
 
   def __init__(self, config, settings, model, mesh):
-    self.input, self.video = self.input_of(config, settings), config.model.video
-    sharding.check_batch(self.input.batch, 1, mesh, 'batch')
-    self.source = pipeline.open(self.input)
-    # In storage order, which is that of a hash.
-    self.clips = min(self.source.num_examples, settings.get('max_clips', self.source.num_examples))
-    self.model, self.mesh = model, mesh
-    self.name = sorter_of(config)
+    super().__init__(config, settings, model, mesh)
+    self.video, self.name = config.model.video, sorter_of(config)
     self.objective = objectives.OBJECTIVES[self.name]
 
     def score(params, batch):
       outputs = model.apply(params, batch)
       if self.objective.logits:
-        scores = sorting.scores(self.objective.logits(outputs), batch['order'])
-      else:
-        scores = orders.scores(self.objective.order(outputs), batch['order'])
-      return {name: value * batch['valid'] for name, value in scores.items()} | {'valid': batch['valid']}
+        return sorting.scores(self.objective.logits(outputs), batch['order'])
+      return orders.scores(self.objective.order(outputs), batch['order'])
 
     self.score = jax.jit(score, out_shardings=everywhere(mesh))
+    self.valid = jax.jit(lambda batch: batch['valid'], out_shardings=everywhere(mesh))
     self.videos = {name: jax.jit(functools.partial(change, video=self.video)) for name, change in VIDEOS.items()}
 
-  def __call__(self, params) -> dict[str, float]:
-    return self.result(params).numbers()
+  def look(self, params, batch) -> dict[str, jax.Array]:
+    found = {'valid': self.valid(batch)}
+    for name, change in self.videos.items():
+      scores = self.score(params, {**batch, **change(batch)})
+      found |= {f'{name}/{key}': value_B for key, value_B in scores.items()}
+    return found
 
   def result(self, params) -> Result:
-    names, clips = K_WAY if self.objective.logits else PERMUTED, self.clips
-    found = {f'{name}/{key}': [] for name in VIDEOS for key in (*names, 'valid')}
-    rows, stop_step = sharding.rows(self.input.batch, self.mesh), -(-clips // self.input.batch)
-    with self.source.batches(0, rows, stop_step=stop_step) as batches:
-      for batch in batches:
-        batch.pop('example_id')
-        batch = sharding.put(batch, self.mesh)
-        for name, change in self.videos.items():
-          for key, value_B in jax.device_get(self.score(params, {**batch, **change(batch)})).items():
-            found[f'{name}/{key}'].append(value_B)
-        stop.between_batches()
-    found = {name: np.concatenate(values)[:clips] for name, values in found.items()}
-    valid_N = [found.pop(f'{name}/valid') for name in VIDEOS][0]
-    items = [
-      {'example': f'{id_:016x}', **{name: float(value_N[n]) for name, value_N in found.items()}}
-      for n, id_ in enumerate(self.source.example_ids[:clips].tolist())
-      if valid_N[n]
-    ]
+    found, valid_N = self.collect(self.look, params)
     K = self.input.transcripts
     exact = f'exact: all argmaxes right, each by itself, chance {percent(orders.CHANCE["exact"](K))}; '
     protocol = (
-      f'Sorting by {self.name}; {self.asked()}; {K} '
-      f'transcripts of {", ".join(f"{s:g}" for s in self.input.seconds)} s; {self.input.frames} frames, '
-      f'{percent(self.input.mask_ratio)} masked; '
+      f'Sorting by {self.name}; {self.asked()}; {self.heard()}, {percent(self.input.mask_ratio)} masked; '
       f'{exact if self.objective.logits else ""}assigned: the likeliest permutation is right, chance '
       f'{percent(orders.CHANCE["assigned"](K))}; clips that are damaged count as wrong'
     )
-    metrics = {name: float(value_N.sum()) / clips for name, value_N in found.items()}
-    return Result(metrics, clips, int(valid_N.sum()), protocol, items)
-
-  def asked(self) -> str:
-    """For the protocol."""
-    total = self.source.num_examples
-    few = f' (of {total} clips the first {self.clips} in storage)' if self.clips < total else ''
-    return f'{self.clips} clips of {self.input.folder}, split {self.input.split!r}{few}'
+    metrics = {name: float(value_N.sum()) / self.clips for name, value_N in found.items()}
+    return Result(metrics, self.clips, int(valid_N.sum()), protocol, self.items(found, valid_N))
 
   def examples(self, params, count: int) -> list[dict]:
     """The first clips of the split as pictures, with what the model makes of them, for the report."""
