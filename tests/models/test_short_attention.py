@@ -65,6 +65,15 @@ def test_it_is_a_softmax_with_its_gradient(name, how):
     assert error(found, right) < 1.1 * error(beside, right) < 0.01
 
 
+def test_queries_may_be_fewer_than_tokens():
+  """As those of tubelets that also ask [CLS]."""
+  q, k, v, toward = draw(2, 12, 3, 64), draw(2, 13, 3, 64) * 2, draw(2, 13, 3, 64) - 1, draw(1, 2, 12, 3, 64)[0]
+  length_B = np.array([13, 4], np.int32)
+  ours = with_gradient(lambda *qkv: short_attention.attend(*qkv, length_B), toward, q, k, v)
+  for found, expected in zip(ours, with_gradient(lambda *qkv: by_hand(*qkv, length_B), toward, q, k, v), strict=True):
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
 @pytest.mark.parametrize(
   'mesh', [{'data': 2, 'fsdp': 2, 'tensor': 2}, pytest.param({'data': 8}, marks=pytest.mark.long)]
 )

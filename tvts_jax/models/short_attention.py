@@ -7,7 +7,7 @@ Tokens stand as the projections make them, [B, N, H·C]. Heads narrower than the
 lanes. Where one head of several is meant, the lanes of the others are zeroed in one factor: the matrix unit takes as
 long for a few lanes as for all, and nothing needs to be shifted.
 
-Shapes: B clips, N tokens, H heads, C width of one head, W lanes of a stretch.
+Shapes: B clips, Q query tokens, N tokens, H heads, C width of one head, W lanes of a stretch.
 """
 
 import functools
@@ -24,7 +24,7 @@ from tvts_jax.sharding import BATCH
 
 LANES = 128
 FAST_MEMORY = 96 << 20  # Bytes that a program may ask for.
-SHORTEST, LONGEST = 64, 1100  # Tokens: fewer do not fill a program, and the logits of more not its memory.
+SHORTEST, LONGEST = 64, 1200  # Tokens: fewer are not worth a program, and the logits of more do not fit its memory.
 
 
 def fits(shape_4: tuple[int, ...], tokens: int, dtype) -> bool:
@@ -32,8 +32,8 @@ def fits(shape_4: tuple[int, ...], tokens: int, dtype) -> bool:
   even."""
   B, Q, H, _ = shape_4
   ways, tensor = split()
-  narrow = jnp.dtype(dtype).itemsize <= 4
-  return narrow and tokens == Q and SHORTEST <= tokens <= LONGEST and B % ways == 0 and H % tensor == 0
+  short = min(Q, tokens) >= SHORTEST and max(Q, tokens) <= LONGEST
+  return jnp.dtype(dtype).itemsize <= 4 and short and B % ways == 0 and H % tensor == 0
 
 
 def split() -> tuple[int, int]:
@@ -69,16 +69,16 @@ def own_lanes(lanes: slice, starts: list[int], width: int) -> list:
   return [(lane_1xW >= start) & (lane_1xW < start + width) for start in starts]
 
 
-def logits(q_NxW, k_NxW, scale: float, length, causal: bool):
-  """Of one head, [N, N], in float32; those of padding and of later tokens are the least there is."""
-  logits_NxN = scale * product(q_NxW, k_NxW, (1, 1))
-  column_NxN = jax.lax.broadcasted_iota(jnp.int32, logits_NxN.shape, 1)
+def logits(q_QxW, k_NxW, scale: float, length, causal: bool):
+  """Of one head, [Q, N], in float32; those of padding and of later tokens are the least there is."""
+  logits_QxN = scale * product(q_QxW, k_NxW, (1, 1))
+  column_QxN = jax.lax.broadcasted_iota(jnp.int32, logits_QxN.shape, 1)
   if length is not None:
-    logits_NxN = jnp.where(column_NxN < length, logits_NxN, jnp.finfo(jnp.float32).min)
+    logits_QxN = jnp.where(column_QxN < length, logits_QxN, jnp.finfo(jnp.float32).min)
   if causal:
-    row_NxN = jax.lax.broadcasted_iota(jnp.int32, logits_NxN.shape, 0)
-    logits_NxN = jnp.where(column_NxN <= row_NxN, logits_NxN, jnp.finfo(jnp.float32).min)
-  return logits_NxN
+    row_QxN = jax.lax.broadcasted_iota(jnp.int32, logits_QxN.shape, 0)
+    logits_QxN = jnp.where(column_QxN <= row_QxN, logits_QxN, jnp.finfo(jnp.float32).min)
+  return logits_QxN
 
 
 def forward_kernel(length_ref, q_ref, k_ref, v_ref, out_ref, level_ref, *, heads: int, masked: bool, causal: bool):
@@ -86,17 +86,17 @@ def forward_kernel(length_ref, q_ref, k_ref, v_ref, out_ref, level_ref, *, heads
   length = length_ref[pl.program_id(0)] if masked else None
   levels = []
   for lanes, starts in stretches(heads, width):
-    q_NxW, k_NxW, v_NxW = (ref[0, :, lanes] for ref in (q_ref, k_ref, v_ref))
-    out_NxW = jnp.zeros(q_NxW.shape, jnp.float32)
+    q_QxW, k_NxW, v_NxW = (ref[0, :, lanes] for ref in (q_ref, k_ref, v_ref))
+    out_QxW = jnp.zeros(q_QxW.shape, jnp.float32)
     for own in own_lanes(lanes, starts, width):
-      logits_NxN = logits(alone(q_NxW, own), k_NxW, width**-0.5, length, causal)
-      most_Nx1 = logits_NxN.max(-1, keepdims=True)
-      powers_NxN = jnp.exp(logits_NxN - most_Nx1)
-      sum_Nx1 = powers_NxN.sum(-1, keepdims=True)
-      head_NxW = product(powers_NxN.astype(v_NxW.dtype), v_NxW, (1, 0)) / sum_Nx1
-      out_NxW = head_NxW if own is None else jnp.where(own, head_NxW, out_NxW)
-      levels.append(most_Nx1 + jnp.log(sum_Nx1))
-    out_ref[0, :, lanes] = out_NxW.astype(out_ref.dtype)
+      logits_QxN = logits(alone(q_QxW, own), k_NxW, width**-0.5, length, causal)
+      most_Qx1 = logits_QxN.max(-1, keepdims=True)
+      powers_QxN = jnp.exp(logits_QxN - most_Qx1)
+      sum_Qx1 = powers_QxN.sum(-1, keepdims=True)
+      head_QxW = product(powers_QxN.astype(v_NxW.dtype), v_NxW, (1, 0)) / sum_Qx1
+      out_QxW = head_QxW if own is None else jnp.where(own, head_QxW, out_QxW)
+      levels.append(most_Qx1 + jnp.log(sum_Qx1))
+    out_ref[0, :, lanes] = out_QxW.astype(out_ref.dtype)
   level_ref[0] = jnp.concatenate(levels, axis=1).T
 
 
@@ -104,29 +104,29 @@ def backward_kernel(*refs, heads: int, masked: bool, causal: bool):
   length_ref, q_ref, k_ref, v_ref, out_ref, level_ref, toward_ref, dq_ref, dk_ref, dv_ref = refs
   width = q_ref.shape[-1] // heads
   scale, length = width**-0.5, length_ref[pl.program_id(0)] if masked else None
-  level_NxH = level_ref[0].T
+  level_QxH = level_ref[0].T
   for lanes, starts in stretches(heads, width):
-    q_NxW, k_NxW, v_NxW, toward_NxW = (ref[0, :, lanes] for ref in (q_ref, k_ref, v_ref, toward_ref))
-    mean_NxW = toward_NxW.astype(jnp.float32) * out_ref[0, :, lanes].astype(jnp.float32)
-    made = [jnp.zeros(q_NxW.shape, jnp.float32)] * 3
+    q_QxW, k_NxW, v_NxW, toward_QxW = (ref[0, :, lanes] for ref in (q_ref, k_ref, v_ref, toward_ref))
+    mean_QxW = toward_QxW.astype(jnp.float32) * out_ref[0, :, lanes].astype(jnp.float32)
+    made = [jnp.zeros(x.shape, jnp.float32) for x in (q_QxW, k_NxW, v_NxW)]
     for own, start in zip(own_lanes(lanes, starts, width), starts):
       head = (lanes.start + start) // width
-      logits_NxN = logits(alone(q_NxW, own), k_NxW, scale, length, causal)
-      weights_NxN = jnp.exp(logits_NxN - level_NxH[:, head : head + 1])
-      mean_Nx1 = alone(mean_NxW, own).sum(-1, keepdims=True)
-      slope_NxN = product(alone(toward_NxW, own), v_NxW, (1, 1))
-      slope_NxN = (weights_NxN * (slope_NxN - mean_Nx1)).astype(q_NxW.dtype)
-      dq_NxW = scale * product(slope_NxN, k_NxW, (1, 0))
-      dk_NxW = scale * product(slope_NxN, q_NxW, (0, 0))
-      dv_NxW = product(weights_NxN.astype(q_NxW.dtype), toward_NxW, (0, 0))
-      made = [new if own is None else jnp.where(own, new, old) for new, old in zip((dq_NxW, dk_NxW, dv_NxW), made)]
+      logits_QxN = logits(alone(q_QxW, own), k_NxW, scale, length, causal)
+      weights_QxN = jnp.exp(logits_QxN - level_QxH[:, head : head + 1])
+      mean_Qx1 = alone(mean_QxW, own).sum(-1, keepdims=True)
+      slope_QxN = product(alone(toward_QxW, own), v_NxW, (1, 1))
+      slope_QxN = (weights_QxN * (slope_QxN - mean_Qx1)).astype(q_QxW.dtype)
+      dq_QxW = scale * product(slope_QxN, k_NxW, (1, 0))
+      dk_NxW = scale * product(slope_QxN, q_QxW, (0, 0))
+      dv_NxW = product(weights_QxN.astype(q_QxW.dtype), toward_QxW, (0, 0))
+      made = [new if own is None else jnp.where(own, new, old) for new, old in zip((dq_QxW, dk_NxW, dv_NxW), made)]
     for ref, x_NxW in zip((dq_ref, dk_ref, dv_ref), made):
       ref[0, :, lanes] = x_NxW.astype(ref.dtype)
 
 
 def call(kernel, name: str, products: int, heads: int, causal: bool, length_B, arrays: list, results: list):
   """The kernel, once for each clip. products: of all tokens with all, as many as it computes."""
-  B, N, D = arrays[0].shape
+  (B, Q, D), N = arrays[0].shape, arrays[1].shape[1]
   clip = lambda x: pl.BlockSpec((1, *x.shape[1:]), lambda b, *_: (b, 0, 0))
   masked = length_B is not None
   moved = sum(math.prod(x.shape) * x.dtype.itemsize for x in (*arrays, *results))
@@ -140,7 +140,7 @@ def call(kernel, name: str, products: int, heads: int, causal: bool, length_B, a
       out_specs=[clip(x) for x in results],
     ),
     cost_estimate=pl.CostEstimate(
-      flops=products * 2 * B * N * N * D, transcendentals=B * heads * N * N, bytes_accessed=moved
+      flops=products * 2 * B * Q * N * D, transcendentals=B * heads * Q * N, bytes_accessed=moved
     ),
     compiler_params=pltpu.CompilerParams(dimension_semantics=('parallel',), vmem_limit_bytes=FAST_MEMORY),
     name=name,
@@ -148,22 +148,22 @@ def call(kernel, name: str, products: int, heads: int, causal: bool, length_B, a
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def of_clips(q_BxNxD, k_BxNxD, v_BxNxD, length_B, heads: int, causal: bool):
-  return forward(q_BxNxD, k_BxNxD, v_BxNxD, length_B, heads, causal)[0]
+def of_clips(q_BxQxD, k_BxNxD, v_BxNxD, length_B, heads: int, causal: bool):
+  return forward(q_BxQxD, k_BxNxD, v_BxNxD, length_B, heads, causal)[0]
 
 
-def forward(q_BxNxD, k_BxNxD, v_BxNxD, length_B, heads: int, causal: bool):
-  B, N, _ = q_BxNxD.shape
-  arrays = [q_BxNxD, k_BxNxD, v_BxNxD]
-  results = [jax.ShapeDtypeStruct(q_BxNxD.shape, q_BxNxD.dtype), jax.ShapeDtypeStruct((B, heads, N), jnp.float32)]
+def forward(q_BxQxD, k_BxNxD, v_BxNxD, length_B, heads: int, causal: bool):
+  B, Q, _ = q_BxQxD.shape
+  arrays = [q_BxQxD, k_BxNxD, v_BxNxD]
+  results = [jax.ShapeDtypeStruct(q_BxQxD.shape, q_BxQxD.dtype), jax.ShapeDtypeStruct((B, heads, Q), jnp.float32)]
   found = call(forward_kernel, 'short_attention', 2, heads, causal, length_B, arrays, results)
-  out_BxNxD, level_BxHxN = (checkpoint_name(x, 'attention') for x in found)
-  return out_BxNxD, (*arrays, length_B, out_BxNxD, level_BxHxN)
+  out_BxQxD, level_BxHxQ = (checkpoint_name(x, 'attention') for x in found)
+  return out_BxQxD, (*arrays, length_B, out_BxQxD, level_BxHxQ)
 
 
-def backward(heads: int, causal: bool, kept, toward_BxNxD):
-  q_BxNxD, k_BxNxD, v_BxNxD, length_B, out_BxNxD, level_BxHxN = kept
-  arrays = [q_BxNxD, k_BxNxD, v_BxNxD, out_BxNxD, level_BxHxN, toward_BxNxD]
+def backward(heads: int, causal: bool, kept, toward_BxQxD):
+  q_BxQxD, k_BxNxD, v_BxNxD, length_B, out_BxQxD, level_BxHxQ = kept
+  arrays = [q_BxQxD, k_BxNxD, v_BxNxD, out_BxQxD, level_BxHxQ, toward_BxQxD]
   results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays[:3]]
   made = call(backward_kernel, 'short_attention_gradient', 5, heads, causal, length_B, arrays, results)
   return *made, None
@@ -172,9 +172,9 @@ def backward(heads: int, causal: bool, kept, toward_BxNxD):
 of_clips.defvjp(forward, backward)
 
 
-def attend(q_BxNxHxC, k_BxNxHxC, v_BxNxHxC, length_B=None, causal: bool = False):
-  """[B, N, H, C]. Each device computes its own clips and heads: no compiler can split a kernel."""
-  heads = q_BxNxHxC.shape[2]
+def attend(q_BxQxHxC, k_BxNxHxC, v_BxNxHxC, length_B=None, causal: bool = False):
+  """[B, Q, H, C]. Each device computes its own clips and heads: no compiler can split a kernel."""
+  heads = q_BxQxHxC.shape[2]
   flat = lambda x_BxNxHxC: x_BxNxHxC.reshape(*x_BxNxHxC.shape[:2], -1)
   ways, tensor = split()
 
@@ -184,4 +184,4 @@ def attend(q_BxNxHxC, k_BxNxHxC, v_BxNxHxC, length_B=None, causal: bool = False)
   if ways * tensor > 1:
     place = jax.P(*BATCH, None, 'tensor')
     own = jax.shard_map(own, in_specs=(BATCH, place, place, place), out_specs=place, check_vma=False)
-  return own(length_B, *map(flat, (q_BxNxHxC, k_BxNxHxC, v_BxNxHxC))).reshape(q_BxNxHxC.shape)
+  return own(length_B, *map(flat, (q_BxQxHxC, k_BxNxHxC, v_BxNxHxC))).reshape(q_BxQxHxC.shape)
