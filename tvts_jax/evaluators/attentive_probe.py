@@ -35,11 +35,11 @@ class Head(nn.Module):
     part = lambda name: layers.Heads(self.heads, layers.normal_init, *types, name=name)
     query_D = self.param('query', nn.initializers.normal(0.02), (D,))
     tokens_BxNxD = layers.LayerNorm(1e-6, *types, name='norm')(tokens_BxNxD)
-    q_1xHx1xC = part('q')(query_D[None, None])
-    k_BxHxNxC, v_BxHxNxC = part('k')(tokens_BxNxD), part('v')(tokens_BxNxD)
-    logits_BxHxN = jnp.einsum('hc,bhnc->bhn', q_1xHx1xC[0, :, 0], k_BxHxNxC) * k_BxHxNxC.shape[-1] ** -0.5
-    seen_BxHx1xC = jnp.einsum('bhn,bhnc->bhc', jax.nn.softmax(logits_BxHxN), v_BxHxNxC)[:, :, None]
-    seen_BxD = layers.Merge(layers.normal_init, *types, name='out')(seen_BxHx1xC)[:, 0]
+    q_1x1xHxC = part('q')(query_D[None, None])
+    k_BxNxHxC, v_BxNxHxC = part('k')(tokens_BxNxD), part('v')(tokens_BxNxD)
+    logits_BxHxN = jnp.einsum('hc,bnhc->bhn', q_1x1xHxC[0, 0], k_BxNxHxC) * k_BxNxHxC.shape[-1] ** -0.5
+    seen_Bx1xHxC = jnp.einsum('bhn,bnhc->bhc', jax.nn.softmax(logits_BxHxN), v_BxNxHxC)[:, None]
+    seen_BxD = layers.Merge(layers.normal_init, *types, name='out')(seen_Bx1xHxC)[:, 0]
     seen_BxD = layers.LayerNorm(1e-6, *types, name='norm_out')(seen_BxD)
     return layers.Linear(self.classes, layers.normal_init, *types, name='classes')(seen_BxD)
 
