@@ -132,7 +132,7 @@ def test_evaluators_that_the_guide_adds_are_ones_that_there_are():
   config.steps = 1
   del config.evals
   exec(code, {'config': config})
-  assert set(config_lib.resolve(config).evals) == {'sorting', 'ssv2_probe', 'ssv2_knn'}
+  assert set(config_lib.resolve(config).evals) == {'sorting', 'reversed', 'ssv2_probe', 'ssv2_knn'}
 
 
 @pytest.mark.parametrize('codes, ends, tries', [((75, 76, 137, 0, 0), 0, 4), ((76, 1, 0), 1, 2), ((2, 0), 1, 1)])
