@@ -13,7 +13,8 @@ cd "$(dirname "$0")/.."
 out=${1:-runs/first_numbers}
 python=${PYTHON:-.venv/bin/python}
 "$python" -c 'import jax, tvts_jax' || { echo "launch/first_numbers.sh: $python lacks our packages; run bash launch/local.sh test first, or set PYTHON" >&2; exit 1; }
-rm -rf "$out" && mkdir -p "$out"
+[ ! -e "$out" ] || { echo "launch/first_numbers.sh: $out is there already; give another folder, or remove it" >&2; exit 1; }
+mkdir -p "$out"
 # PyTorch must find memory left.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false
 

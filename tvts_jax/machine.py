@@ -40,10 +40,16 @@ CHIPS = {
 }
 
 
+def chip(device_kind: str) -> str | None:
+  """The chip, of CHIPS, with the longest name that the device's begins with; None for others, such as a CPU."""
+  fits = {kind: name for name, chip in CHIPS.items() for kind in chip.kinds if device_kind.startswith(kind)}
+  return fits[max(fits, key=len)] if fits else None
+
+
 def peak(device_kind: str) -> float | None:
-  """FLOP/s of the chip with the longest name that the device's begins with; None for others, such as a CPU."""
-  fits = {kind: chip for chip in CHIPS.values() for kind in chip.kinds if device_kind.startswith(kind)}
-  return fits[max(fits, key=len)].flops if fits else None
+  """Its FLOP/s."""
+  name = chip(device_kind)
+  return CHIPS[name].flops if name else None
 
 
 def cores() -> int:

@@ -13,29 +13,20 @@ from tvts_jax.run import clock
 FILE, FAILED = 'first_numbers.json', 'failed'
 
 
-def chip() -> str:
-  """This machine's first device, of machine.CHIPS; empty if it is none of them."""
-  import jax
-
-  kind = jax.devices()[0].device_kind
-  return next((name for name, each in machine.CHIPS.items() if kind.startswith(each.kinds)), '')
-
-
 def collect(folder: Path) -> dict:
   """What each part has left, by its name; None of one that has failed."""
   read = lambda path: json.loads(path.read_text()) if path.exists() else None
   parts = sorted(log.stem for log in folder.glob('*.log'))
   found = {name: read(folder / f'{name}.json') for name in parts if name.startswith(('step_', 'plan_', 'torch'))}
   doctor = (folder / 'doctor.log').read_text().splitlines()
-  found['doctor'] = {'ok': [line for line in doctor if line.startswith('ok')], 'not': bad(doctor)}
+  found['doctor'] = {
+    'ok': [line for line in doctor if line.startswith('ok')],
+    'not': [line for line in doctor if line.startswith('!!')],
+  }
   resumed = (folder / 'run_200.log').read_text() if 'run_200' in parts else ''
   times = read(folder / 'run' / clock.FILE)
   found['run'] = times and times['seconds'] | {'resumed_at': at(resumed)}
   return found | {'devices': machine.devices(), 'host': machine.host(), 'versions': machine.versions()}
-
-
-def bad(doctor: list[str]) -> list[str]:
-  return [line for line in doctor if line.startswith('!!')]
 
 
 def at(log: str) -> int | None:
@@ -93,7 +84,9 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--chip', action='store_true', help='print the name that plan has for this device')
   args = parser.parse_args(argv)
   if args.chip:
-    print(chip())
+    import jax
+
+    print(machine.chip(jax.devices()[0].device_kind) or '')
     return 0
   found = collect(args.folder)
   write_whole(args.folder / FILE, json.dumps(found, indent=1) + '\n')

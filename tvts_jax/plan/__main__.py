@@ -4,11 +4,11 @@
   python -m tvts_jax.plan --config=configs/pretrain.py:size=H/14 --topology=v5e:4x4 --config.mesh.fsdp=2
   python -m tvts_jax.plan --config=configs/pretrain.py --topology=v5e:4x4,2*v5e:16x16,h200:64 --out=runs/plan.json
 
-A topology is a TPU slice by its shape, several slices as 2*v5e:16x16, or a number of GPUs, 8 to a box. For TPUs the
-real step is compiled by their own compiler, which needs no TPU: pip install -e '.[tpu]'. It says what memory the step
-takes and refuses what does not fit. Without it, and for GPUs, memory is estimated from what the backward pass keeps,
-and the step is compiled for as many pretended devices, to see what it moves between them. No data or weights are
-needed.
+A topology is a TPU slice by its shape, several slices as 2*v5e:16x16, or a number of GPUs, 8 to a box. The chip's own
+compiler compiles the real step, and needs no chip: pip install -e '.[tpu]', or '.[plan-gpu]' in an environment of its
+own. It says what memory the step takes, and that of TPUs refuses what does not fit. Without it memory is estimated from
+what the backward pass keeps, and the step is compiled for as many pretended devices, to see what it moves between them.
+No data or weights are needed.
 
 The floor of a step is what its arithmetic takes at the chip's peak, or what its memory or its links take where that is
 longer; a good step is within twice of it. The arithmetic is that of the products that the objectives need; efficiency

@@ -6,6 +6,7 @@ kernels would have to be timed on the chip.
 
 import importlib.util
 import logging
+import math
 import types
 from typing import NamedTuple
 
@@ -68,10 +69,10 @@ def target(chip: Chip) -> str:
 
 
 def devices(chip: Chip, count: int) -> list[jax.Device]:
-  """So many of them, `chip.together` to a box."""
+  """So many of them, in boxes of at most `chip.together`."""
   logging.getLogger(PLUGIN).setLevel(logging.ERROR)  # It tells that it has no driver.
-  boxes, each = (count // chip.together, chip.together) if count > chip.together else (1, count)
-  how = {'topology': f'1x{boxes}x{each}', 'target_config': target(chip)}
+  each = count if count <= chip.together else math.gcd(count, chip.together)
+  how = {'topology': f'1x{count // each}x{each}', 'target_config': target(chip)}
   found = topologies.get_topology_desc(topology_name='', platform='cuda', **how).devices
   # JAX asks the cuDNN that is installed for its release. There is none here.
   from jax._src.cudnn import fused_attention_stablehlo
